@@ -1,0 +1,16 @@
+import { describe, EXIT_USAGE, SettingError } from '../errors.ts';
+
+/**
+ * Runs a command's main function and turns its outcome into an exit code: 0, 2 for a wrong call or setting,
+ * 1 for everything else. A failure is one line on standard error that says what happened and what to do.
+ *
+ * @param main returns the exit code, or nothing for 0
+ */
+export async function runCommand(main: () => Promise<number | void>): Promise<void> {
+  try {
+    process.exitCode = (await main()) ?? 0;
+  } catch (error) {
+    process.stderr.write(`${describe(error)}\n`);
+    process.exitCode = error instanceof SettingError ? EXIT_USAGE : 1;
+  }
+}

@@ -1,0 +1,223 @@
+/**
+ * Every setting, its default and its range. This is the one file that reads `process.env`.
+ *
+ * README.md's table of settings is checked against `SPECS` by a test.
+ */
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { cleanEnv, makeValidator, str } from 'envalid';
+import { SettingError } from './errors.ts';
+
+/** The logins of the local stack, a connection string each; `stack.json` holds them under `urls`. */
+export type StackLogin =
+  | 'superuser'
+  | 'owner'
+  | 'loader'
+  | 'worker'
+  | 'analyst'
+  | 'unmasker'
+  | 'approver'
+  | 'custodian'
+  | 'auditor';
+
+/** What `npm run stack` writes to `LOCAL_DIR/stack.json` (mode 0600). */
+export interface StackFile {
+  endpoint: string;
+  region: string;
+  queueUrl: string;
+  deadLetterQueueUrl: string;
+  kekFile: string;
+  postgresLog: string;
+  dataDirectory: string;
+  urls: Record<StackLogin, string>;
+}
+
+/** Where the queue is. Endpoint, region and credentials are absent where the SDK finds its own. */
+export interface QueueSettings {
+  url: string;
+  endpoint?: string;
+  region?: string;
+  credentials?: { accessKeyId: string; secretAccessKey: string };
+}
+
+export interface Settings {
+  database: { url: string } | undefined;
+  queue: QueueSettings | undefined;
+  kek: { text: string } | { file: string } | undefined;
+  waitTimeSeconds: number;
+  visibilityTimeoutSeconds: number;
+  maxPollers: number;
+  batchRows: number;
+  batchBytes: number;
+  batchMs: number;
+  maxStagedRows: number;
+  workerConcurrency: number;
+  shutdownGraceSeconds: number;
+  logLevel: string;
+  localDir: string;
+}
+
+const wholeNumber = (low: number, high: number) =>
+  makeValidator<number>((input) => {
+    const value = Number(input);
+    if (!Number.isInteger(value) || value < low || value > high) {
+      throw new TypeError(`must be a whole number from ${low} to ${high}`);
+    }
+    return value;
+  });
+
+const url = (...protocols: string[]) =>
+  makeValidator<string>((input) => {
+    if (!URL.canParse(input) || !protocols.includes(new URL(input).protocol)) {
+      throw new TypeError(`must be a URL that begins with ${protocols.map((p) => `${p}//`).join(' or ')}`);
+    }
+    return input;
+  });
+
+const postgresUrl = url('postgres:', 'postgresql:');
+const httpUrl = url('http:', 'https:');
+
+/** The settings of ours, in the order of the README's table. */
+export const SPECS = {
+  DATABASE_URL: postgresUrl({ default: undefined }),
+  SQS_QUEUE_URL: httpUrl({ default: undefined }),
+  AWS_ENDPOINT_URL_SQS: httpUrl({ default: undefined }),
+  MASKING_KEK: str({ default: undefined }),
+  MASKING_KEK_FILE: str({ default: undefined }),
+  SQS_WAIT_TIME_SECONDS: wholeNumber(1, 20)({ default: 20 }),
+  SQS_VISIBILITY_TIMEOUT_SECONDS: wholeNumber(5, 43_200)({ default: 300 }),
+  SQS_MAX_POLLERS: wholeNumber(1, 64)({ default: 8 }),
+  LOAD_BATCH_ROWS: wholeNumber(1, 10_000)({ default: 2_000 }),
+  LOAD_BATCH_BYTES: wholeNumber(1_024, 67_108_864)({ default: 4_194_304 }),
+  LOAD_BATCH_MS: wholeNumber(1, 60_000)({ default: 250 }),
+  LOAD_MAX_STAGED_ROWS: wholeNumber(1, 10_000_000)({ default: 100_000 }),
+  WORKER_CONCURRENCY: wholeNumber(1, 64)({ default: 2 }),
+  SHUTDOWN_GRACE_SECONDS: wholeNumber(1, 3_600)({ default: 30 }),
+  LOG_LEVEL: str({ choices: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'], default: 'info' }),
+  LOCAL_DIR: str({ default: '.local' }),
+};
+
+/**
+ * Reads and checks all settings; the local stack's file fills in what the environment leaves out.
+ *
+ * @param login whose connection string to take from the stack's file where `DATABASE_URL` is not set
+ * @param environment the variables, `process.env` outside tests
+ * @throws {SettingError} naming each variable that is out of range
+ */
+export function readSettings(login: StackLogin, environment: NodeJS.ProcessEnv = process.env): Settings {
+  // An empty variable is how compose files and CI say "not set".
+  const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ''));
+  const env = cleanEnv(given, SPECS, {
+    reporter: ({ errors }) => {
+      const faults = Object.entries(errors).map(([name, error]) => `${name} ${faultOf(error)}`);
+      if (faults.length > 0) throw new SettingError(faults.join('; '));
+    },
+  });
+  if (env.MASKING_KEK !== undefined && env.MASKING_KEK_FILE !== undefined) {
+    throw new SettingError('MASKING_KEK and MASKING_KEK_FILE are both set: keep one of them');
+  }
+  const localDir = path.resolve(env.LOCAL_DIR);
+  const stack = readStackFile(localDir);
+  return {
+    database: databaseOf(env.DATABASE_URL ?? stack?.urls[login]),
+    queue: queueOf(env, given, stack),
+    kek: kekOf(env, stack),
+    waitTimeSeconds: env.SQS_WAIT_TIME_SECONDS,
+    visibilityTimeoutSeconds: env.SQS_VISIBILITY_TIMEOUT_SECONDS,
+    maxPollers: env.SQS_MAX_POLLERS,
+    batchRows: env.LOAD_BATCH_ROWS,
+    batchBytes: env.LOAD_BATCH_BYTES,
+    batchMs: env.LOAD_BATCH_MS,
+    maxStagedRows: env.LOAD_MAX_STAGED_ROWS,
+    workerConcurrency: env.WORKER_CONCURRENCY,
+    shutdownGraceSeconds: env.SHUTDOWN_GRACE_SECONDS,
+    logLevel: env.LOG_LEVEL,
+    localDir,
+  };
+}
+
+/** @throws {SettingError} where neither `DATABASE_URL` nor a local stack names a database */
+export function requireDatabase(settings: Settings): { url: string } {
+  if (settings.database !== undefined) return settings.database;
+  throw new SettingError(missing('DATABASE_URL', settings));
+}
+
+/** @throws {SettingError} where neither `SQS_QUEUE_URL` nor a local stack names a queue, or it is a FIFO queue */
+export function requireQueue(settings: Settings): QueueSettings {
+  if (settings.queue === undefined) throw new SettingError(missing('SQS_QUEUE_URL', settings));
+  if (new URL(settings.queue.url).pathname.endsWith('.fifo')) {
+    throw new SettingError(
+      'SQS_QUEUE_URL names a FIFO queue: masked-logins loads in parallel and keeps no order, so it takes standard queues only',
+    );
+  }
+  return settings.queue;
+}
+
+/** The stack's file, or undefined where there is none. */
+export function readStackFile(localDir: string): StackFile | undefined {
+  try {
+    return JSON.parse(readFileSync(path.join(localDir, 'stack.json'), 'utf8')) as StackFile;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw new SettingError(`LOCAL_DIR has a stack.json that cannot be read: stop the stack and start it again`);
+  }
+}
+
+/** The environment for a child process that must see only what is passed here, beside what every process needs. */
+export function childEnvironment(variables: Record<string, string>): NodeJS.ProcessEnv {
+  const { PATH, HOME, TMPDIR, LANG, TERM } = process.env;
+  const base = Object.entries({ PATH, HOME, TMPDIR, LANG, TERM }).filter(([, value]) => value !== undefined);
+  return { ...Object.fromEntries(base), ...variables };
+}
+
+function databaseOf(connectionString: string | undefined): Settings['database'] {
+  return connectionString === undefined ? undefined : { url: connectionString };
+}
+
+function queueOf(
+  env: { SQS_QUEUE_URL: string | undefined; AWS_ENDPOINT_URL_SQS: string | undefined },
+  given: NodeJS.ProcessEnv,
+  stack: StackFile | undefined,
+): QueueSettings | undefined {
+  if (env.SQS_QUEUE_URL !== undefined) {
+    const queue: QueueSettings = { url: env.SQS_QUEUE_URL };
+    const endpoint = env.AWS_ENDPOINT_URL_SQS ?? given['AWS_ENDPOINT_URL'];
+    const region = given['AWS_REGION'] ?? given['AWS_DEFAULT_REGION'] ?? regionOf(env.SQS_QUEUE_URL);
+    if (endpoint !== undefined) queue.endpoint = endpoint;
+    if (region !== undefined) queue.region = region;
+    return queue;
+  }
+  if (stack === undefined) return undefined;
+  return {
+    url: stack.queueUrl,
+    endpoint: stack.endpoint,
+    region: stack.region,
+    // The emulator takes any credentials; the SDK refuses to send none.
+    credentials: { accessKeyId: 'local', secretAccessKey: 'local' },
+  };
+}
+
+function kekOf(
+  env: { DATABASE_URL: string | undefined; MASKING_KEK: string | undefined; MASKING_KEK_FILE: string | undefined },
+  stack: StackFile | undefined,
+): Settings['kek'] {
+  if (env.MASKING_KEK !== undefined) return { text: env.MASKING_KEK };
+  if (env.MASKING_KEK_FILE !== undefined) return { file: env.MASKING_KEK_FILE };
+  // The stack's key-encryption key is for the stack's own database and for no other.
+  return stack !== undefined && env.DATABASE_URL === undefined ? { file: stack.kekFile } : undefined;
+}
+
+/** AWS puts the region into the queue's host name: `sqs.eu-west-1.amazonaws.com`. */
+function regionOf(queueUrl: string): string | undefined {
+  return /^sqs\.([a-z0-9-]+)\.(?:amazonaws\.com|localhost)/.exec(new URL(queueUrl).hostname)?.[1];
+}
+
+function missing(variable: string, settings: Settings): string {
+  const file = path.join(path.relative(process.cwd(), settings.localDir) || '.', 'stack.json');
+  return `${variable} is not set, and there is no local stack (${file}): set it, or start a stack with: npm run stack`;
+}
+
+function faultOf(error: unknown): string {
+  // envalid's own messages quote the value, and the value may be a key or hold a password.
+  return error instanceof TypeError ? error.message : 'is not one of the values it may have';
+}

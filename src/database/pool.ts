@@ -1,0 +1,25 @@
+import pg from 'pg';
+
+/** How long a connection may take to open before the attempt counts as failed, in milliseconds. */
+const CONNECT_TIMEOUT_MS = 10_000;
+
+/**
+ * A connection pool of our own: the processes here never use a library's, whose lifetime they cannot see.
+ *
+ * @param connectionString where and as whom to connect
+ * @param options `max` connections; `applicationName` is what `pg_stat_activity` shows
+ */
+export function createPool(connectionString: string, options: { max: number; applicationName: string }): pg.Pool {
+  const pool = new pg.Pool({
+    connectionString,
+    max: options.max,
+    application_name: options.applicationName,
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    // A host that vanishes without a FIN (a failed-over instance) must not hold a connection for hours.
+    keepAlive: true,
+    keepAliveInitialDelayMillis: 10_000,
+  });
+  // A connection that breaks while idle is replaced at its next use; without a listener it ends the process.
+  pool.on('error', () => {});
+  return pool;
+}
