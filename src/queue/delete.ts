@@ -1,0 +1,74 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { DeleteMessageBatchCommand, type SQSClient } from '@aws-sdk/client-sqs';
+import { fatalQueueFault } from './faults.ts';
+import { inTens } from './tens.ts';
+
+/** What became of messages that were to be deleted. */
+export interface Deletion {
+  deleted: number;
+  /** SQS does not take these receipt handles (any more): the messages come back by themselves. */
+  refused: number;
+  /** Still not deleted after all attempts. */
+  failed: number;
+}
+
+/** First pause between attempts, in milliseconds; each further one is twice as long. */
+const PAUSE_MS = 100;
+
+/** Faults of an entry that lie in its receipt handle, so that sending it again changes nothing. */
+const HANDLE_FAULTS = new Set(['ReceiptHandleIsInvalid', 'InvalidParameterValue', 'MessageNotInflight']);
+
+/**
+ * Deletes messages, ten a request. SQS may fail single entries of a request that as a whole succeeds; those are
+ * sent again.
+ *
+ * @param client a client that no long poll holds the sockets of
+ * @param url the queue's URL
+ * @param receiptHandles of the messages; any number
+ * @param options `attempts` for one message, 4 unless told; `wait` replaces the clock in tests
+ * @throws what the SDK throws, where no further attempt can succeed (see `fatalQueueFault`)
+ */
+export async function deleteMessages(
+  client: SQSClient,
+  url: string,
+  receiptHandles: readonly string[],
+  options: { attempts?: number; wait?: (ms: number) => Promise<unknown> } = {},
+): Promise<Deletion> {
+  const { attempts = 4, wait = sleep } = options;
+  const total: Deletion = { deleted: 0, refused: 0, failed: 0 };
+  await inTens(receiptHandles, async (ten) => {
+    let rest = ten;
+    for (let attempt = 0; attempt < attempts && rest.length > 0; attempt += 1) {
+      if (attempt > 0) await wait(PAUSE_MS * 2 ** (attempt - 1) * (1 + Math.random()));
+      const { deleted, refused, again } = await deleteOnce(client, url, rest);
+      total.deleted += deleted;
+      total.refused += refused;
+      rest = again;
+    }
+    total.failed += rest.length;
+  });
+  return total;
+}
+
+async function deleteOnce(
+  client: SQSClient,
+  url: string,
+  handles: string[],
+): Promise<{ deleted: number; refused: number; again: string[] }> {
+  try {
+    const { Successful = [], Failed = [] } = await client.send(
+      new DeleteMessageBatchCommand({
+        QueueUrl: url,
+        // An id by position: a message may be in the batch twice, and ids must differ.
+        Entries: handles.map((ReceiptHandle, index) => ({ Id: String(index), ReceiptHandle })),
+      }),
+    );
+    const refused = Failed.filter(({ SenderFault, Code }) => SenderFault && HANDLE_FAULTS.has(Code ?? ''));
+    const settled = new Set([...Successful, ...refused].map(({ Id }) => Id));
+    const again = handles.filter((_, index) => !settled.has(String(index)));
+    return { deleted: Successful.length, refused: refused.length, again };
+  } catch (error) {
+    if (fatalQueueFault(error) !== undefined) throw error;
+    return { deleted: 0, refused: 0, again: handles };
+  }
+}
