@@ -9,7 +9,10 @@ const CONNECT_TIMEOUT_MS = 10_000;
  * @param connectionString where and as whom to connect
  * @param options `max` connections; `applicationName` is what `pg_stat_activity` shows
  */
-export function createPool(connectionString: string, options: { max: number; applicationName: string }): pg.Pool {
+export function createPool(
+  connectionString: string,
+  options: { max: number; applicationName: string },
+): pg.Pool {
   const pool = new pg.Pool({
     connectionString,
     max: options.max,
@@ -21,5 +24,6 @@ export function createPool(connectionString: string, options: { max: number; app
   });
   // A connection that breaks while idle is replaced at its next use; without a listener it ends the process.
   pool.on('error', () => {});
+  pool.on('connect', (client) => client.on('error', () => {}));
   return pool;
 }

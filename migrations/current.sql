@@ -1,0 +1,1 @@
+-- The next migration: `--! include` lines, one for each changed file of fixtures/, in order (see docs/development.md).

@@ -1,0 +1,40 @@
+-- The cluster's roles: groups that own things or may do things. Nobody logs in as one of them; people and
+-- processes log in as members (docs/operations.md shows how).
+--
+-- Roles belong to the cluster and not to a database, so they live outside the migrations. Run by
+-- `npm run migrate` before everything else, by a superuser or by a role with CREATEROLE. May be run again.
+
+do $$
+declare
+  role_name text;
+begin
+  -- Since Postgres 16 whoever has CREATEROLE gets no more than ADMIN on the roles it makes; the migrations
+  -- must also act as logins_owner and logins_worker.
+  perform set_config('createrole_self_grant', 'set, inherit', true);
+
+  foreach role_name in array array[
+    'logins_owner',      -- owns every object but graphile-worker's
+    'logins_loader',     -- puts raw messages in, and can read nothing
+    'logins_worker',     -- owns graphile_worker, and runs the masking it cannot look into
+    'logins_analyst',    -- reads user_logins
+    'logins_unmasker',   -- requests and reveals values, on the record
+    'logins_approver',   -- approves what others request
+    'logins_custodian',  -- holds the keys, and cannot reveal
+    'logins_auditor'     -- reads the record
+  ] loop
+    if not exists (select from pg_catalog.pg_roles r where r.rolname = role_name) then
+      execute format('create role %I nologin', role_name);
+    end if;
+  end loop;
+
+  -- An unmasker may do what an analyst may.
+  if not pg_has_role('logins_unmasker', 'logins_analyst', 'usage') then
+    grant logins_analyst to logins_unmasker;
+  end if;
+
+  -- graphile-worker's tables let in nobody but their owner's members; functions of logins_owner add jobs.
+  if not pg_has_role('logins_owner', 'logins_worker', 'usage') then
+    grant logins_worker to logins_owner;
+  end if;
+end
+$$;

@@ -1,0 +1,57 @@
+import type { ClientBase, Pool } from 'pg';
+import { FatalError } from '../errors.ts';
+
+/**
+ * The first minor release of each major version without CVE-2026-2005 (code execution through pgcrypto's
+ * decryption of a crafted ciphertext). A major version that is not here is newer than all of them.
+ */
+const FIRST_SAFE: Record<number, number> = { 16: 12, 17: 8, 18: 2 };
+const OLDEST_MAJOR = 16;
+
+/**
+ * @param versionNumber `server_version_num`, such as 180004 for 18.4
+ * @returns what is wrong with that version and what to do, or undefined
+ */
+export function faultOfVersion(versionNumber: number): string | undefined {
+  const major = Math.floor(versionNumber / 10_000);
+  const minor = versionNumber % 10_000;
+  if (major < OLDEST_MAJOR) {
+    return `this Postgres is version ${major}.${minor}: masked-logins needs ${OLDEST_MAJOR} or newer (pg_input_is_valid)`;
+  }
+  const safe = FIRST_SAFE[major];
+  if (safe !== undefined && minor < safe) {
+    return `this Postgres is version ${major}.${minor}, whose pgcrypto has CVE-2026-2005: update it to ${major}.${safe} or newer`;
+  }
+  return undefined;
+}
+
+/** @throws {FatalError} where the server's version is too old or has a known hole */
+export async function checkServer(client: ClientBase | Pool): Promise<void> {
+  const { rows } = await client.query<{ version: number }>(
+    `select current_setting('server_version_num')::integer as version`,
+  );
+  const fault = faultOfVersion(rows[0]?.version ?? 0);
+  if (fault !== undefined) throw new FatalError(fault);
+}
+
+/**
+ * What loader and worker ask before they begin: a server that will do, and a migrated database.
+ *
+ * @throws {FatalError} saying what is missing and what to do; errors of the connection pass through
+ */
+export async function checkDatabase(pool: Pool): Promise<void> {
+  await checkServer(pool);
+  // Read from the catalogs, because to_regproc() raises an error for a login without USAGE on the schema.
+  const { rows } = await pool.query<{ migrated: boolean }>(
+    `select exists (
+       select from pg_catalog.pg_proc p
+       join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+       where n.nspname = 'masking' and p.proname = 'mask_batch'
+     ) as migrated`,
+  );
+  if (rows[0]?.migrated !== true) {
+    throw new FatalError(
+      'the database has no masked-logins in it: run npm run migrate, or check DATABASE_URL',
+    );
+  }
+}
