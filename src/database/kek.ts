@@ -1,0 +1,64 @@
+import { readFile } from 'node:fs/promises';
+import type { Pool } from 'pg';
+import type { Settings } from '../config.ts';
+import { SettingError } from '../errors.ts';
+import { bytea, copyIn, encodeRows } from './copy.ts';
+
+/** Length of a key-encryption key, in bytes. */
+const KEK_BYTES = 32;
+
+/**
+ * Reads the key-encryption key from where the operator put it. A file is read anew each time, because agents of
+ * secret stores write it when they please.
+ *
+ * @returns 32 bytes
+ * @throws {SettingError} naming the variable, where the file cannot be read or holds something else
+ */
+export async function readKek(source: NonNullable<Settings['kek']>): Promise<Buffer> {
+  if ('text' in source) return parseKek(source.text, 'MASKING_KEK');
+  let content: string;
+  try {
+    content = await readFile(source.file, 'utf8');
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new SettingError(`MASKING_KEK_FILE names a file that cannot be read (${code}): ${source.file}`);
+  }
+  return parseKek(content, 'MASKING_KEK_FILE');
+}
+
+/** @throws {SettingError} where the text is no key; it never quotes the text */
+export function parseKek(given: string, variable: string): Buffer {
+  const text = given.trim();
+  if (/^[0-9a-f]{64}$/i.test(text)) return Buffer.from(text, 'hex');
+  if (/^[A-Za-z0-9+/]{43}=$/.test(text)) {
+    const bytes = Buffer.from(text, 'base64');
+    if (bytes.length === KEK_BYTES) return bytes;
+  }
+  throw new SettingError(
+    `${variable} must be ${KEK_BYTES} random bytes, written as 64 hexadecimal digits or as 44 characters of base64 (openssl rand -hex 32)`,
+  );
+}
+
+/**
+ * Unseals the database. The key travels as binary COPY data, which reaches no log; the database checks it before
+ * it keeps it. Unsealing again with the same key changes nothing.
+ *
+ * @param pool of a login that is a member of logins_worker or logins_custodian
+ * @throws SQLSTATE ML002 for a key that is not this database's, ML003 where another one unsealed it already
+ */
+export async function unseal(pool: Pool, kek: Buffer): Promise<void> {
+  const client = await pool.connect();
+  try {
+    await copyIn(client, 'copy masking.kek_inlet from stdin (format binary)', encodeRows([bytea], [[kek]]));
+    client.release();
+  } catch (error) {
+    client.release(true);
+    throw error;
+  }
+}
+
+/** Whether the database is sealed. */
+export async function isSealed(pool: Pool): Promise<boolean> {
+  const { rows } = await pool.query<{ sealed: boolean }>('select masking.is_sealed() as sealed');
+  return rows[0]?.sealed === true;
+}

@@ -1,0 +1,70 @@
+import { randomBytes } from 'node:crypto';
+import pg from 'pg';
+import { inject } from 'vitest';
+import type { StackLogin } from '../../src/config.ts';
+import { unseal } from '../../src/database/kek.ts';
+import { createPool } from '../../src/database/pool.ts';
+import { DATABASE, loginName } from '../../src/local/logins.ts';
+
+/** A migrated database of a test file's own. */
+export interface TestDatabase {
+  name: string;
+  urls: Record<StackLogin, string>;
+  superuser: pg.Pool;
+  kek: Buffer;
+  /** A pool of a login, ended by `drop`. */
+  pool(login: StackLogin): pg.Pool;
+  /** Ends all pools and drops the database. */
+  drop(): Promise<void>;
+}
+
+/**
+ * Copies the migrated database.
+ *
+ * @param options.sealed leaves it sealed; otherwise it is unsealed with a random key
+ */
+export async function createTestDatabase(options: { sealed?: boolean } = {}): Promise<TestDatabase> {
+  const name = `test_${randomBytes(6).toString('hex')}`;
+  const admin = new pg.Client({ connectionString: inject('superuserUrl') });
+  await admin.connect();
+  // Two files at once cannot copy one template.
+  await admin.query('select pg_advisory_lock(1)');
+  await admin.query(`create database ${name} template ${DATABASE}`);
+  await admin.end();
+
+  const urls = urlsOf(name);
+  const pools = new Map<StackLogin, pg.Pool>();
+  const pool = (login: StackLogin): pg.Pool => {
+    const known = pools.get(login) ?? createPool(urls[login], { max: 8, applicationName: `test ${login}` });
+    pools.set(login, known);
+    return known;
+  };
+  const kek = randomBytes(32);
+  if (options.sealed !== true) await unseal(pool('worker'), kek);
+  return {
+    name,
+    urls,
+    kek,
+    superuser: pool('superuser'),
+    pool,
+    async drop() {
+      await Promise.all([...pools.values()].map((each) => each.end()));
+      const last = new pg.Client({ connectionString: inject('superuserUrl') });
+      await last.connect();
+      await last.query(`drop database if exists ${name} with (force)`);
+      await last.end();
+    },
+  };
+}
+
+function urlsOf(database: string): Record<StackLogin, string> {
+  const superuser = new URL(inject('superuserUrl'));
+  superuser.pathname = `/${database}`;
+  const members = Object.entries(inject('passwords')).map(([name, password]) => {
+    const url = new URL(superuser);
+    url.username = loginName(name as Exclude<StackLogin, 'superuser'>);
+    url.password = password;
+    return [name, url.toString()];
+  });
+  return { superuser: superuser.toString(), ...Object.fromEntries(members) } as Record<StackLogin, string>;
+}
