@@ -6,6 +6,7 @@ import pg from 'pg';
 import { codeOf, FatalError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import { checkServer } from './check.ts';
+import { libraryLogger } from './library-logger.ts';
 import { createPool } from './pool.ts';
 
 const MIGRATIONS = path.join(import.meta.dirname, '../../migrations');
@@ -80,22 +81,6 @@ export function asRole(connectionString: string, role: string): string {
   const url = new URL(connectionString);
   url.searchParams.set('options', `-c role=${role} -c client_min_messages=warning`);
   return url.toString();
-}
-
-/**
- * A logger for Graphile's libraries that passes on what they say, and never the objects they attach: those hold
- * jobs and errors of the driver.
- */
-export function libraryLogger<L>(
-  LoggerClass: new (factory: (scope: unknown) => (level: string, message: string) => void) => L,
-  log: Logger,
-): L {
-  return new LoggerClass(() => (level, message) => {
-    const [line] = message.split('\n', 1);
-    if (level === 'error') log.error(line);
-    else if (level === 'warning') log.warn(line);
-    else log.debug(line);
-  });
 }
 
 async function migrateGraphileWorker(connectionString: string, log: Logger): Promise<void> {

@@ -40,7 +40,7 @@ const SETTINGS = {
   shared_preload_libraries: 'pg_stat_statements',
 };
 
-export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+export async function setup(project: TestProject): Promise<() => Promise<void>> {
   const directory = mkdtempSync(path.join(tmpdir(), 'masked-logins-test-'));
   const passwords = randomPasswords();
   const given = process.env['TEST_DATABASE_URL'];

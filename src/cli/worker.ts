@@ -1,0 +1,32 @@
+import { Command } from 'commander';
+import { readSettings, requireDatabase, requireQueue } from '../config.ts';
+import { describe } from '../errors.ts';
+import { createLogger } from '../log.ts';
+import { runWorker, runWorkerOnce } from '../work/worker.ts';
+import { runCommand } from './command.ts';
+import { stopSignal } from './signals.ts';
+
+const command = new Command('worker')
+  .description('Masks staged batches, deletes their messages from SQS, and keeps house')
+  .option('--once', 'work until no job is due, then exit');
+
+await runCommand(async () => {
+  const { once } = command.parse().opts<{ once?: boolean }>();
+  const settings = readSettings('worker');
+  const log = createLogger(settings.logLevel);
+  const stop = stopSignal({
+    graceSeconds: settings.shutdownGraceSeconds,
+    onStop: () => log.info('stopping: finishing the jobs under way'),
+    onGiveUp: () =>
+      log.error('the jobs under way took longer than SHUTDOWN_GRACE_SECONDS: another worker will do them'),
+  });
+  const options = { settings, database: requireDatabase(settings), queue: requireQueue(settings), log, stop };
+  // A library's rejection that nobody awaits must not end a worker that can go on.
+  process.on('unhandledRejection', (error) => log.warn(`unhandled: ${describe(error)}`));
+
+  if (once !== true) return runWorker(options);
+  const { failed } = await runWorkerOnce(options);
+  if (failed === 0) return;
+  process.stderr.write(`${failed} job runs failed and will be tried again; the log says why\n`);
+  return 1;
+});

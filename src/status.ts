@@ -1,0 +1,92 @@
+import Table from 'cli-table3';
+import type { SQSClient } from '@aws-sdk/client-sqs';
+import type { Pool } from 'pg';
+import { countMessages } from './queue/counts.ts';
+
+/** A key as `status` shows it: never the key itself. */
+export interface KeyVersion {
+  purpose: 'token' | 'cipher';
+  field: 'ip' | 'device_id' | 'body';
+  version: number;
+  state: 'active' | 'retiring' | 'destroyed';
+}
+
+/** What `npm run status --json` prints. Counts are of messages or rows; ages in seconds. */
+export interface Status {
+  queue: { visible: number; inFlight: number; deadLettered: number | null };
+  staged: { rows: number; oldestUnmaskedSeconds: number | null };
+  batches: { total: number; open: number; lost: number };
+  loaded: number;
+  duplicates: number;
+  /** `total` ever, `now` still there. */
+  quarantined: { total: number; now: number };
+  sealed: boolean;
+  keys: KeyVersion[];
+}
+
+interface StatusRow {
+  staged_rows: string;
+  oldest_unmasked_seconds: number | null;
+  open_batches: string;
+  batches: string;
+  loaded: string;
+  duplicates: string;
+  quarantined: string;
+  in_quarantine: string;
+  lost_batches: string;
+  sealed: boolean;
+  keys: KeyVersion[];
+}
+
+/**
+ * Collects the figures from the database and from SQS.
+ *
+ * @param pool of a login that is a member of logins_worker, logins_custodian or logins_auditor
+ */
+export async function collectStatus(pool: Pool, sqs: SQSClient, queueUrl: string): Promise<Status> {
+  const [{ rows }, queue] = await Promise.all([
+    pool.query<StatusRow>('select * from staging.status()'),
+    countMessages(sqs, queueUrl),
+  ]);
+  const row = rows[0]!;
+  return {
+    queue: { visible: queue.visible, inFlight: queue.inFlight, deadLettered: queue.deadLettered },
+    staged: { rows: Number(row.staged_rows), oldestUnmaskedSeconds: row.oldest_unmasked_seconds },
+    batches: { total: Number(row.batches), open: Number(row.open_batches), lost: Number(row.lost_batches) },
+    loaded: Number(row.loaded),
+    duplicates: Number(row.duplicates),
+    quarantined: { total: Number(row.quarantined), now: Number(row.in_quarantine) },
+    sealed: row.sealed,
+    keys: row.keys,
+  };
+}
+
+/** The figures as a table: what needs a hand first, then the way of a message from left to right. */
+export function renderStatus(status: Status): string {
+  const { queue, staged, batches, quarantined } = status;
+  const table = new Table({ style: { head: [], border: [] } });
+  const age = staged.oldestUnmaskedSeconds;
+  table.push(
+    ['database', status.sealed ? 'SEALED: masking waits for the key-encryption key' : 'unsealed'],
+    ['queue', `${queue.visible} visible, ${queue.inFlight} in flight`],
+    ['dead-lettered', queue.deadLettered ?? 'no dead-letter queue'],
+    [
+      'staged, not yet masked',
+      `${staged.rows} rows${age === null ? '' : `, the oldest for ${age.toFixed(1)} s`}`,
+    ],
+    ['batches', `${batches.total}, of which ${batches.open} not yet acknowledged`],
+    [
+      'lost batches',
+      `${batches.lost}${batches.lost > 0 ? ' (a crash emptied staging; SQS delivered them again)' : ''}`,
+    ],
+    ['loaded', status.loaded],
+    ['duplicates', status.duplicates],
+    ['quarantined', `${quarantined.total}, of which ${quarantined.now} still there`],
+    ['keys', status.keys.map(renderKey).join('\n') || 'none yet: made at the first unsealing'],
+  );
+  return table.toString();
+}
+
+function renderKey({ purpose, field, version, state }: KeyVersion): string {
+  return `${field} ${purpose} ${version} ${state}`;
+}

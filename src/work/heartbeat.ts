@@ -1,0 +1,52 @@
+import { describe } from '../errors.ts';
+import type { WorkContext } from './context.ts';
+import { isKeyProblem, unsealIfSealed } from './unseal.ts';
+
+/** A worker that is silent for three beats counts as dead (staging.heartbeat). */
+const BEAT_MS = 10_000;
+
+export interface Heartbeat {
+  /** Settles only by rejection: with what no retry heals. */
+  readonly fatal: Promise<never>;
+  stop(): void;
+}
+
+/**
+ * Says every ten seconds that a worker is alive, frees the jobs of dead ones, and unseals a database that a crash
+ * has sealed.
+ *
+ * @param workerId under which this worker locks jobs
+ */
+export function startHeartbeat(context: WorkContext, workerId: string): Heartbeat {
+  const { promise: fatal, reject } = Promise.withResolvers<never>();
+  // Whoever races against it may have settled already.
+  fatal.catch(() => {});
+  let beating = false;
+  const timer = setInterval(() => {
+    if (beating) return;
+    beating = true;
+    void beat(context, workerId)
+      .catch((error: unknown) => {
+        if (isKeyProblem(error)) reject(error as Error);
+        else context.log.debug(`heartbeat failed: ${describe(error)}`);
+      })
+      .finally(() => {
+        beating = false;
+      });
+  }, BEAT_MS);
+  return { fatal, stop: () => clearInterval(timer) };
+}
+
+/** One beat, also done once at the start. */
+export async function beat(context: WorkContext, workerId: string): Promise<void> {
+  const { rows } = await context.pool.query<{ freed: number; sealed: boolean }>(
+    'select staging.heartbeat(worker_id => $1) as freed, masking.is_sealed() as sealed',
+    [workerId],
+  );
+  if ((rows[0]?.freed ?? 0) > 0)
+    context.log.warn({ workers: rows[0]?.freed }, 'freed the jobs of dead workers');
+  if (rows[0]?.sealed === true && (await unsealIfSealed(context))) {
+    // Jobs that failed while it was sealed have backed off.
+    await context.pool.query(`select staging.sweep_batches(overdue => interval '0')`);
+  }
+}

@@ -1,0 +1,47 @@
+import { codeOf, SQLSTATE } from '../errors.ts';
+import { deleteMessages } from '../queue/delete.ts';
+import type { WorkContext } from './context.ts';
+import { unsealIfSealed } from './unseal.ts';
+
+/** Some of a batch's messages could not be deleted from SQS: the job is to run again. */
+export class UnacknowledgedError extends Error {
+  override name = 'UnacknowledgedError';
+}
+
+/**
+ * Masks a batch, then deletes its messages from SQS, then empties it from staging; in that order, each step only
+ * after the one before has lasted. May run again after any of them.
+ *
+ * @throws {UnacknowledgedError} where SQS did not delete every message; errors of Postgres and SQS pass through
+ */
+export async function maskBatch(context: WorkContext, batchId: string): Promise<void> {
+  const { pool, sqs, queue, log } = context;
+  const receipts = await receiptsOfMasked(context, batchId);
+  if (receipts.length === 0) {
+    log.warn(
+      { batch_id: batchId },
+      'a crash emptied the batch from staging: SQS will deliver its messages again',
+    );
+    return;
+  }
+  const { deleted, refused, failed } = await deleteMessages(sqs, queue.url, receipts);
+  if (failed > 0)
+    throw new UnacknowledgedError(`SQS did not delete ${failed} of ${receipts.length} messages`);
+  await pool.query('select staging.close_batch(batch_id => $1)', [batchId]);
+  log.info({ batch_id: batchId, rows: receipts.length, deleted, refused }, 'masked and acknowledged');
+}
+
+/** The query commits before it returns, so whoever has the receipts may delete. */
+async function receiptsOfMasked(context: WorkContext, batchId: string): Promise<string[]> {
+  const mask = () =>
+    context.pool.query<{ receipt_handle: string }>(
+      'select receipt_handle from masking.mask_batch(batch_id => $1)',
+      [batchId],
+    );
+  const { rows } = await mask().catch(async (error: unknown) => {
+    // A crash of Postgres seals it. Unseal here, rather than fail and wait for the next heartbeat.
+    if (codeOf(error) !== SQLSTATE.sealed || !(await unsealIfSealed(context))) throw error;
+    return mask();
+  });
+  return rows.map((row) => row.receipt_handle);
+}

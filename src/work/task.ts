@@ -1,0 +1,36 @@
+import type { Task } from 'graphile-worker';
+import { describe } from '../errors.ts';
+import type { WorkContext } from './context.ts';
+
+/** A task before it knows what to work with. */
+export type TaskFactory = (context: WorkContext) => Task;
+
+/** What graphile-worker stores in `last_error` and logs: a task's name, the batch, and a code. Never a value. */
+export class TaskError extends Error {
+  override name = 'TaskError';
+
+  constructor(message: string) {
+    super(message);
+    // A stack says nothing that the name does not, and graphile-worker logs it.
+    this.stack = '';
+  }
+}
+
+/**
+ * Makes a task of a function. Whatever the function throws is replaced: an error of the driver carries values, and
+ * graphile-worker keeps its message in a table.
+ */
+export function task(
+  name: string,
+  work: (context: WorkContext, payload: Record<string, unknown>) => Promise<void>,
+): TaskFactory {
+  return (context) => async (payload) => {
+    const given = (payload ?? {}) as Record<string, unknown>;
+    try {
+      await work(context, given);
+    } catch (error) {
+      const batch = typeof given['batch_id'] === 'string' ? ` of batch ${given['batch_id']}` : '';
+      throw new TaskError(`${name}${batch} failed: ${describe(error)}`);
+    }
+  };
+}

@@ -1,0 +1,124 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { QueueSettings, Settings } from '../config.ts';
+import { checkDatabase } from '../database/check.ts';
+import { fatalDatabaseFault } from '../database/faults.ts';
+import { createPool } from '../database/pool.ts';
+import { describe, FatalError, SettingError } from '../errors.ts';
+import type { Logger } from '../log.ts';
+import { createQueueClient } from '../queue/client.ts';
+import type { WorkContext } from './context.ts';
+import { beat, startHeartbeat } from './heartbeat.ts';
+import { runUntilIdle, startRunner } from './runner.ts';
+
+/** Pauses before a worker that broke is built anew, in milliseconds: the first and the longest. */
+const FIRST_PAUSE_MS = 250;
+const LONGEST_PAUSE_MS = 5_000;
+/** DeleteMessageBatch requests at once, over all jobs. */
+const SQS_SOCKETS = 16;
+/** Times in a row that Postgres may refuse in a way that no retry heals, before the worker believes it. */
+const REFUSALS = 3;
+
+export interface WorkerOptions {
+  settings: Settings;
+  database: { url: string };
+  queue: QueueSettings;
+  log: Logger;
+  /** Aborted when the worker is to finish the jobs under way and end. */
+  stop: AbortSignal;
+}
+
+/**
+ * Works until told to stop. What breaks (Postgres restarting, a connection cut, graphile-worker giving up) is
+ * built anew; the supervisor of the process is needed only for what no retry heals.
+ *
+ * @throws {FatalError} for what no retry heals, saying what to do
+ */
+export async function runWorker(options: WorkerOptions): Promise<void> {
+  const { log, stop } = options;
+  const formerIds: string[] = [];
+  let failures = 0;
+  let refusals = 0;
+  while (!stop.aborted) {
+    const startedAt = Date.now();
+    try {
+      await withContext(options, (context) => workUntilBroken(context, options, formerIds));
+      refusals = 0;
+    } catch (error) {
+      if (error instanceof FatalError || error instanceof SettingError) throw error;
+      const fault = fatalDatabaseFault(error);
+      refusals = fault === undefined ? 0 : refusals + 1;
+      // A server in the middle of a restart refuses for a moment what it takes a second later.
+      if (fault !== undefined && (failures === 0 || refusals >= REFUSALS)) throw new FatalError(fault);
+      log.warn(`the worker broke (${describe(error)}) and starts anew`);
+    }
+    failures = Date.now() - startedAt > LONGEST_PAUSE_MS ? 1 : failures + 1;
+    const pause = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (failures - 1));
+    await sleep(pause, undefined, { signal: stop }).catch(() => {});
+  }
+}
+
+/**
+ * Works until no job is due.
+ *
+ * @returns how many jobs failed; they are tried again by the next worker
+ */
+export function runWorkerOnce(options: WorkerOptions): Promise<{ failed: number }> {
+  return withContext(options, async (context) => {
+    await checkDatabase(context.pool);
+    await beat(context, `once-${process.pid}`);
+    return runUntilIdle(context, options.settings.workerConcurrency);
+  });
+}
+
+async function workUntilBroken(
+  context: WorkContext,
+  options: WorkerOptions,
+  formerIds: string[],
+): Promise<void> {
+  await checkDatabase(context.pool);
+  const runner = await startRunner(context, options.settings.workerConcurrency);
+  const heartbeat = startHeartbeat(context, runner.id);
+  const stopped = new Promise<void>((resolve) => {
+    if (options.stop.aborted) resolve();
+    options.stop.addEventListener('abort', () => resolve(), { once: true });
+  });
+  try {
+    // What this process had locked before it broke is free at once; only others have to wait for the heartbeats.
+    if (formerIds.length > 0) {
+      await context.pool.query('select graphile_worker.force_unlock_workers($1::text[])', [
+        formerIds.splice(0),
+      ]);
+    }
+    await beat(context, runner.id);
+    context.log.info({ concurrency: options.settings.workerConcurrency }, 'the worker is looking for jobs');
+    const error = await Promise.race([runner.ended, heartbeat.fatal, stopped]);
+    if (!options.stop.aborted) throw error ?? new Error('graphile-worker ended by itself');
+  } finally {
+    heartbeat.stop();
+    formerIds.push(runner.id);
+    await Promise.race([runner.stop(), brokenFor(options.stop)]);
+  }
+}
+
+/** A runner that broke may hang in its own shutdown: it gets a moment, and all the time it wants when we are told to stop. */
+async function brokenFor(stop: AbortSignal): Promise<void> {
+  if (stop.aborted) return new Promise(() => {});
+  await sleep(LONGEST_PAUSE_MS);
+}
+
+async function withContext<T>(options: WorkerOptions, use: (context: WorkContext) => Promise<T>): Promise<T> {
+  const { settings, database, queue, log } = options;
+  const pool = createPool(database.url, {
+    // One for LISTEN, one to complete jobs and beat, and one a job.
+    max: settings.workerConcurrency + 3,
+    applicationName: 'masked-logins worker',
+  });
+  const sqs = createQueueClient(queue, { maxSockets: SQS_SOCKETS });
+  try {
+    return await use({ pool, sqs, queue, kek: settings.kek, log });
+  } finally {
+    sqs.destroy();
+    // Connections that hang in a dead network would hold it up for ever.
+    await Promise.race([pool.end(), sleep(LONGEST_PAUSE_MS, undefined, { ref: false })]);
+  }
+}
