@@ -1,0 +1,68 @@
+/**
+ * `npm run load`: moves messages from the queue into staging until the queue is empty; with `-- --follow` until
+ * SIGTERM or SIGINT.
+ */
+import { Command } from 'commander';
+import { readSettings, requireDatabase, requireQueue } from '../config.ts';
+import { reportToLog, reportToTerminal, summaryLine } from '../load/report.ts';
+import { runLoader } from '../load/run.ts';
+import { createLogger, type Logger } from '../log.ts';
+import { runCommand } from './command.ts';
+
+/**
+ * Ctrl-C under npm arrives twice: from the terminal, and forwarded by npm. Only what comes later than this, in
+ * milliseconds, is a person who does not want to wait.
+ */
+const SAME_SIGNAL_MS = 500;
+
+const command = new Command('load')
+  .description('Moves login events from the SQS queue into staging, until the queue is empty')
+  .option('--follow', 'go on until SIGTERM or Ctrl-C')
+  .option('--json', 'print the summary as JSON')
+  .parse();
+
+await runCommand(async () => {
+  const { follow = false, json = false } = command.opts<{ follow?: boolean; json?: boolean }>();
+  const settings = readSettings('loader');
+  const database = requireDatabase(settings);
+  const queue = requireQueue(settings);
+  const log = createLogger(settings.logLevel);
+  const report = process.stderr.isTTY ? reportToTerminal() : reportToLog(log);
+  const stop = stopOnSignal(log);
+  try {
+    const summary = await runLoader({
+      settings,
+      queue,
+      database,
+      log,
+      follow,
+      stop,
+      onProgress: (progress) => report.update(progress),
+    });
+    report.end();
+    process.stdout.write(`${json ? JSON.stringify(summary) : summaryLine(summary)}\n`);
+    // What could not be ended in time would keep the process from ending.
+    if (summary.exitCode !== 0) process.exit(summary.exitCode);
+    return summary.exitCode;
+  } finally {
+    report.end();
+  }
+});
+
+/** Stops in good order at the first SIGTERM or SIGINT, and leaves at once, with exit code 1, at the second. */
+function stopOnSignal(log: Logger): AbortSignal {
+  const stop = new AbortController();
+  let stoppedAt = 0;
+  const onSignal = (): void => {
+    if (!stop.signal.aborted) {
+      stoppedAt = performance.now();
+      log.info('stopping: polls under way end first; a second signal leaves at once');
+      stop.abort();
+    } else if (performance.now() - stoppedAt > SAME_SIGNAL_MS) {
+      process.exit(1);
+    }
+  };
+  process.on('SIGTERM', onSignal);
+  process.on('SIGINT', onSignal);
+  return stop.signal;
+}
