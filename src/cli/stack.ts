@@ -1,0 +1,52 @@
+import { once } from 'node:events';
+import path from 'node:path';
+import { Command } from 'commander';
+import { readSettings } from '../config.ts';
+import { DATABASE } from '../local/logins.ts';
+import { startStack, type Stack } from '../local/stack.ts';
+import { createLogger } from '../log.ts';
+import { runCommand } from './command.ts';
+
+await runCommand(async () => {
+  const program = new Command('stack')
+    .description(
+      'Runs a local Postgres and SQS emulator, migrated and ready, until Ctrl-C. The data stays for the next time.',
+    )
+    .option('--fresh', 'delete the data of last time and start over', false)
+    .allowExcessArguments(false)
+    .parse();
+  const { fresh } = program.opts<{ fresh: boolean }>();
+  const settings = readSettings('superuser');
+
+  // Listened for from the first moment: a Postgres that is half started must be stopped as well.
+  const stopping = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopping.abort());
+
+  const log = createLogger(settings.logLevel);
+  const stack = await startStack({ localDir: settings.localDir, fresh, log });
+  try {
+    process.stdout.write(describeStack(stack, settings.localDir));
+    if (!stopping.signal.aborted) await once(stopping.signal, 'abort');
+  } finally {
+    await stack.stop();
+  }
+  process.stdout.write('Stopped. The data stays; npm run stack brings it back.\n');
+  return 0;
+});
+
+function describeStack(stack: Stack, localDir: string): string {
+  const shown = path.relative(process.cwd(), localDir) || '.';
+  return `
+Ready.
+
+  Postgres     127.0.0.1:${stack.postgres.port}, database ${DATABASE}
+  Queue        ${stack.file.queueUrl}
+  Dead letters ${stack.file.deadLetterQueueUrl}
+  Logins       ${path.join(shown, 'stack.json')}, a connection string for each role
+  Server log   ${stack.file.postgresLog}
+
+In another terminal:  npm run send -- --count 1000 && npm run load && npm run worker -- --once
+Ctrl-C stops both.
+
+`;
+}
