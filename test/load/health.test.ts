@@ -1,0 +1,57 @@
+import { expect, test } from 'vitest';
+import { FatalError } from '../../src/errors.ts';
+import { backoffMs, Health } from '../../src/load/health.ts';
+import { recordingLog } from './loader.ts';
+
+function healthOf(fatalFault: (error: unknown) => string | undefined = () => undefined) {
+  const pauses: number[] = [];
+  const { log, lines } = recordingLog();
+  const pause = async (ms: number) => void pauses.push(ms);
+  const health = new Health({ name: 'it', ceilingMs: 1_000, fatalFault, log, pause });
+  return { health, pauses, lines };
+}
+
+const LOST = Object.assign(new Error('x'), { code: 'ECONNRESET' });
+
+test('waits begin at 10 ms, double, and stop at the ceiling; half of each is left to chance', () => {
+  const waits = Array.from({ length: 12 }, (_, n) => backoffMs(n + 1, 1_000));
+  const longest = [10, 20, 40, 80, 160, 320, 640, 1_000, 1_000, 1_000, 1_000, 1_000];
+  expect(waits.every((ms, n) => ms <= longest[n]! && ms >= longest[n]! / 2)).toBe(true);
+});
+
+test('a success takes the wait back to the beginning', async () => {
+  const { health, pauses } = healthOf();
+  for (let n = 0; n < 6; n += 1) await health.failed(LOST);
+  expect(health.failing).toBe(true);
+  health.succeeded();
+  expect(health.failing).toBe(false);
+  await health.failed(LOST);
+  expect(pauses.at(-1)).toBeLessThanOrEqual(10);
+});
+
+test('a row of failures is told once, and so is its end', async () => {
+  const { health, lines } = healthOf();
+  for (let n = 0; n < 6; n += 1) await health.failed(LOST);
+  health.succeeded();
+  health.succeeded();
+  expect(lines().map(({ level, cause }) => [level, cause])).toEqual([
+    [40, 'ECONNRESET'],
+    [30, undefined],
+  ]);
+});
+
+test('before anything has succeeded, what no retry heals ends it at once', async () => {
+  const { health } = healthOf(() => 'wrong password');
+  await expect(health.failed(LOST)).rejects.toThrow(FatalError);
+});
+
+test('after a success, it ends only when that comes again and again', async () => {
+  const { health, pauses } = healthOf(() => 'wrong password');
+  health.succeeded();
+  await expect(
+    (async () => {
+      for (;;) await health.failed(LOST);
+    })(),
+  ).rejects.toThrow(FatalError);
+  expect(pauses.length).toBeGreaterThanOrEqual(5);
+});
