@@ -1,0 +1,107 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { SendMessageBatchCommand, SQSClient } from '@aws-sdk/client-sqs';
+import type pg from 'pg';
+import { childEnvironment } from '../../src/config.ts';
+import { createPool } from '../../src/database/pool.ts';
+import { removeData, startStack, type Stack } from '../../src/local/stack.ts';
+import { createLogger } from '../../src/log.ts';
+
+const ROOT = path.join(import.meta.dirname, '../..');
+const POLL_MS = 50;
+
+/** A whole stack of a test's own, and the commands that run against it as processes of their own. */
+export interface Pipeline {
+  stack: Stack;
+  superuser: pg.Pool;
+  /** Starts `src/cli/<command>.ts`; what it prints is in `output`. */
+  run(command: string, args?: string[], variables?: Record<string, string>): Run;
+  send(bodies: readonly string[]): Promise<string[]>;
+  stop(): Promise<void>;
+}
+
+export interface Run {
+  process: ChildProcess;
+  output(): string;
+  /** The exit code, or the signal that ended it. */
+  ended: Promise<number | string>;
+}
+
+export async function startPipeline(): Promise<Pipeline> {
+  const localDir = mkdtempSync(path.join(tmpdir(), 'masked-logins-pipeline-'));
+  const stack = await startStack({ localDir, persistent: false, log: createLogger('silent') });
+  const superuser = createPool(stack.file.urls.superuser, { max: 2, applicationName: 'test' });
+  const client = new SQSClient({
+    endpoint: stack.file.endpoint,
+    region: stack.file.region,
+    credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
+  });
+  const running = new Set<ChildProcess>();
+  return {
+    stack,
+    superuser,
+    run(command, args = [], variables = {}) {
+      const child = spawn(process.execPath, [path.join(ROOT, 'src/cli', `${command}.ts`), ...args], {
+        cwd: ROOT,
+        env: childEnvironment({ LOCAL_DIR: localDir, ...variables }),
+        stdio: ['ignore', 'pipe', 'pipe'],
+      });
+      let output = '';
+      child.stdout.on('data', (chunk) => (output += String(chunk)));
+      child.stderr.on('data', (chunk) => (output += String(chunk)));
+      running.add(child);
+      const ended = once(child, 'close').then(([code, signal]) => {
+        running.delete(child);
+        return (code ?? signal) as number | string;
+      });
+      return { process: child, output: () => output, ended };
+    },
+    async send(bodies) {
+      const ids: string[] = [];
+      for (let at = 0; at < bodies.length; at += 10) {
+        const Entries = bodies
+          .slice(at, at + 10)
+          .map((MessageBody, index) => ({ Id: String(index), MessageBody }));
+        const { Successful = [] } = await client.send(
+          new SendMessageBatchCommand({ QueueUrl: stack.file.queueUrl, Entries }),
+        );
+        ids.push(...Successful.map(({ MessageId }) => MessageId!));
+      }
+      return ids;
+    },
+    async stop() {
+      for (const child of running) child.kill('SIGKILL');
+      client.destroy();
+      await superuser.end();
+      await stack.stop();
+      await removeData(localDir);
+      rmSync(localDir, { recursive: true, force: true });
+    },
+  };
+}
+
+/**
+ * Asks until the answer is yes. A question that fails (Postgres is down) counts as no.
+ *
+ * @param within in milliseconds; a hang is a failure, slowness is not
+ */
+export async function until(question: () => Promise<boolean> | boolean, within = 120_000): Promise<void> {
+  const deadline = performance.now() + within;
+  while (!(await Promise.resolve(question()).catch(() => false))) {
+    if (performance.now() > deadline) throw new Error('it did not happen in time');
+    await sleep(POLL_MS);
+  }
+}
+
+/** Where every message is: ids in user_logins, ids in quarantine, rows per id. */
+export async function whereabouts(superuser: pg.Pool): Promise<{ loaded: string[]; quarantined: string[] }> {
+  const loaded = await superuser.query<{ id: string }>('select message_id as id from public.user_logins');
+  const quarantined = await superuser.query<{ id: string }>(
+    'select message_id as id from staging.quarantine',
+  );
+  return { loaded: loaded.rows.map(({ id }) => id), quarantined: quarantined.rows.map(({ id }) => id) };
+}

@@ -1,0 +1,151 @@
+import { randomUUID } from 'node:crypto';
+import type pg from 'pg';
+import { bytea, copyIn, encodeRows, int4, text, timestamptz, uuid } from '../../src/database/copy.ts';
+import type { TestDatabase } from './database.ts';
+
+/** 2026-01-15T12:00:00Z, in milliseconds: one moment for all messages that no test dates itself. */
+export const SENT_AT = Date.UTC(2026, 0, 15, 12);
+
+const COPY = `copy staging.inbox (batch_id, message_id, receipt_handle, sent_at, receive_count, body)
+  from stdin (format binary)`;
+const FIELDS = [uuid, uuid, text, timestamptz, int4, bytea] as const;
+
+export type Body = string | Uint8Array;
+
+/** A message as the loader stages it. */
+export interface Message {
+  id: string;
+  body: Body;
+  sentAt?: number;
+  receipt?: string;
+}
+
+export interface Ledger {
+  rows: number;
+  inserted: number | null;
+  duplicates: number | null;
+  quarantined: number | null;
+  masked: boolean;
+  acked: boolean;
+  lost: boolean;
+}
+
+export type Outcome = 'loaded' | { quarantined: string };
+
+/** A login event as JSON; a property that is undefined is left out. */
+export function event(properties: Record<string, unknown> = {}): string {
+  return JSON.stringify({ user_id: randomUUID(), ip: '203.0.113.9', device_id: 'device', ...properties });
+}
+
+/** A message with an id of its own. */
+export function message(body: Body = event()): Message {
+  return { id: randomUUID(), body };
+}
+
+/** Copies rows into the inbox and submits them, as the loader's login does: one transaction. */
+export async function stage(
+  db: TestDatabase,
+  messages: readonly Message[],
+  options: { batchId?: string; rowCount?: number } = {},
+): Promise<string> {
+  const batchId = options.batchId ?? randomUUID();
+  await inTransaction(db.pool('loader'), async (client) => {
+    const rows = messages.map(
+      ({ id, body, sentAt = SENT_AT, receipt = `receipt-of-${id}` }) =>
+        [batchId, id, receipt, sentAt, 1, body] as const,
+    );
+    await copyIn(client, COPY, encodeRows(FIELDS, rows));
+    await client.query('select staging.submit_batch($1::uuid, $2::int)', [
+      batchId,
+      options.rowCount ?? messages.length,
+    ]);
+  });
+  return batchId;
+}
+
+/** Masks a batch as the worker's login does; returns the receipts. */
+export async function mask(db: TestDatabase, batchId: string): Promise<string[]> {
+  const { rows } = await db
+    .pool('worker')
+    .query<{ receipt_handle: string }>('select receipt_handle from masking.mask_batch($1)', [batchId]);
+  return rows.map((row) => row.receipt_handle);
+}
+
+export async function close(db: TestDatabase, batchId: string): Promise<void> {
+  await db.pool('worker').query('select staging.close_batch($1)', [batchId]);
+}
+
+/** Stages and masks messages in one batch. */
+export async function maskAll(
+  db: TestDatabase,
+  messages: readonly Message[],
+): Promise<{ batchId: string; receipts: string[] }> {
+  const batchId = await stage(db, messages);
+  return { batchId, receipts: await mask(db, batchId) };
+}
+
+export async function ledgerOf(db: TestDatabase, batchId: string): Promise<Ledger> {
+  const { rows } = await db.superuser.query<Ledger>(
+    `select rows, inserted, duplicates, quarantined, masked_at is not null as masked,
+            acked_at is not null as acked, lost_at is not null as lost
+       from staging.batches where batch_id = $1`,
+    [batchId],
+  );
+  return rows[0]!;
+}
+
+/** Every place that a message is in, with how often: a sound message has one entry. */
+export async function outcomesOf(db: TestDatabase, id: string): Promise<Outcome[]> {
+  const { rows } = await db.superuser.query<{ reason: string | null }>(
+    `select null as reason from public.user_logins where message_id = $1
+     union all
+     select reason from staging.quarantine where message_id = $1`,
+    [id],
+  );
+  return rows.map(({ reason }) => (reason === null ? 'loaded' : { quarantined: reason }));
+}
+
+/** A message's row in user_logins. */
+export async function loginOf(db: TestDatabase, id: string): Promise<Record<string, unknown>> {
+  const { rows } = await db.superuser.query('select * from public.user_logins where message_id = $1', [id]);
+  return rows[0];
+}
+
+/** A data key in the clear, which a superuser sees while the database is unsealed. */
+export async function dataKey(db: TestDatabase, purpose: string, field: string): Promise<Buffer> {
+  const { rows } = await db.superuser.query<{ key: Buffer }>(`select key from masking.active_key($1, $2)`, [
+    purpose,
+    field,
+  ]);
+  return rows[0]!.key;
+}
+
+/** A quarantined message's body, decrypted. */
+export async function quarantinedBody(db: TestDatabase, id: string): Promise<Buffer> {
+  const { rows } = await db.superuser.query<{ body: Buffer }>(
+    `select crypto.pgp_sym_decrypt_bytea(q.body, encode(masking.unwrapped(k.wrapped), 'hex')) as body
+       from staging.quarantine q
+       join masking.keys k on k.purpose = 'cipher' and k.version = q.key_version
+      where q.message_id = $1`,
+    [id],
+  );
+  return rows[0]!.body;
+}
+
+/** Runs statements in one transaction on one connection; an error rolls back and is thrown. */
+export async function inTransaction<T>(
+  pool: pg.Pool,
+  use: (client: pg.PoolClient) => Promise<T>,
+): Promise<T> {
+  const client = await pool.connect();
+  try {
+    await client.query('begin');
+    const result = await use(client);
+    await client.query('commit');
+    client.release();
+    return result;
+  } catch (error) {
+    client.release(true);
+    throw error;
+  }
+}
