@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:37b5a3ba30a9bce00f86ca3aa9c957d1dd159078
+--! Hash: sha1:6f37d4fbfb4b31d8cf737909f28b466aac75600c
 --! Message: first release
 
 --! Included all.sql
@@ -1183,9 +1183,10 @@ grant execute on function staging.close_batch(uuid) to logins_worker;
 -- staging.sweep_batches(overdue interval default '30 seconds') -> integer
 --
 -- what:    makes due again what has waited too long: batches that are not acknowledged and whose job is gone, has
---          given up, or has backed off further than a minute. Returns how many. Does nothing while the database is
+--          given up, or has backed off for longer than overdue. Returns how many. Does nothing while the database is
 --          sealed, because every job would fail.
--- called:  by the worker's task sweep_batches, every minute and when a worker starts or has unsealed
+-- takes:   overdue: how long after staging a batch is to be left alone; 0 makes everything due that is not under way
+-- called:  by the worker's task sweep_batches every minute, and with 0 when a worker has unsealed or runs once
 -- reads:   staging.batches, graphile_worker.jobs
 -- writes:  graphile_worker's jobs
 -- twice:   yes
@@ -1208,10 +1209,10 @@ begin
      left join graphile_worker.jobs j on j.key = 'mask_batch:' || b.batch_id
     where b.acked_at is null
       and b.lost_at is null
-      and b.staged_at < now() - overdue
+      and b.staged_at <= now() - overdue
       and (
         j.id is null
-        or (j.locked_at is null and (j.attempts >= j.max_attempts or j.run_at > now() + interval '1 minute'))
+        or (j.locked_at is null and (j.attempts >= j.max_attempts or j.run_at > now() + overdue))
       );
   get diagnostics swept = row_count;
   return swept;

@@ -66,6 +66,8 @@ export function runWorkerOnce(options: WorkerOptions): Promise<{ failed: number 
   return withContext(options, async (context) => {
     await checkDatabase(context.pool);
     await beat(context, `once-${process.pid}`);
+    // What failed earlier and has backed off is due now: somebody has come to see it done.
+    await context.pool.query(`select staging.sweep_batches(overdue => interval '0')`);
     return runUntilIdle(context, options.settings.workerConcurrency);
   });
 }

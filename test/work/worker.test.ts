@@ -1,0 +1,142 @@
+import { randomUUID } from 'node:crypto';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { readSettings, type Settings } from '../../src/config.ts';
+import { bytea, copyIn, encodeRows, int4, text, timestamptz, uuid } from '../../src/database/copy.ts';
+import { startEmulator, type Emulator } from '../../src/local/emulator.ts';
+import { createLogger } from '../../src/log.ts';
+import { createQueueClient } from '../../src/queue/client.ts';
+import { countMessages } from '../../src/queue/counts.ts';
+import { receive } from '../../src/queue/receive.ts';
+import { runWorker, runWorkerOnce } from '../../src/work/worker.ts';
+import { SendMessageCommand } from '@aws-sdk/client-sqs';
+import { event } from '../support/bodies.ts';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { until } from '../support/pipeline.ts';
+
+let emulator: Emulator;
+let db: TestDatabase;
+beforeAll(async () => {
+  emulator = await startEmulator();
+});
+afterAll(() => emulator.stop());
+beforeEach(async () => {
+  db = await createTestDatabase({ sealed: true });
+});
+afterEach(() => db.drop());
+
+const queue = () => ({
+  url: emulator.queueUrl,
+  endpoint: emulator.endpoint,
+  region: emulator.region,
+  credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
+});
+const never = new AbortController().signal;
+
+function options(kek: Settings['kek'], stop: AbortSignal = never) {
+  const settings = { ...readSettings('worker', { LOCAL_DIR: '/nonexistent' }), kek };
+  return { settings, database: { url: db.urls.worker }, queue: queue(), log: createLogger('silent'), stop };
+}
+
+const rightKek = () => ({ text: db.kek.toString('hex') });
+
+/** Sends a message, receives it and stages it as the loader would. */
+async function stageOne(body: string): Promise<string> {
+  const sqs = createQueueClient(queue(), { maxSockets: 1 });
+  await sqs.send(new SendMessageCommand({ QueueUrl: emulator.queueUrl, MessageBody: body }));
+  const [message] = await receive(sqs, emulator.queueUrl, {
+    waitTimeSeconds: 1,
+    visibilityTimeoutSeconds: 300,
+  });
+  sqs.destroy();
+  const batchId = randomUUID();
+  const client = await db.pool('loader').connect();
+  await client.query('begin');
+  await copyIn(
+    client,
+    'copy staging.inbox (batch_id, message_id, receipt_handle, sent_at, receive_count, body) from stdin (format binary)',
+    encodeRows(
+      [uuid, uuid, text, timestamptz, int4, bytea],
+      [[batchId, message!.messageId, message!.receiptHandle, Number(message!.sentAt), 1, message!.body]],
+    ),
+  );
+  await client.query('select staging.submit_batch($1, 1)', [batchId]);
+  await client.query('commit');
+  client.release();
+  return batchId;
+}
+
+const ledgerOf = async (batchId: string) =>
+  (await db.superuser.query('select * from staging.batches where batch_id = $1', [batchId])).rows[0];
+const inFlight = async () => {
+  const sqs = createQueueClient(queue(), { maxSockets: 1 });
+  const { inFlight: count } = await countMessages(sqs, emulator.queueUrl);
+  sqs.destroy();
+  return count;
+};
+
+test('a batch is masked, its message deleted from the queue, and the batch closed', async () => {
+  const batchId = await stageOne(event(1));
+  expect(await runWorkerOnce(options(rightKek()))).toEqual({ failed: 0 });
+  expect(await ledgerOf(batchId)).toMatchObject({ inserted: 1, lost_at: null, acked_at: expect.any(Date) });
+  expect((await db.superuser.query('select from staging.raw_messages')).rowCount).toBe(0);
+  expect(await inFlight()).toBe(0);
+});
+
+test('a wrong key is refused, ends the worker, and nothing is masked with it', async () => {
+  await runWorkerOnce(options(rightKek()));
+  await db.superuser.query('select masking.seal()');
+  const batchId = await stageOne(event(2));
+  const wrong = { text: 'ab'.repeat(32) };
+  await expect(runWorker(options(wrong))).rejects.toMatchObject({ name: 'FatalError' });
+  expect(await ledgerOf(batchId)).toMatchObject({ masked_at: null });
+  expect((await db.superuser.query('select from masking.vault')).rowCount).toBe(0);
+  expect((await db.superuser.query('select masking.is_sealed() as sealed')).rows[0].sealed).toBe(true);
+  await runWorkerOnce(options(rightKek()));
+  expect(await ledgerOf(batchId)).toMatchObject({ inserted: 1 });
+});
+
+test('without a key a batch waits, and a job tells no more than the batch and a code', async () => {
+  const batchId = await stageOne(event(3));
+  expect(await runWorkerOnce(options(undefined))).toEqual({ failed: 1 });
+  const { rows } = await db.superuser.query('select last_error from graphile_worker.jobs where key = $1', [
+    `mask_batch:${batchId}`,
+  ]);
+  expect(rows[0].last_error).toBe(`mask_batch of batch ${batchId} failed: SQLSTATE ML001`);
+  await db.superuser.query('update graphile_worker._private_jobs set run_at = now()');
+  expect(await runWorkerOnce(options(rightKek()))).toEqual({ failed: 0 });
+});
+
+test('a running worker goes on after its connections are cut, and stops when told', async () => {
+  const stop = new AbortController();
+  const worker = runWorker(options(rightKek(), stop.signal));
+  const first = await stageOne(event(4));
+  await until(async () => (await ledgerOf(first)).acked_at !== null);
+  await db.superuser.query(
+    `select pg_terminate_backend(pid) from pg_stat_activity where datname = $1 and application_name = 'masked-logins worker'`,
+    [db.name],
+  );
+  const second = await stageOne(event(5));
+  await until(async () => (await ledgerOf(second)).acked_at !== null);
+  stop.abort();
+  await worker;
+});
+
+test('a database that is sealed while the worker runs is unsealed by its next batch', async () => {
+  const stop = new AbortController();
+  const worker = runWorker(options(rightKek(), stop.signal));
+  const first = await stageOne(event(6));
+  await until(async () => (await ledgerOf(first)).acked_at !== null);
+  await db.superuser.query('select masking.seal()');
+  const second = await stageOne(event(7));
+  await until(async () => (await ledgerOf(second)).acked_at !== null);
+  stop.abort();
+  await worker;
+});
+
+test('a login that Postgres refuses ends the worker at once', async () => {
+  const url = new URL(db.urls.worker);
+  url.password = 'wrong';
+  await expect(
+    runWorker({ ...options(rightKek()), database: { url: url.toString() } }),
+  ).rejects.toMatchObject({ name: 'FatalError' });
+});
