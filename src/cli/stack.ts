@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import path from 'node:path';
 import { Command } from 'commander';
 import { readSettings } from '../config.ts';
+import { EXIT_USAGE } from '../errors.ts';
 import { DATABASE } from '../local/logins.ts';
 import { startStack, type Stack } from '../local/stack.ts';
 import { createLogger } from '../log.ts';
@@ -14,6 +15,7 @@ await runCommand(async () => {
     )
     .option('--fresh', 'delete the data of last time and start over', false)
     .allowExcessArguments(false)
+    .exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? 0 : EXIT_USAGE))
     .parse();
   const { fresh } = program.opts<{ fresh: boolean }>();
   const settings = readSettings('superuser');
@@ -43,7 +45,7 @@ Ready.
   Queue        ${stack.file.queueUrl}
   Dead letters ${stack.file.deadLetterQueueUrl}
   Logins       ${path.join(shown, 'stack.json')}, a connection string for each role
-  Server log   ${stack.file.postgresLog}
+  Server log   ${path.join(shown, 'postgres.log')}
 
 In another terminal:  npm run send -- --count 1000 && npm run load && npm run worker -- --once
 Ctrl-C stops both.
