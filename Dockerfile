@@ -1,0 +1,21 @@
+# One image for migrate, load, worker, status and send: `docker run IMAGE src/cli/worker.ts`.
+# Node runs the TypeScript as it is, so there is no build step.
+
+FROM node:24-slim AS dependencies
+WORKDIR /app
+COPY package.json package-lock.json ./
+# No package that is needed at run time has an install script.
+RUN npm ci --omit=dev --ignore-scripts
+
+FROM node:24-slim
+ENV NODE_ENV=production
+WORKDIR /app
+COPY --from=dependencies /app/node_modules ./node_modules
+COPY package.json .gmrc ./
+COPY migrations ./migrations
+COPY src ./src
+COPY tasks ./tasks
+# Owned by root and run as another: the process cannot change its own code.
+USER node
+ENTRYPOINT ["node"]
+CMD ["src/cli/worker.ts"]

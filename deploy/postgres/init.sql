@@ -1,0 +1,15 @@
+-- Makes the login that migrates: no superuser, and not the owner of the database.
+--
+-- Run by the postgres image when it makes a new cluster, as its superuser, in the database POSTGRES_DB. On a server of
+-- your own, run it once by psql, in the database that is to hold the logins, with MIGRATOR_PASSWORD set.
+
+\set ON_ERROR_STOP on
+\getenv migrator_password MIGRATOR_PASSWORD
+
+create role app_migrator login createrole password :'migrator_password';
+
+-- Schemas and the extension pgcrypto, which is a trusted one, need CREATE on the database.
+select format('grant create on database %I to app_migrator', current_database()) \gexec
+
+-- user_logins lives in schema public; the migrations pass this right on to logins_owner.
+grant create on schema public to app_migrator with grant option;

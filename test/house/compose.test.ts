@@ -1,0 +1,228 @@
+import { existsSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { GetQueueAttributesCommand, SQSClient } from '@aws-sdk/client-sqs';
+import { Ajv } from 'ajv';
+import { startFauxqs } from 'fauxqs';
+import { describe, expect, test } from 'vitest';
+import { parse } from 'yaml';
+import { readSettings, SPECS } from '../../src/config.ts';
+
+/*
+ * There is no container engine where these tests run. What can be seen without one is checked: the form of the
+ * files, and that what they name exists.
+ */
+
+const ROOT = path.join(import.meta.dirname, '../..');
+const read = (file: string) => readFileSync(path.join(ROOT, file), 'utf8');
+
+interface Service {
+  image?: string;
+  build?: string;
+  command?: string[];
+  environment?: Record<string, string>;
+  volumes?: string[];
+  secrets?: string[];
+  profiles?: string[];
+  healthcheck?: object;
+  depends_on?: Record<string, { condition: string; required?: boolean }>;
+}
+
+interface Compose {
+  services: Record<string, Service>;
+  volumes: Record<string, unknown>;
+  secrets: Record<string, { file: string }>;
+}
+
+const compose = parse(read('docker-compose.yml'), { merge: true }) as Compose;
+const services = Object.entries(compose.services);
+const ours = services.filter(([, service]) => service.build !== undefined);
+
+/** The part of the Compose specification that the file uses. A misspelt key is a fault. */
+const SCHEMA = {
+  type: 'object',
+  required: ['name', 'services'],
+  additionalProperties: false,
+  patternProperties: { '^x-': {} },
+  properties: {
+    name: { type: 'string', pattern: '^[a-z0-9][a-z0-9_-]*$' },
+    volumes: { type: 'object' },
+    secrets: {
+      type: 'object',
+      additionalProperties: {
+        type: 'object',
+        required: ['file'],
+        additionalProperties: false,
+        properties: { file: { type: 'string' } },
+      },
+    },
+    services: { type: 'object', additionalProperties: { $ref: '#/$defs/service' } },
+  },
+  $defs: {
+    strings: { type: 'array', items: { type: 'string' }, minItems: 1 },
+    duration: { type: 'string', pattern: '^\\d+(ms|s|m)$' },
+    service: {
+      type: 'object',
+      anyOf: [{ required: ['image'] }, { required: ['build'] }],
+      additionalProperties: false,
+      properties: {
+        image: { type: 'string', pattern: '^[^:]+:[^:]+$' },
+        build: { type: 'string' },
+        command: { $ref: '#/$defs/strings' },
+        init: { type: 'boolean' },
+        read_only: { type: 'boolean' },
+        cap_drop: { $ref: '#/$defs/strings' },
+        security_opt: { $ref: '#/$defs/strings' },
+        restart: { enum: ['no', 'always', 'on-failure', 'unless-stopped'] },
+        stop_grace_period: { $ref: '#/$defs/duration' },
+        profiles: { $ref: '#/$defs/strings' },
+        ports: { type: 'array', items: { type: 'string', pattern: '^127\\.0\\.0\\.1:' } },
+        environment: { type: 'object', additionalProperties: { type: 'string' } },
+        volumes: { $ref: '#/$defs/strings' },
+        secrets: { $ref: '#/$defs/strings' },
+        healthcheck: {
+          type: 'object',
+          required: ['test'],
+          additionalProperties: false,
+          properties: {
+            test: { $ref: '#/$defs/strings' },
+            interval: { $ref: '#/$defs/duration' },
+            timeout: { $ref: '#/$defs/duration' },
+            retries: { type: 'integer' },
+          },
+        },
+        depends_on: {
+          type: 'object',
+          additionalProperties: {
+            type: 'object',
+            required: ['condition'],
+            additionalProperties: false,
+            properties: {
+              condition: {
+                enum: ['service_started', 'service_healthy', 'service_completed_successfully'],
+              },
+              required: { type: 'boolean' },
+            },
+          },
+        },
+      },
+    },
+  },
+};
+
+/** `${NAME:-value}` as Compose reads it where the variable is not set. */
+const withDefaults = (text: string) => text.replaceAll(/\$\{[A-Z_]+:-([^}]*)\}/g, '$1');
+
+describe('docker-compose.yml', () => {
+  test('has the form of a compose file, and publishes ports on this machine only', () => {
+    const validate = new Ajv({ allErrors: true }).compile(SCHEMA);
+    validate(compose);
+    expect(validate.errors).toBeNull();
+  });
+
+  test('names no file that is not there', () => {
+    const sources = services.flatMap(([, { volumes = [] }]) =>
+      volumes.map((volume) => volume.split(':')[0]!),
+    );
+    const files = sources.filter((source) => source.startsWith('.'));
+    expect(files).not.toHaveLength(0);
+    expect(files.filter((file) => !existsSync(path.join(ROOT, file)))).toEqual([]);
+    const named = sources.filter((source) => !source.startsWith('.'));
+    expect(named.filter((name) => !(name in compose.volumes))).toEqual([]);
+  });
+
+  test('runs commands that are there', () => {
+    const programs = ours.map(([, { command = [] }]) => command[0]!);
+    expect(programs.filter((program) => !existsSync(path.join(ROOT, program)))).toEqual([]);
+  });
+
+  test('waits only for services that exist, and for health only where there is a check', () => {
+    for (const [, { depends_on: waits = {} }] of services) {
+      for (const [name, { condition, required }] of Object.entries(waits)) {
+        const target = compose.services[name];
+        expect(target, name).toBeDefined();
+        // A service behind a profile is not always there.
+        expect(required ?? true, name).toBe(target?.profiles === undefined);
+        // The emulator's image brings a health check of its own.
+        if (condition === 'service_healthy' && name !== 'sqs')
+          expect(target?.healthcheck, name).toBeDefined();
+      }
+    }
+  });
+
+  test('sets only settings that exist, in the range that they may have', () => {
+    const known = new Set([
+      ...Object.keys(SPECS),
+      'AWS_REGION',
+      'AWS_ACCESS_KEY_ID',
+      'AWS_SECRET_ACCESS_KEY',
+    ]);
+    for (const [name, { environment = {} }] of ours) {
+      expect(
+        Object.keys(environment).filter((variable) => !known.includes(variable)),
+        name,
+      ).toEqual([]);
+    }
+  });
+
+  test('gives the key-encryption key to the worker alone, and as a file', () => {
+    const holders = services.filter(([, { secrets = [] }]) => secrets.includes('kek')).map(([name]) => name);
+    expect(holders).toEqual(['worker']);
+    expect(compose.services['worker']?.environment?.['MASKING_KEK_FILE']).toBe('/run/secrets/kek');
+    expect(services.filter(([, { environment = {} }]) => 'MASKING_KEK' in environment)).toEqual([]);
+    // What a developer makes for it is never committed.
+    const { file } = compose.secrets['kek']!;
+    expect(path.normalize(withDefaults(file))).toMatch(/^\.local\//);
+    expect(read('.gitignore').split('\n')).toContain('.local/');
+  });
+
+  test('uses the emulator in the version that the tests use', () => {
+    const { devDependencies } = JSON.parse(read('package.json')) as {
+      devDependencies: Record<string, string>;
+    };
+    expect(compose.services['sqs']?.image).toBe(`kibertoad/fauxqs:${devDependencies['fauxqs']}`);
+  });
+
+  test('names the queue that the emulator is told to make, with a dead-letter queue', async () => {
+    const server = await startFauxqs({
+      port: 0,
+      logger: false,
+      init: path.join(ROOT, 'deploy/fauxqs/init.json'),
+    });
+    const endpoint = `http://127.0.0.1:${server.port}`;
+    const client = new SQSClient({
+      endpoint,
+      region: 'us-east-1',
+      credentials: { accessKeyId: 'local', secretAccessKey: 'local' },
+    });
+    try {
+      const given = withDefaults(compose.services['load']!.environment!['SQS_QUEUE_URL']!);
+      const { Attributes } = await client.send(
+        new GetQueueAttributesCommand({
+          QueueUrl: endpoint + new URL(given).pathname,
+          AttributeNames: ['RedrivePolicy'],
+        }),
+      );
+      expect(JSON.parse(Attributes!['RedrivePolicy']!)).toMatchObject({ maxReceiveCount: '50' });
+    } finally {
+      client.destroy();
+      await server.stop();
+    }
+  });
+});
+
+describe('Dockerfile', () => {
+  const copied = [...read('Dockerfile').matchAll(/^COPY (?!--from)(.+) \S+$/gm)].flatMap(([, files]) =>
+    files!.split(' '),
+  );
+
+  test('copies what is there and what .dockerignore lets through', () => {
+    const lines = new Set(read('.dockerignore').split('\n'));
+    expect(copied).not.toHaveLength(0);
+    expect(copied.filter((file) => !existsSync(path.join(ROOT, file)))).toEqual([]);
+    expect(copied.filter((file) => !lines.has(`!${file}`))).toEqual([]);
+  });
+
+  test('does not run as root', () => {
+    expect(read('Dockerfile')).toMatch(/^USER node$/m);
+  });
+});
