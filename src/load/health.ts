@@ -8,10 +8,10 @@ const FIRST_BACKOFF_MS = 10;
 const WARN_EVERY_MS = 30_000;
 
 /**
- * Something that no retry heals, once it was well, ends the process only when it comes this often in a row: a
- * server that restarts or a password in the middle of a change gives the same errors for a moment.
+ * After a success, what no retry heals ends the process only when it comes this often in a row, for some seconds: a
+ * server that restarts, or a password in the middle of a change, gives the same errors for a moment.
  */
-const FATAL_IN_A_ROW = 8;
+const FATAL_IN_A_ROW = 10;
 
 export interface HealthOptions {
   /** For people: `Postgres at db.example:5432`. Never with a password. */

@@ -34,6 +34,7 @@ export class Intake {
   readonly #options: IntakeOptions;
   readonly #room = new Wakeup();
   #isDrained = false;
+  #lookedAt = 0;
 
   constructor(options: IntakeOptions) {
     this.#options = options;
@@ -79,9 +80,14 @@ export class Intake {
 
   async #paused(): Promise<Turn> {
     const { postgres, stop } = this.#options;
+    const now = performance.now();
+    // While Postgres is away nobody can say what is left to do; and pollers that pause together are one look.
+    const isToLook = !postgres.failing && now - this.#lookedAt >= LOOK_AGAIN_MS / 2;
     try {
-      // While Postgres is away nobody can say what is left to do.
-      if (!postgres.failing && (await this.#drainSays((drain) => drain.isOverWhilePaused()))) return 'over';
+      if (isToLook) {
+        this.#lookedAt = now;
+        if (await this.#drainSays((drain) => drain.isOverWhilePaused())) return 'over';
+      }
     } catch (error) {
       return this.#failed(error);
     }

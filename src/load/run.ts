@@ -19,6 +19,7 @@ import type { LoaderOptions, LoaderProgress, LoaderSummary } from './options.ts'
 import { runPollers } from './pollers.ts';
 import { stageBatch } from './stage.ts';
 import { Stop } from './stop.ts';
+import { Wakeup } from './wakeup.ts';
 
 /** Longest back-off: Postgres is tried again soon, because everybody waits for it; SQS charges for each request. */
 const POSTGRES_BACKOFF_MS = 5_000;
@@ -46,6 +47,7 @@ export async function runLoader(options: LoaderOptions): Promise<LoaderSummary> 
 class Loader {
   readonly #options: LoaderOptions;
   readonly #stop = new Stop();
+  readonly #grace = new Wakeup();
   readonly #startedAt = performance.now();
   readonly #counts: LoaderProgress = { received: 0, redelivered: 0, staged: 0, batches: 0, backlog: 0 };
   readonly #pool: pg.Pool;
@@ -67,14 +69,14 @@ class Loader {
     this.#pollClient = createQueueClient(queue, { maxSockets: settings.maxPollers });
     this.#client = createQueueClient(queue, { maxSockets: SOCKETS });
     const postgres = new Health({
-      name: `Postgres at ${hostOf(database.url, '5432')}`,
+      name: `Postgres at ${hostOf(database.url)}`,
       ceilingMs: POSTGRES_BACKOFF_MS,
       fatalFault: fatalDatabaseFault,
       log,
       pause,
     });
     const sqs = new Health({
-      name: `SQS at ${hostOf(queue.endpoint ?? queue.url, '443')}`,
+      name: `SQS at ${new URL(queue.endpoint ?? queue.url).host}`,
       ceilingMs: SQS_BACKOFF_MS,
       fatalFault: fatalQueueFault,
       log,
@@ -132,6 +134,7 @@ class Loader {
       return this.#summary(released, inTime ? 0 : 1);
     } finally {
       stop?.removeEventListener('abort', onStop);
+      this.#grace.wake();
       // A request that is still under way ends with its socket.
       this.#pollClient.destroy();
       this.#client.destroy();
@@ -185,7 +188,7 @@ class Loader {
   /** False, SHUTDOWN_GRACE_SECONDS after stopping was requested. */
   async #graceIsOver(): Promise<false> {
     await this.#stop.requested;
-    await timeout(this.#options.settings.shutdownGraceSeconds * 1_000);
+    await this.#grace.wait(this.#options.settings.shutdownGraceSeconds * 1_000);
     return false;
   }
 
@@ -208,19 +211,16 @@ function followWaitSeconds({ waitTimeSeconds, shutdownGraceSeconds }: Settings):
   return Math.min(waitTimeSeconds, Math.max(1, shutdownGraceSeconds - 2));
 }
 
-/** Host and port of a URL, without user and password. */
-function hostOf(url: string, defaultPort: string): string {
+/** Host and port of a database's URL, without user and password. */
+function hostOf(url: string): string {
   const { hostname, port } = new URL(url);
-  return `${hostname}:${port === '' ? defaultPort : port}`;
-}
-
-function timeout(ms: number): Promise<void> {
-  return new Promise((resolve) => {
-    setTimeout(resolve, ms).unref();
-  });
+  return `${hostname === '' ? 'localhost' : hostname}:${port === '' ? '5432' : port}`;
 }
 
 /** What `work` gives, or undefined where it fails or takes longer than `ms` milliseconds. */
 async function within<T>(ms: number, work: Promise<T>): Promise<T | undefined> {
-  return Promise.race([work.catch(() => undefined), timeout(ms).then(() => undefined)]);
+  const deadline = new Wakeup();
+  return Promise.race([work.catch(() => undefined), deadline.wait(ms).then(() => undefined)]).finally(() =>
+    deadline.wake(),
+  );
 }

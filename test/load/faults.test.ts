@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import { FatalError } from '../../src/errors.ts';
-import type { LoaderProgress } from '../../src/load/options.ts';
+import type { LoaderOptions, LoaderProgress } from '../../src/load/options.ts';
 import { runLoader } from '../../src/load/run.ts';
 import { refusal, startFakeSqs } from '../queue/fake-sqs.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
@@ -29,6 +29,9 @@ afterEach(async () => {
 const until = (state: () => unknown) =>
   vi.waitFor(async () => expect(await state()).toBeTruthy(), { timeout: 30_000, interval: 20 });
 
+/** In place of the back-off's waits, which add up to some seconds. */
+const hardly = () => new Promise<void>((resolve) => void setImmediate(resolve));
+
 const staged = async () => {
   const { rows } = await db.superuser.query(
     `select count(*)::int as rows, count(distinct message_id)::int as messages,
@@ -38,7 +41,7 @@ const staged = async () => {
 };
 
 /** A loader that follows the queue, and what it counts. */
-function follow(variables: Record<string, string> = {}) {
+function follow(variables: Record<string, string> = {}, more: Partial<LoaderOptions> = {}) {
   const stop = new AbortController();
   const progress: { now?: LoaderProgress; mostInMemory: number } = { mostInMemory: 0 };
   const run = runLoader({
@@ -46,6 +49,7 @@ function follow(variables: Record<string, string> = {}) {
     settings: settingsWith(variables),
     follow: true,
     stop: stop.signal,
+    ...more,
     onProgress: (now) => {
       progress.now = now;
       progress.mostInMemory = Math.max(progress.mostInMemory, now.received - now.staged);
@@ -126,7 +130,7 @@ test('told to stop while it waits for Postgres, it ends', async () => {
 
 test('a right that is taken away ends it, after what was received has gone back to the queue', async () => {
   sqs.send(1);
-  const loader = follow();
+  const loader = follow({}, { pause: hardly });
   await until(() => loader.progress.now?.staged === 1);
   await db.superuser.query('revoke insert on staging.inbox from logins_loader');
   try {
