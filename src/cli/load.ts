@@ -10,7 +10,7 @@ import { createLogger, type Logger } from '../log.ts';
 import { runCommand } from './command.ts';
 
 /**
- * Ctrl-C under npm arrives twice: from the terminal, and forwarded by npm. Only what comes later than this, in
+ * Ctrl-C under npm may arrive twice: from the terminal, and forwarded by npm. Only what comes later than this, in
  * milliseconds, is a person who does not want to wait.
  */
 const SAME_SIGNAL_MS = 500;
