@@ -6,14 +6,9 @@ import { Command } from 'commander';
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
 import { reportToLog, reportToTerminal, summaryLine } from '../load/report.ts';
 import { runLoader } from '../load/run.ts';
-import { createLogger, type Logger } from '../log.ts';
+import { createLogger } from '../log.ts';
 import { runCommand } from './command.ts';
-
-/**
- * Ctrl-C under npm may arrive twice: from the terminal, and forwarded by npm. Only what comes later than this, in
- * milliseconds, is a person who does not want to wait.
- */
-const SAME_SIGNAL_MS = 500;
+import { stopSignal } from './signals.ts';
 
 const command = new Command('load')
   .description('Moves login events from the SQS queue into staging, until the queue is empty')
@@ -28,7 +23,9 @@ await runCommand(async () => {
   const queue = requireQueue(settings);
   const log = createLogger(settings.logLevel);
   const report = process.stderr.isTTY ? reportToTerminal() : reportToLog(log);
-  const stop = stopOnSignal(log);
+  const stop = stopSignal(() =>
+    log.info('stopping: polls under way end first; a second signal leaves at once'),
+  );
   try {
     const summary = await runLoader({
       settings,
@@ -48,21 +45,3 @@ await runCommand(async () => {
     report.end();
   }
 });
-
-/** Stops in good order at the first SIGTERM or SIGINT, and leaves at once, with exit code 1, at the second. */
-function stopOnSignal(log: Logger): AbortSignal {
-  const stop = new AbortController();
-  let stoppedAt = 0;
-  const onSignal = (): void => {
-    if (!stop.signal.aborted) {
-      stoppedAt = performance.now();
-      log.info('stopping: polls under way end first; a second signal leaves at once');
-      stop.abort();
-    } else if (performance.now() - stoppedAt > SAME_SIGNAL_MS) {
-      process.exit(1);
-    }
-  };
-  process.on('SIGTERM', onSignal);
-  process.on('SIGINT', onSignal);
-  return stop.signal;
-}

@@ -14,11 +14,12 @@ await runCommand(async () => {
   const { once } = command.parse().opts<{ once?: boolean }>();
   const settings = readSettings('worker');
   const log = createLogger(settings.logLevel);
-  const stop = stopSignal({
-    graceSeconds: settings.shutdownGraceSeconds,
-    onStop: () => log.info('stopping: finishing the jobs under way'),
-    onGiveUp: () =>
-      log.error('the jobs under way took longer than SHUTDOWN_GRACE_SECONDS: another worker will do them'),
+  const stop = stopSignal(() => {
+    log.info('stopping: the jobs under way end first; a second signal leaves at once');
+    setTimeout(() => {
+      log.error('the jobs under way took longer than SHUTDOWN_GRACE_SECONDS: another worker will do them');
+      process.exit(1);
+    }, settings.shutdownGraceSeconds * 1_000).unref();
   });
   const options = { settings, database: requireDatabase(settings), queue: requireQueue(settings), log, stop };
   // A library's rejection that nobody awaits must not end a worker that can go on.

@@ -1,0 +1,38 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { Command } from 'commander';
+import { SettingError } from '../errors.ts';
+import { commitMigration } from '../local/commit-migration.ts';
+import { placeForData } from '../local/os-user.ts';
+import { startPostgres } from '../local/postgres.ts';
+import { createLogger } from '../log.ts';
+import { runCommand } from './command.ts';
+
+const command = new Command('migration:commit')
+  .description(
+    'Freezes migrations/current.sql as the next committed migration, after trying it on a scratch Postgres',
+  )
+  .argument('<message>', 'what the migration does, in a few words');
+
+await runCommand(async () => {
+  const [message] = command.parse().args;
+  if (message === undefined || message.trim() === '') {
+    throw new SettingError(
+      'a committed migration needs a message: npm run migration:commit -- "what it does"',
+    );
+  }
+  const directory = mkdtempSync(path.join(tmpdir(), 'masked-logins-migration-'));
+  const postgres = await startPostgres({
+    dataDirectory: placeForData(directory),
+    logFile: path.join(directory, 'postgres.log'),
+    superuserPassword: 'scratch',
+  });
+  try {
+    await commitMigration({ superuserUrl: postgres.url('postgres'), message, log: createLogger('info') });
+    process.stdout.write('Committed: see migrations/committed, and git add it.\n');
+  } finally {
+    await postgres.stop();
+    rmSync(directory, { recursive: true, force: true });
+  }
+});
