@@ -75,6 +75,8 @@ export function removeStrangersPidFile(dataDirectory: string): void {
 function serversIn(dataDirectory: string): number[] {
   if (process.platform !== 'linux') return postmasterIn(dataDirectory);
   const directory = resolved(dataDirectory);
+  // Must not be compared: another user's process has no working directory that we can see either.
+  if (directory === undefined) return [];
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .map(Number)

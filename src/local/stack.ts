@@ -1,5 +1,6 @@
 import { mkdirSync, rmSync } from 'node:fs';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { StackFile, StackLogin } from '../config.ts';
 import { migrate } from '../database/migrate.ts';
 import type { Logger } from '../log.ts';
@@ -9,6 +10,12 @@ import { createMemberLogins, DATABASE, loginName, prepareDatabase, type Password
 import { placeForData } from './os-user.ts';
 import { startPostgres, type Postgres } from './postgres.ts';
 import { ensureKek, lockDirectory, readState, stackPaths, writeSecretFile } from './state.ts';
+
+/**
+ * graphile-migrate keeps its connections for 200 ms after it is done, and ends the whole process, exit code 1, when
+ * one of them breaks meanwhile. So Postgres is not stopped under it, in milliseconds.
+ */
+const MIGRATE_LINGERS_MS = 300;
 
 export interface StackOptions {
   localDir: string;
@@ -52,6 +59,8 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     const save = () => writeSecretFile(paths.state, `${JSON.stringify(state, null, 2)}\n`);
     save();
     ensureKek(paths.kek);
+    // The messages in it are as they were sent: addresses and device ids in the clear.
+    mkdirSync(paths.queue, { recursive: true, mode: 0o700 });
 
     const dataDirectory = placeForData(localDir);
     const postgres = await startPostgres({
@@ -73,7 +82,11 @@ export async function startStack(options: StackOptions): Promise<Stack> {
 
     const urls = urlsOf(postgres, state.passwords);
     await prepareDatabase((database) => postgres.url(database), state.passwords);
-    await migrate({ connectionString: urls.owner, log: options.log });
+    let calmAt = Number.POSITIVE_INFINITY;
+    undo.push(() => sleep(Math.max(calmAt - Date.now(), 0)));
+    await migrate({ connectionString: urls.owner, log: options.log }).finally(() => {
+      calmAt = Date.now() + MIGRATE_LINGERS_MS;
+    });
     await createMemberLogins((database) => postgres.url(database), state.passwords);
 
     const file: StackFile = {
