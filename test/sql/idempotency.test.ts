@@ -1,0 +1,136 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import {
+  event,
+  ledgerOf,
+  mask,
+  maskAll,
+  message,
+  outcomesOf,
+  stage,
+  type Message,
+} from '../support/staging.ts';
+
+let db: TestDatabase;
+beforeAll(async () => {
+  db = await createTestDatabase();
+});
+afterAll(() => db.drop());
+
+const malformed = (): Message => message('no JSON');
+
+/** New messages with values that every call repeats. */
+const withSharedValues = (): Message[] =>
+  Array.from({ length: 300 }, (_, n) =>
+    message(event({ ip: `10.8.0.${n % 200}`, device_id: `shared-${n}` })),
+  );
+
+test('a message that is twice in a batch is one row, and both of its receipts come back', async () => {
+  const twice = message();
+  const { batchId, receipts } = await maskAll(db, [
+    { ...twice, receipt: 'first' },
+    { ...twice, receipt: 'second' },
+  ]);
+  expect(receipts.sort()).toEqual(['first', 'second']);
+  expect(await outcomesOf(db, twice.id)).toEqual(['loaded']);
+  expect(await ledgerOf(db, batchId)).toMatchObject({ rows: 2, inserted: 1, duplicates: 1, quarantined: 0 });
+});
+
+test('a malformed message that is twice in a batch is quarantined once', async () => {
+  const twice = malformed();
+  const { batchId, receipts } = await maskAll(db, [twice, twice]);
+  expect(receipts).toHaveLength(2);
+  expect(await outcomesOf(db, twice.id)).toHaveLength(1);
+  expect(await ledgerOf(db, batchId)).toMatchObject({ rows: 2, inserted: 0, duplicates: 1, quarantined: 1 });
+});
+
+test.each([
+  ['sound', () => message()],
+  ['malformed', malformed],
+])('a %s message that comes again is a duplicate, and is acknowledged again', async (_, make) => {
+  const again = make();
+  await maskAll(db, [again]);
+  const before = await outcomesOf(db, again.id);
+  const { batchId, receipts } = await maskAll(db, [{ ...again, receipt: 'again' }]);
+  expect(receipts).toEqual(['again']);
+  expect(await outcomesOf(db, again.id)).toEqual(before);
+  expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 0, duplicates: 1, quarantined: 0 });
+});
+
+test('a message that comes again keeps the row it had', async () => {
+  const again = message();
+  await maskAll(db, [again]);
+  const row = 'select xmin::text, * from public.user_logins where message_id = $1';
+  const { rows: before } = await db.superuser.query(row, [again.id]);
+  await maskAll(db, [again]);
+  expect((await db.superuser.query(row, [again.id])).rows).toEqual(before);
+});
+
+test('a message that was quarantined stays there, also where it could be loaded now', async () => {
+  const was = malformed();
+  await maskAll(db, [was]);
+  const { batchId } = await maskAll(db, [{ ...was, body: event() }]);
+  expect(await outcomesOf(db, was.id)).toEqual([{ quarantined: expect.any(String) }]);
+  expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 0, duplicates: 1, quarantined: 0 });
+});
+
+test('equal events of different messages are different rows', async () => {
+  const body = event();
+  const [one, other] = [message(body), message(body)];
+  const { batchId } = await maskAll(db, [one, other]);
+  expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 2, duplicates: 0 });
+});
+
+test('a batch masked twice returns its receipts twice and counts once', async () => {
+  const { batchId, receipts } = await maskAll(db, [message(), malformed()]);
+  const before = await ledgerOf(db, batchId);
+  expect((await mask(db, batchId)).sort()).toEqual(receipts.sort());
+  expect(await ledgerOf(db, batchId)).toEqual(before);
+});
+
+test('a batch masked by two at once is masked once, and both get its receipts', async () => {
+  const messages = Array.from({ length: 300 }, () => message());
+  const batchId = await stage(db, messages);
+  const [one, other] = await Promise.all([mask(db, batchId), mask(db, batchId)]);
+  expect(one.sort()).toEqual(other.sort());
+  expect(one).toHaveLength(300);
+  expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 300, duplicates: 0, quarantined: 0 });
+});
+
+test('two batches with the same messages and values in opposite order are masked at once without a deadlock', async () => {
+  for (let round = 0; round < 5; round += 1) {
+    const messages = Array.from({ length: 400 }, (_, n) =>
+      n % 10 === 0
+        ? malformed()
+        : message(event({ ip: `10.9.${round}.${n % 250}`, device_id: `round-${round}-${n % 90}` })),
+    );
+    const batches = await Promise.all([stage(db, messages), stage(db, messages.toReversed())]);
+    const receipts = await Promise.all(batches.map((batchId) => mask(db, batchId)));
+    expect(receipts.map((each) => each.length)).toEqual([400, 400]);
+
+    const [one, other] = await Promise.all(batches.map((batchId) => ledgerOf(db, batchId)));
+    expect(one!.inserted! + other!.inserted!).toBe(360);
+    expect(one!.quarantined! + other!.quarantined!).toBe(40);
+    expect(one!.duplicates! + other!.duplicates!).toBe(400);
+  }
+});
+
+test('four batches with the same new values and different messages are masked at once', async () => {
+  const batches = await Promise.all(
+    [0, 1, 2, 3]
+      .map((n) => (n % 2 === 0 ? withSharedValues() : withSharedValues().reverse()))
+      .map((each) => stage(db, each)),
+  );
+  await Promise.all(batches.map((batchId) => mask(db, batchId)));
+  for (const batchId of batches)
+    expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 300, duplicates: 0 });
+});
+
+test('rows = inserted + duplicates + quarantined for every batch that was masked', async () => {
+  const { rows } = await db.superuser.query(
+    `select count(*)::int as masked, count(*) filter (where rows <> inserted + duplicates + quarantined)::int as wrong
+       from staging.batches where masked_at is not null`,
+  );
+  expect(rows[0].masked).toBeGreaterThan(20);
+  expect(rows[0].wrong).toBe(0);
+});
