@@ -93,7 +93,10 @@ export const SPECS = {
   LOAD_MAX_STAGED_ROWS: wholeNumber(1, 10_000_000)({ default: 100_000 }),
   WORKER_CONCURRENCY: wholeNumber(1, 64)({ default: 2 }),
   SHUTDOWN_GRACE_SECONDS: wholeNumber(1, 3_600)({ default: 30 }),
-  LOG_LEVEL: str({ choices: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'], default: 'info' }),
+  LOG_LEVEL: str({
+    choices: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
+    default: 'info',
+  }),
   LOCAL_DIR: str({ default: '.local' }),
 };
 
@@ -159,7 +162,9 @@ export function readStackFile(localDir: string): StackFile | undefined {
     return JSON.parse(readFileSync(path.join(localDir, 'stack.json'), 'utf8')) as StackFile;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw new SettingError(`LOCAL_DIR has a stack.json that cannot be read: stop the stack and start it again`);
+    throw new SettingError(
+      `LOCAL_DIR has a stack.json that cannot be read: stop the stack and start it again`,
+    );
   }
 }
 
@@ -198,7 +203,11 @@ function queueOf(
 }
 
 function kekOf(
-  env: { DATABASE_URL: string | undefined; MASKING_KEK: string | undefined; MASKING_KEK_FILE: string | undefined },
+  env: {
+    DATABASE_URL: string | undefined;
+    MASKING_KEK: string | undefined;
+    MASKING_KEK_FILE: string | undefined;
+  },
   stack: StackFile | undefined,
 ): Settings['kek'] {
   if (env.MASKING_KEK !== undefined) return { text: env.MASKING_KEK };

@@ -1,4 +1,13 @@
+import { Command } from 'commander';
 import { describe, EXIT_USAGE, SettingError } from '../errors.ts';
+
+/** A command line that ends with exit code 2 where it is called wrongly. */
+export function commandLine(name: string, description: string): Command {
+  return new Command(name)
+    .description(description)
+    .allowExcessArguments(false)
+    .exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? 0 : EXIT_USAGE));
+}
 
 /**
  * Runs a command's main function and turns its outcome into an exit code: 0, 2 for a wrong call or setting,

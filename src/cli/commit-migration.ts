@@ -1,19 +1,17 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { Command } from 'commander';
 import { SettingError } from '../errors.ts';
 import { commitMigration } from '../local/commit-migration.ts';
 import { placeForData } from '../local/os-user.ts';
 import { startPostgres } from '../local/postgres.ts';
 import { createLogger } from '../log.ts';
-import { runCommand } from './command.ts';
+import { commandLine, runCommand } from './command.ts';
 
-const command = new Command('migration:commit')
-  .description(
-    'Freezes migrations/current.sql as the next committed migration, after trying it on a scratch Postgres',
-  )
-  .argument('<message>', 'what the migration does, in a few words');
+const command = commandLine(
+  'migration:commit',
+  'Freezes migrations/current.sql as the next committed migration, after trying it on a scratch Postgres',
+).argument('<message>', 'what the migration does, in a few words');
 
 await runCommand(async () => {
   const [message] = command.parse().args;
@@ -23,6 +21,8 @@ await runCommand(async () => {
     );
   }
   const directory = mkdtempSync(path.join(tmpdir(), 'masked-logins-migration-'));
+  // The server's user has to get through it.
+  chmodSync(directory, 0o711);
   const postgres = await startPostgres({
     dataDirectory: placeForData(directory),
     logFile: path.join(directory, 'postgres.log'),

@@ -1,19 +1,14 @@
-import { Command } from 'commander';
-import { EXIT_USAGE } from '../errors.ts';
 import { runDemo } from '../local/demo.ts';
-import { runCommand } from './command.ts';
+import { commandLine, runCommand } from './command.ts';
 
 /** What shells report for a command that Ctrl-C ended. */
 const EXIT_INTERRUPTED = 130;
 
 await runCommand(async () => {
-  new Command('demo')
-    .description(
-      'Shows the main job on a stack of its own: login events in, masked logins out, nothing left behind.',
-    )
-    .allowExcessArguments(false)
-    .exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? 0 : EXIT_USAGE))
-    .parse();
+  commandLine(
+    'demo',
+    'Shows the main job on a stack of its own: login events in, masked logins out, nothing left behind.',
+  ).parse();
   // Listened for from the first moment, so that Ctrl-C leaves nothing behind either.
   const stopping = new AbortController();
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopping.abort());

@@ -2,16 +2,17 @@
  * `npm run load`: moves messages from the queue into staging until the queue is empty; with `-- --follow` until
  * SIGTERM or SIGINT.
  */
-import { Command } from 'commander';
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
 import { reportToLog, reportToTerminal, summaryLine } from '../load/report.ts';
 import { runLoader } from '../load/run.ts';
 import { createLogger } from '../log.ts';
-import { runCommand } from './command.ts';
+import { commandLine, runCommand } from './command.ts';
 import { stopSignal } from './signals.ts';
 
-const command = new Command('load')
-  .description('Moves login events from the SQS queue into staging, until the queue is empty')
+const command = commandLine(
+  'load',
+  'Moves login events from the SQS queue into staging, until the queue is empty',
+)
   .option('--follow', 'go on until SIGTERM or Ctrl-C')
   .option('--json', 'print the summary as JSON')
   .parse();

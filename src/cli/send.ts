@@ -1,20 +1,20 @@
 import { randomBytes } from 'node:crypto';
-import { Command } from 'commander';
 import { readSettings, requireQueue } from '../config.ts';
-import { EXIT_USAGE } from '../errors.ts';
 import { createQueueClient } from '../queue/client.ts';
 import { linesOf } from '../send/lines.ts';
 import { loginEvents } from '../send/events.ts';
 import { sendOptions, type SendArguments } from '../send/options.ts';
 import { sendEvents } from '../send/send.ts';
-import { runCommand } from './command.ts';
+import { commandLine, runCommand } from './command.ts';
 
 /** What shells report for a command that Ctrl-C ended. */
 const EXIT_INTERRUPTED = 130;
 
 await runCommand(async () => {
-  const program = new Command('send')
-    .description('Sends login events to the queue: made-up ones, or the lines of a file.')
+  const program = commandLine(
+    'send',
+    'Sends login events to the queue: made-up ones, or the lines of a file.',
+  )
     .option('--count <number>', 'how many events to make (default: 1000)')
     .option('--rate <per second>', 'messages a second (default: as fast as the queue takes them)')
     .option('--duplicates <share>', 'share of events that repeat an earlier ip and device (default: 0.2)')
@@ -22,8 +22,6 @@ await runCommand(async () => {
     .option('--seed <text>', 'the same seed makes the same events (default: a random one)')
     .option('--file <path>', 'send the lines of this file instead, each as it is')
     .option('--json', 'print the summary as JSON', false)
-    .allowExcessArguments(false)
-    .exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? 0 : EXIT_USAGE))
     .parse();
   const given = sendOptions(program.opts<SendArguments>());
   const queue = requireQueue(readSettings('loader'));

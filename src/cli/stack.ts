@@ -1,21 +1,17 @@
 import { once } from 'node:events';
 import path from 'node:path';
-import { Command } from 'commander';
 import { readSettings } from '../config.ts';
-import { EXIT_USAGE } from '../errors.ts';
 import { DATABASE } from '../local/logins.ts';
 import { startStack, type Stack } from '../local/stack.ts';
 import { createLogger } from '../log.ts';
-import { runCommand } from './command.ts';
+import { commandLine, runCommand } from './command.ts';
 
 await runCommand(async () => {
-  const program = new Command('stack')
-    .description(
-      'Runs a local Postgres and SQS emulator, migrated and ready, until Ctrl-C. The data stays for the next time.',
-    )
+  const program = commandLine(
+    'stack',
+    'Runs a local Postgres and SQS emulator, migrated and ready, until Ctrl-C. The data stays for the next time.',
+  )
     .option('--fresh', 'delete the data of last time and start over', false)
-    .allowExcessArguments(false)
-    .exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? 0 : EXIT_USAGE))
     .parse();
   const { fresh } = program.opts<{ fresh: boolean }>();
   const settings = readSettings('superuser');

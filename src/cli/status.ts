@@ -1,4 +1,3 @@
-import { Command } from 'commander';
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
 import { fatalDatabaseFault } from '../database/faults.ts';
 import { checkDatabase } from '../database/check.ts';
@@ -7,11 +6,12 @@ import { FatalError } from '../errors.ts';
 import { createQueueClient } from '../queue/client.ts';
 import { fatalQueueFault } from '../queue/faults.ts';
 import { collectStatus, renderStatus } from '../status.ts';
-import { runCommand } from './command.ts';
+import { commandLine, runCommand } from './command.ts';
 
-const command = new Command('status')
-  .description('Shows where the messages are, from the queue to user_logins')
-  .option('--json', 'print an object for machines');
+const command = commandLine('status', 'Shows where the messages are, from the queue to user_logins').option(
+  '--json',
+  'print an object for machines',
+);
 
 await runCommand(async () => {
   const { json } = command.parse().opts<{ json?: boolean }>();

@@ -1,14 +1,14 @@
-import { Command } from 'commander';
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
 import { describe } from '../errors.ts';
 import { createLogger } from '../log.ts';
 import { runWorker, runWorkerOnce } from '../work/worker.ts';
-import { runCommand } from './command.ts';
+import { commandLine, runCommand } from './command.ts';
 import { stopSignal } from './signals.ts';
 
-const command = new Command('worker')
-  .description('Masks staged batches, deletes their messages from SQS, and keeps house')
-  .option('--once', 'work until no job is due, then exit');
+const command = commandLine(
+  'worker',
+  'Masks staged batches, deletes their messages from SQS, and keeps house',
+).option('--once', 'work until no job is due, then exit');
 
 await runCommand(async () => {
   const { once } = command.parse().opts<{ once?: boolean }>();

@@ -3,8 +3,6 @@
  *
  * Set TEST_DATABASE_URL to a superuser of another cluster (a Postgres 16, say) to test there instead.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { TestProject } from 'vitest/node';
 import { migrate } from '../../src/database/migrate.ts';
@@ -18,6 +16,7 @@ import {
 import { placeForData } from '../../src/local/os-user.ts';
 import { startPostgres } from '../../src/local/postgres.ts';
 import { createLogger } from '../../src/log.ts';
+import { makePlace, removePlace } from './place.ts';
 
 declare module 'vitest' {
   export interface ProvidedContext {
@@ -41,7 +40,7 @@ const SETTINGS = {
 };
 
 export async function setup(project: TestProject): Promise<() => Promise<void>> {
-  const directory = mkdtempSync(path.join(tmpdir(), 'masked-logins-test-'));
+  const directory = makePlace();
   const passwords = randomPasswords();
   const given = process.env['TEST_DATABASE_URL'];
   const postgresLog = path.join(directory, 'postgres.log');
@@ -73,6 +72,6 @@ export async function setup(project: TestProject): Promise<() => Promise<void>> 
   project.provide('postgresLog', postgresLog);
   return async () => {
     await postgres?.stop();
-    rmSync(directory, { recursive: true, force: true });
+    await removePlace(directory);
   };
 }

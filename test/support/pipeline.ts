@@ -1,15 +1,14 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SendMessageBatchCommand, SQSClient } from '@aws-sdk/client-sqs';
 import type pg from 'pg';
 import { childEnvironment } from '../../src/config.ts';
 import { createPool } from '../../src/database/pool.ts';
-import { removeData, startStack, type Stack } from '../../src/local/stack.ts';
+import { startStack, type Stack } from '../../src/local/stack.ts';
 import { createLogger } from '../../src/log.ts';
+import { makePlace, removePlace } from './place.ts';
 
 const ROOT = path.join(import.meta.dirname, '../..');
 const POLL_MS = 50;
@@ -32,7 +31,7 @@ export interface Run {
 }
 
 export async function startPipeline(): Promise<Pipeline> {
-  const localDir = mkdtempSync(path.join(tmpdir(), 'masked-logins-pipeline-'));
+  const localDir = makePlace();
   const stack = await startStack({ localDir, persistent: false, log: createLogger('silent') });
   const superuser = createPool(stack.file.urls.superuser, { max: 2, applicationName: 'test' });
   const client = new SQSClient({
@@ -78,8 +77,7 @@ export async function startPipeline(): Promise<Pipeline> {
       client.destroy();
       await superuser.end();
       await stack.stop();
-      await removeData(localDir);
-      rmSync(localDir, { recursive: true, force: true });
+      await removePlace(localDir);
     },
   };
 }

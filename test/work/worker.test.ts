@@ -118,7 +118,7 @@ test('a running worker goes on after its connections are cut, and stops when tol
   const second = await stageOne(event(5));
   await until(async () => (await ledgerOf(second)).acked_at !== null);
   stop.abort();
-  await worker;
+  await expect(worker).resolves.toBeUndefined();
 });
 
 test('a database that is sealed while the worker runs is unsealed by its next batch', async () => {
@@ -130,7 +130,7 @@ test('a database that is sealed while the worker runs is unsealed by its next ba
   const second = await stageOne(event(7));
   await until(async () => (await ledgerOf(second)).acked_at !== null);
   stop.abort();
-  await worker;
+  await expect(worker).resolves.toBeUndefined();
 });
 
 test('a login that Postgres refuses ends the worker at once', async () => {
