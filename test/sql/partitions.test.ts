@@ -1,0 +1,115 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { maskAll, message } from '../support/staging.ts';
+import { sqlstate } from '../support/sqlstate.ts';
+
+let db: TestDatabase;
+beforeAll(async () => {
+  db = await createTestDatabase();
+});
+afterAll(() => db.drop());
+
+const maintain = async (monthsAhead: number | null): Promise<number> => {
+  const { rows } = await db
+    .pool('worker')
+    .query<{ made: number }>('select staging.maintain_partitions(months_ahead => $1) as made', [monthsAhead]);
+  return rows[0]!.made;
+};
+
+/** The first moment of a month relative to this one, by the database's clock, in milliseconds. */
+async function monthStart(offset: number): Promise<number> {
+  const { rows } = await db.superuser.query<{ ms: string }>(
+    `select extract(epoch from (date_trunc('month', now() at time zone 'UTC') + make_interval(months => $1))
+       at time zone 'UTC') * 1000 as ms`,
+    [offset],
+  );
+  return Number(rows[0]!.ms);
+}
+
+async function partitionOf(id: string): Promise<string> {
+  const { rows } = await db.superuser.query<{ name: string }>(
+    'select tableoid::regclass::text as name from public.user_logins where message_id = $1',
+    [id],
+  );
+  return rows[0]!.name;
+}
+
+const nameOf = (start: number): string =>
+  `user_logins_${new Date(start).toISOString().slice(0, 7).replace('-', '_')}`;
+
+async function load(sentAt: number): Promise<string> {
+  const login = { ...message(), sentAt };
+  await maskAll(db, [login]);
+  return login.id;
+}
+
+test('last month, this month and three more have a partition from the beginning', async () => {
+  for (const offset of [-1, 0, 1, 2, 3]) {
+    const start = await monthStart(offset);
+    expect(await partitionOf(await load(start))).toMatch(new RegExp(`${nameOf(start)}$`));
+  }
+});
+
+test('a month ends a millisecond before the next one begins, in UTC', async () => {
+  const [start, next] = [await monthStart(0), await monthStart(1)];
+  expect(await partitionOf(await load(next - 1))).toMatch(new RegExp(`${nameOf(start)}$`));
+});
+
+test('a login of any other time goes to the default partition', async () => {
+  for (const sentAt of [0, await monthStart(-2), await monthStart(200)]) {
+    expect(await partitionOf(await load(sentAt))).toMatch(/user_logins_default$/);
+  }
+});
+
+test('partitions are made ahead, and the rows that were too early move into them unchanged', async () => {
+  const start = await monthStart(5);
+  const early = await load(start);
+  const beyond = await load(await monthStart(7));
+  const row = 'select * from public.user_logins where message_id = $1';
+  const { rows: before } = await db.superuser.query(row, [early]);
+
+  expect(await maintain(6)).toBe(3);
+
+  expect(await partitionOf(early)).toMatch(new RegExp(`${nameOf(start)}$`));
+  expect((await db.superuser.query(row, [early])).rows).toEqual(before);
+  expect(await partitionOf(beyond)).toMatch(/user_logins_default$/);
+  expect(await maintain(6)).toBe(0);
+});
+
+test('a message that comes again after its row has moved is still a duplicate', async () => {
+  const login = { ...message(), sentAt: await monthStart(8) };
+  await maskAll(db, [login]);
+  await maintain(8);
+  await maskAll(db, [login]);
+  const { rowCount } = await db.superuser.query('select from public.user_logins where message_id = $1', [
+    login.id,
+  ]);
+  expect(rowCount).toBe(1);
+});
+
+test('two at once make each partition once', async () => {
+  const made = await Promise.all([maintain(10), maintain(10)]);
+  expect(made.sort()).toEqual([0, 2]);
+});
+
+test('every partition has the primary key and the settings of its table, and grants nobody anything', async () => {
+  const { rows } = await db.superuser.query(
+    `select p.relname, p.relowner::regrole::text as owner, p.relacl::text as acl,
+            (select array_agg(pg_get_indexdef(i.indexrelid)
+               ~ 'USING btree \\(user_id, create_date, message_id\\)') from pg_index i where i.indrelid = p.oid) as keys
+       from pg_inherits h join pg_class p on p.oid = h.inhrelid
+      where h.inhparent = 'public.user_logins'::regclass`,
+  );
+  expect(rows.length).toBeGreaterThan(5);
+  for (const { owner, acl, keys } of rows) {
+    expect({ owner, acl, keys }).toEqual({ owner: 'logins_owner', acl: null, keys: [true] });
+  }
+});
+
+test.each([-1, 121, null])('%s months ahead is out of range', async (months) => {
+  expect(await sqlstate(maintain(months))).toBe('22023');
+});
+
+test('this month alone is in range', async () => {
+  expect(await maintain(0)).toBe(0);
+});

@@ -1,0 +1,132 @@
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { close, mask, maskAll, message, stage } from '../support/staging.ts';
+import { sqlstate } from '../support/sqlstate.ts';
+
+let db: TestDatabase;
+beforeAll(async () => {
+  db = await createTestDatabase();
+});
+beforeEach(async () => {
+  await db.superuser.query(`
+    truncate staging.batches, staging.raw_messages, staging.workers, staging.quarantine, public.user_logins;
+    update staging.totals set batches = 0, inserted = 0, duplicates = 0, quarantined = 0, lost_batches = 0`);
+});
+afterAll(() => db.drop());
+
+async function status(): Promise<Record<string, unknown>> {
+  return (await db.pool('auditor').query('select * from staging.status()')).rows[0];
+}
+
+const clean = async (keep?: string | null): Promise<number> => {
+  const call = keep === undefined ? 'staging.clean_ledger()' : 'staging.clean_ledger(keep => $1::interval)';
+  const { rows } = await db
+    .pool('worker')
+    .query(`select ${call} as removed`, keep === undefined ? [] : [keep]);
+  return rows[0].removed;
+};
+
+/** A history with something of everything: three batches acknowledged, one lost, one masked, one staged. */
+async function makeHistory(): Promise<void> {
+  const [again, malformed] = [message(), message('no JSON')];
+  for (const messages of [[again, message(), malformed], [again, message()], [malformed]]) {
+    await close(db, (await maskAll(db, messages)).batchId);
+  }
+  const lost = await stage(db, [message()]);
+  await db.superuser.query('truncate staging.raw_messages');
+  await mask(db, lost);
+  await maskAll(db, [message()]);
+  await stage(db, [message(), message()]);
+}
+
+const age = (interval: string) =>
+  db.superuser.query(
+    `update staging.batches set acked_at = acked_at - $1::interval, lost_at = lost_at - $1::interval,
+            staged_at = staged_at - $1::interval, masked_at = masked_at - $1::interval`,
+    [interval],
+  );
+
+test('the status of an empty database is zeros, unsealed, and five keys', async () => {
+  expect(await status()).toMatchObject({
+    staged_rows: '0',
+    oldest_unmasked_seconds: null,
+    open_batches: '0',
+    batches: '0',
+    loaded: '0',
+    duplicates: '0',
+    quarantined: '0',
+    in_quarantine: '0',
+    lost_batches: '0',
+    sealed: false,
+    keys: expect.arrayContaining([
+      { purpose: 'token', field: 'ip', version: expect.any(Number), state: 'active' },
+    ]),
+  });
+});
+
+test('the status adds everything up', async () => {
+  await makeHistory();
+  const figures = await status();
+  expect(figures).toMatchObject({
+    staged_rows: '2',
+    open_batches: '2',
+    batches: '6',
+    loaded: '4',
+    duplicates: '2',
+    quarantined: '1',
+    in_quarantine: '1',
+    lost_batches: '1',
+  });
+  expect(figures['oldest_unmasked_seconds']).toBeGreaterThan(0);
+});
+
+test('the backlog is what is staged and neither masked nor lost', async () => {
+  await makeHistory();
+  const { rows } = await db.pool('loader').query('select * from staging.backlog()');
+  expect(rows).toEqual([
+    { staged_rows: '2', oldest_staged_at: expect.any(Date), oldest_age_seconds: expect.any(Number) },
+  ]);
+});
+
+test('cleaning the ledger removes what ended long ago, and the status stays the same', async () => {
+  await makeHistory();
+  await age('31 days');
+  const { oldest_unmasked_seconds: _, ...before } = await status();
+  expect(await clean()).toBe(4);
+  const { rows } = await db.superuser.query('select count(*)::int as left from staging.batches');
+  expect(rows).toEqual([{ left: 2 }]);
+  expect(await status()).toMatchObject(before);
+  expect(await clean()).toBe(0);
+  expect(await status()).toMatchObject(before);
+});
+
+test('cleaning the ledger keeps what ended lately and what has not ended', async () => {
+  await makeHistory();
+  await age('29 days');
+  expect(await clean()).toBe(0);
+  expect(await clean('28 days')).toBe(4);
+});
+
+test.each(['59 minutes', '-1 day', null])('keeping for %s is out of range', async (keep) => {
+  expect(await sqlstate(clean(keep))).toBe('22023');
+});
+
+test('cleaning the ledger forgets workers that were not seen for a day', async () => {
+  await db.superuser.query(
+    `insert into staging.workers values ('old', now() - interval '25 hours'), ('new', now() - interval '23 hours')`,
+  );
+  await clean();
+  const { rows } = await db.superuser.query('select worker_id from staging.workers');
+  expect(rows).toEqual([{ worker_id: 'new' }]);
+});
+
+test('a batch acknowledged after it was thought lost counts once', async () => {
+  const { batchId } = await maskAll(db, [message()]);
+  await db.superuser.query('truncate staging.raw_messages');
+  await mask(db, batchId);
+  await close(db, batchId);
+  await age('31 days');
+  const before = await status();
+  expect(await clean()).toBe(1);
+  expect(await status()).toMatchObject({ ...before, batches: '1', loaded: '1' });
+});
