@@ -1,0 +1,174 @@
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { factsOf, ROLES, type About } from './catalogs.ts';
+
+const EXPECTED = readFileSync(path.join(import.meta.dirname, 'privileges.expected.txt'), 'utf8');
+
+let db: TestDatabase;
+beforeAll(async () => {
+  db = await createTestDatabase();
+});
+afterAll(() => db.drop());
+
+function expectedOf(about: About): string[] {
+  const section = EXPECTED.split(/^# /m).find((each) => each.startsWith(`${about}\n`));
+  return section!.trim().split('\n').slice(1);
+}
+
+async function rowsOf(query: string, values: unknown[] = []): Promise<unknown[]> {
+  return (await db.superuser.query(query, values)).rows;
+}
+
+test.each([
+  ['every schema, table, view, sequence and function has the owner that the list says', 'owners'],
+  ['nobody has a grant that is not in the list, PUBLIC included', 'grants'],
+  ['no role is in another that is not in the list', 'memberships'],
+  ['no role can do, in the end, what is not in the list', 'abilities'],
+] as const)('%s', async (_, about) => {
+  expect(await factsOf(db.superuser, about)).toEqual(expectedOf(about));
+});
+
+test.each([
+  'grant select on masking.vault to logins_analyst',
+  'grant select (token) on masking.vault to logins_auditor',
+  'grant usage on schema crypto to logins_custodian',
+  'grant execute on function masking.unwrapped(bytea) to public',
+  'alter default privileges in schema staging grant select on tables to logins_worker',
+  'grant update on sequence graphile_worker.tasks_id_seq to logins_loader',
+  'create table public.stray (); grant insert on public.stray to public',
+  'revoke usage on schema public from public',
+])('the list notices: %s', async (change) => {
+  const client = await db.superuser.connect();
+  await client.query(`begin; ${change}`);
+  const facts = await factsOf(client, 'grants');
+  await client.query('rollback');
+  client.release();
+  expect(facts).not.toEqual(expectedOf('grants'));
+});
+
+test('the roles are groups that nobody logs in as and that have no power over the cluster', async () => {
+  const roles = await rowsOf(
+    `select rolname as role from pg_roles
+      where rolname = any ($1) and not (rolcanlogin or rolsuper or rolbypassrls or rolcreaterole or rolcreatedb or rolreplication)
+      order by array_position($1, rolname::text)`,
+    [ROLES],
+  );
+  expect(roles).toEqual(ROLES.map((role) => ({ role })));
+});
+
+test('no other role begins with logins_', async () => {
+  const roles = await rowsOf(
+    `select rolname from pg_roles where rolname ~ '^logins_' and rolname <> all ($1)`,
+    [ROLES],
+  );
+  expect(roles).toEqual([]);
+});
+
+test("the roles have nothing outside our schemas: not in Postgres's own, on languages, parameters or large objects", async () => {
+  const strays = await rowsOf(
+    `select d.refobjid::regrole::text as role, d.classid::regclass::text as catalog, d.objid, d.deptype
+       from pg_shdepend d
+      where d.refclassid = 'pg_authid'::regclass and d.refobjid::regrole::text = any ($1)
+        and d.dbid = (select oid from pg_database where datname = current_database())
+        and d.classid not in ('pg_namespace'::regclass, 'pg_class'::regclass, 'pg_proc'::regclass, 'pg_default_acl'::regclass)
+        and not (d.classid = 'pg_type'::regclass and d.deptype = 'o')`,
+    [ROLES],
+  );
+  expect(strays).toEqual([]);
+  expect(await rowsOf('select * from pg_parameter_acl')).toEqual([]);
+});
+
+test('no role may create in the database', async () => {
+  const roles = await rowsOf(
+    `select r.role from unnest($1::text[]) r (role) where has_database_privilege(r.role, current_database(), 'create')`,
+    [ROLES],
+  );
+  expect(roles).toEqual([]);
+});
+
+describe('every function of ours', () => {
+  const OURS = `from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname in ('public', 'staging', 'masking', 'unmask', 'audit')`;
+
+  test('is there, so that the rest here looks at something', async () => {
+    expect((await rowsOf(`select p.proname ${OURS}`)).length).toBeGreaterThan(25);
+  });
+
+  test.each([
+    ['belongs to logins_owner', `p.proowner <> 'logins_owner'::regrole`],
+    ['is closed to PUBLIC', `has_function_privilege('public', p.oid, 'execute')`],
+    [
+      'that has its owner’s rights has a search_path that nobody can shadow',
+      `p.prosecdef and not coalesce(p.proconfig && array['search_path=pg_catalog, pg_temp', 'search_path=""'], false)`,
+    ],
+    [
+      'in plpgsql has that search_path, too',
+      `p.prolang = (select oid from pg_language where lanname = 'plpgsql')
+       and not coalesce(p.proconfig && array['search_path=pg_catalog, pg_temp', 'search_path=""'], false)`,
+    ],
+    [
+      'has no namesake',
+      `(select count(*) from pg_proc o where (o.proname, o.pronamespace) = (p.proname, p.pronamespace)) > 1`,
+    ],
+    ['has a comment', `obj_description(p.oid, 'pg_proc') is null`],
+    [
+      'that reads keys is not immutable: the planner would fold a key into EXPLAIN',
+      `p.provolatile = 'i' and p.prosrc ~ '(masking|staging|public)\\.\\w+ '`,
+    ],
+  ])('%s', async (_, fault) => {
+    expect(await rowsOf(`select p.proname ${OURS} and (${fault})`)).toEqual([]);
+  });
+});
+
+describe('tables', () => {
+  const OURS = `from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname in ('public', 'staging', 'masking', 'unmask', 'audit') and c.relkind in ('r', 'p', 'v', 'm')`;
+
+  test('all have a comment, but for the partitions', async () => {
+    const without = `select c.relname ${OURS} and not c.relispartition and obj_description(c.oid, 'pg_class') is null`;
+    expect(await rowsOf(without)).toEqual([]);
+  });
+
+  test('with secrets have row-level security and no policy, so that pg_read_all_data sees no row', async () => {
+    const secured = `select n.nspname || '.' || c.relname as name ${OURS} and c.relrowsecurity order by 1`;
+    expect(await rowsOf(secured)).toEqual(
+      ['masking.kek', 'masking.keys', 'masking.vault', 'staging.quarantine', 'staging.raw_messages'].map(
+        (name) => ({ name }),
+      ),
+    );
+    expect(
+      await rowsOf(`select polname from pg_policy where polrelid::regclass::text !~ '^graphile_worker'`),
+    ).toEqual([]);
+  });
+
+  test('with what is in the clear are unlogged, and no others', async () => {
+    const unlogged = `select n.nspname || '.' || c.relname as name ${OURS} and c.relpersistence <> 'p' order by 1`;
+    expect(await rowsOf(unlogged)).toEqual([{ name: 'masking.kek' }, { name: 'staging.raw_messages' }]);
+  });
+
+  test('have no statistics on columns with content, because statistics are logged', async () => {
+    const columns = `select n.nspname || '.' || c.relname || '.' || a.attname as name
+      ${OURS.replace('where', `join pg_attribute a on a.attrelid = c.oid where a.attnum > 0 and a.attstattarget = 0 and`)}
+      order by 1`;
+    expect(await rowsOf(columns)).toEqual(
+      [
+        'masking.kek.kek',
+        'masking.keys.wrapped',
+        'masking.vault.ciphertext',
+        'staging.quarantine.body',
+        'staging.raw_messages.body',
+        'staging.raw_messages.message_id',
+        'staging.raw_messages.receipt_handle',
+      ].map((name) => ({ name })),
+    );
+    expect(await rowsOf('select stxname from pg_statistic_ext')).toEqual([]);
+  });
+
+  test('views that show masked data are security barriers', async () => {
+    const open = `select c.relname ${OURS} and c.relkind = 'v' and n.nspname = 'public'
+      and not coalesce('security_barrier=true' = any (c.reloptions), false)`;
+    expect(await rowsOf(open)).toEqual([]);
+  });
+});
