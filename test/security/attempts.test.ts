@@ -1,0 +1,152 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { StackLogin } from '../../src/config.ts';
+import { createPool } from '../../src/database/pool.ts';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { sqlstate } from '../support/sqlstate.ts';
+import { event, inTransaction, maskAll, message, stage } from '../support/staging.ts';
+
+const LOGINS = ['loader', 'worker', 'analyst', 'unmasker', 'approver', 'custodian', 'auditor'] as const;
+const SECRETS = [
+  'masking.keys',
+  'masking.kek',
+  'masking.vault',
+  'staging.quarantine',
+  'staging.raw_messages',
+];
+const READER = 'test_reads_all_data';
+
+let db: TestDatabase;
+let batchId: string;
+beforeAll(async () => {
+  db = await createTestDatabase();
+  await maskAll(db, [message(event({ user_id: 'somebody' })), message('no JSON')]);
+  batchId = await stage(db, [message()]);
+});
+afterAll(() => db.drop());
+
+const attempt = (login: StackLogin, statement: string): Promise<string> =>
+  sqlstate(db.pool(login).query(statement.replaceAll('$batch', `'${batchId}'`)));
+
+async function attempts(logins: readonly StackLogin[], statements: readonly string[]): Promise<string[]> {
+  const outcomes: string[] = [];
+  for (const login of logins) {
+    for (const statement of statements)
+      outcomes.push(`${await attempt(login, statement)} ${login}: ${statement}`);
+  }
+  return outcomes;
+}
+
+const withState = (outcomes: string[], state: string) =>
+  outcomes.filter((each) => each.startsWith(`${state} `));
+
+const except = (...logins: StackLogin[]) => LOGINS.filter((login) => !logins.includes(login));
+
+/** What only the logins named may do; all others are refused. */
+const RESERVED: [string[], string[]][] = [
+  [SECRETS.map((table) => `select from ${table}`), []],
+  [SECRETS.map((table) => `delete from ${table}`), []],
+  [['select from staging.inbox', 'select from masking.kek_inlet'], []],
+  [['select from staging.batches', 'select from staging.totals'], ['auditor']],
+  [['select from staging.workers', 'update staging.batches set lost_at = now()'], []],
+  [['select from public.user_logins', 'select from public.user_logins_compat'], ['analyst', 'unmasker']],
+  [['select from public.user_logins_default', 'delete from public.user_logins', 'truncate public.user_logins'], []],
+  [[`insert into public.user_logins values ('u', now(), gen_random_uuid())`, 'create table public.mine ()'], []],
+  [['select masking.mask_batch($batch)', 'select staging.heartbeat($batch)', 'select staging.sweep_batches()'], ['worker']],
+  [['select staging.clean_ledger()', 'select staging.maintain_partitions()', 'select from graphile_worker.jobs'], ['worker']],
+  [['select masking.is_sealed()'], ['worker', 'custodian']],
+  [['select staging.status()'], ['worker', 'custodian', 'auditor']],
+  [['select staging.backlog()'], ['loader', 'worker', 'auditor']],
+  [[`select masking.active_key('token', 'ip')`, `select masking.create_key('token', 'ip')`, 'select masking.unwrapped(null)'], []],
+  [['select masking.mask_rows($batch, false)', `select masking.padded('x')`, `select masking.token_of('x', 1)`], []],
+  [['select crypto.gen_random_bytes(1)', `select crypto.hmac('a', 'b', 'sha256')`, `select crypto.pgp_sym_decrypt('', '')`], []],
+  [['create table graphile_worker.mine (); drop table graphile_worker.mine'], ['worker']],
+  [['set role logins_owner', 'create schema mine', 'create role logins_mine', 'set session_replication_role = replica'], []],
+]; // prettier-ignore
+
+test.each(RESERVED)('%j is for %j and for nobody else', async (statements, allowed) => {
+  const others = await attempts(except(...(allowed as StackLogin[])), statements);
+  expect(withState(others, '42501')).toEqual(others);
+  const theirs = await attempts(allowed as StackLogin[], statements);
+  expect(withState(theirs, 'none')).toEqual(theirs);
+});
+
+test('sealing and submitting are refused to all but custodian and loader', async () => {
+  const others = [
+    ...(await attempts(except('custodian'), ['select masking.seal()'])),
+    ...(await attempts(except('loader'), [
+      'select staging.submit_batch($batch, 1)',
+      'copy staging.inbox from stdin',
+    ])),
+    ...(await attempts(except('worker'), ['select staging.close_batch($batch)'])),
+  ];
+  expect(withState(others, '42501')).toEqual(others);
+  expect(await attempt('loader', 'select staging.submit_batch($batch, 1)')).toBe('ML011');
+});
+
+test('a loader gets nothing back of what it puts in', async () => {
+  const insert = `insert into staging.inbox values ($batch, gen_random_uuid(), 'r', now(), 1, 'b')`;
+  expect(await attempt('loader', `${insert} returning body`)).toBe('42501');
+  expect(await attempt('loader', `begin; ${insert}; rollback`)).toBe('none');
+});
+
+describe('a login with pg_read_all_data', () => {
+  test('reads no row of keys, vault, quarantine and staging', async () => {
+    await db.superuser.query(
+      `drop role if exists ${READER}; create role ${READER} login password 'reader' in role pg_read_all_data`,
+    );
+    const url = new URL(db.urls.analyst);
+    url.username = READER;
+    url.password = 'reader';
+    const reader = createPool(url.toString(), { max: 1, applicationName: 'test reader' });
+    try {
+      for (const table of [...SECRETS, 'staging.inbox', 'masking.kek_inlet']) {
+        const { rows } = await reader.query(`select count(*)::int as n from ${table}`);
+        expect({ table, rows }).toEqual({ table, rows: [{ n: 0 }] });
+      }
+      // It does read what has no row-level security: the test would not notice a login that reads nothing.
+      expect((await reader.query('select from public.user_logins')).rowCount).toBeGreaterThan(0);
+      expect(await sqlstate(reader.query(`select crypto.gen_random_bytes(1)`))).toBe('none');
+      expect(await sqlstate(reader.query(`select masking.active_key('token', 'ip')`))).toBe('42501');
+    } finally {
+      await reader.end();
+      await db.superuser.query(`drop role ${READER}`);
+    }
+    for (const table of SECRETS) {
+      expect((await db.superuser.query(`select from ${table}`)).rowCount).toBeGreaterThan(0);
+    }
+  });
+});
+
+/** Code of the worker's own that notes with whose rights it runs. */
+const SPIES = {
+  trigger: `
+    create function graphile_worker.spy() returns trigger language plpgsql
+      as $$ begin insert into graphile_worker.seen values (current_user); return new; end $$;
+    create trigger spy before insert or update on graphile_worker._private_jobs
+      for each row execute function graphile_worker.spy()`,
+  function: `
+    create or replace function graphile_worker.force_unlock_workers(worker_ids text[]) returns void language sql
+      as $$ insert into graphile_worker.seen values (current_user) $$;
+    update graphile_worker._private_jobs set locked_by = 'dead', locked_at = now() - interval '1 hour'`,
+};
+
+// Reported: functions with logins_owner's rights call functions and write tables that logins_worker owns, so whoever
+// has the worker's login runs code of its own as logins_owner and reads keys, vault and logins. To mend: let what
+// touches graphile_worker run as logins_worker (SECURITY DEFINER functions that logins_worker owns).
+test.fails.each([
+  ['a trigger on its queue', SPIES.trigger, `select staging.sweep_batches('0 seconds')`],
+  ['a function in its schema', SPIES.function, `select staging.heartbeat('w')`],
+])('a worker does not get the rights of logins_owner by %s', async (_, spy, call) => {
+  const seen = await inTransaction(db.pool('worker'), async (client) => {
+    await client.query(`set local role logins_worker;
+      create table graphile_worker.seen (who text);
+      alter table graphile_worker._private_jobs disable row level security;
+      ${spy};
+      ${call.includes('sweep') ? 'delete from graphile_worker._private_jobs' : ''}`);
+    await client.query(call);
+    const { rows } = await client.query<{ who: string }>('select distinct who from graphile_worker.seen');
+    await client.query('rollback; begin');
+    return rows;
+  });
+  expect(seen).toEqual([{ who: 'logins_worker' }]);
+});
