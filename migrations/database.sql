@@ -1,5 +1,5 @@
 -- What only a role with CREATE on the database can make: schemas, the extension, and the bookkeeping tables
--- of graphile-migrate and graphile-worker, so that logins_owner and logins_worker can do the rest without it.
+-- of graphile-migrate and graphile-worker, so that logins_owner can do the rest without it.
 --
 -- Run by `npm run migrate` after roles.sql. May be run again.
 
@@ -8,7 +8,7 @@ create schema if not exists staging authorization logins_owner;
 create schema if not exists masking authorization logins_owner;
 create schema if not exists unmask authorization logins_owner;
 create schema if not exists audit authorization logins_owner;
-create schema if not exists graphile_worker authorization logins_worker;
+create schema if not exists graphile_worker authorization logins_owner;
 create schema if not exists graphile_migrate authorization logins_owner;
 
 create extension if not exists pgcrypto schema crypto;
@@ -63,9 +63,6 @@ create table if not exists graphile_migrate.current (
   content text not null,
   date timestamptz not null default now()
 );
-
-reset role;
-set role logins_worker;
 
 -- The shape is graphile-worker's own: where this table exists, it makes no schema.
 create table if not exists graphile_worker.migrations (

@@ -9,13 +9,13 @@ declare
   role_name text;
 begin
   -- Since Postgres 16 whoever has CREATEROLE gets no more than ADMIN on the roles it makes; the migrations
-  -- must also act as logins_owner and logins_worker.
+  -- must also act as logins_owner.
   perform set_config('createrole_self_grant', 'set, inherit', true);
 
   foreach role_name in array array[
-    'logins_owner',      -- owns every object but graphile-worker's
+    'logins_owner',      -- owns every object
     'logins_loader',     -- puts raw messages in, and can read nothing
-    'logins_worker',     -- owns graphile_worker, and runs the masking it cannot look into
+    'logins_worker',     -- runs jobs, and the masking it cannot look into
     'logins_analyst',    -- reads user_logins
     'logins_unmasker',   -- requests and reveals values, on the record
     'logins_approver',   -- approves what others request
@@ -30,11 +30,6 @@ begin
   -- An unmasker may do what an analyst may.
   if not pg_has_role('logins_unmasker', 'logins_analyst', 'usage') then
     grant logins_analyst to logins_unmasker;
-  end if;
-
-  -- graphile-worker's tables let in nobody but their owner's members; functions of logins_owner add jobs.
-  if not pg_has_role('logins_owner', 'logins_worker', 'usage') then
-    grant logins_worker to logins_owner;
   end if;
 end
 $$;

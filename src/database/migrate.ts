@@ -49,7 +49,7 @@ export async function prepared(
     await client.query('set client_min_messages = warning');
     await client.query(await readFile(path.join(MIGRATIONS, 'roles.sql'), 'utf8'));
     await client.query(await readFile(path.join(MIGRATIONS, 'database.sql'), 'utf8'));
-    await migrateGraphileWorker(asRole(connectionString, 'logins_worker'), log);
+    await migrateGraphileWorker(asRole(connectionString, 'logins_owner'), log);
     await then(client);
   } catch (error) {
     throw explained(error);
@@ -87,6 +87,7 @@ async function migrateGraphileWorker(connectionString: string, log: Logger): Pro
   const pool = createPool(connectionString, { max: 2, applicationName: 'masked-logins migrate' });
   try {
     await graphileWorker.runMigrations({ pgPool: pool, logger: libraryLogger(graphileWorker.Logger, log) });
+    await pool.query(await readFile(path.join(MIGRATIONS, 'graphile_worker.sql'), 'utf8'));
   } finally {
     await pool.end();
   }

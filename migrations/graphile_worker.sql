@@ -1,0 +1,31 @@
+-- What a worker may do in graphile-worker's schema: use its tables and functions, and own none of them.
+--
+-- graphile-worker expects to be run by the owner of its tables. But functions of logins_owner add jobs, and triggers on
+-- the tables they add them to run as logins_owner: whoever owned the tables could plant one there and read every key
+-- (tried, and it worked). So logins_owner owns them, and a policy on each table lets logins_worker through its
+-- row-level security.
+--
+-- Run by `npm run migrate` after graphile-worker's own migrations, as logins_owner. May be run again.
+
+do $$
+declare
+  queue_table regclass;
+begin
+  for queue_table in
+    select c.oid from pg_catalog.pg_class c
+     where c.relnamespace = 'graphile_worker'::regnamespace and c.relkind = 'r' and c.relrowsecurity
+  loop
+    if not exists (
+      select from pg_catalog.pg_policy p where p.polrelid = queue_table and p.polname = 'logins_worker'
+    ) then
+      execute format('create policy logins_worker on %s to logins_worker using (true) with check (true)', queue_table);
+    end if;
+  end loop;
+end
+$$;
+
+grant usage on schema graphile_worker to logins_worker;
+grant select, insert, update, delete on all tables in schema graphile_worker to logins_worker;
+grant usage on all sequences in schema graphile_worker to logins_worker;
+revoke execute on all functions in schema graphile_worker from public;
+grant execute on all functions in schema graphile_worker to logins_worker;
