@@ -1,0 +1,2481 @@
+--! Previous: sha1:8a53e06509bf1e8ff1ad50626eb9d0957c1b208c
+--! Hash: sha1:415c4b46a4aaa69bdb328115003b8dd806a31865
+--! Message: reveal, rotate, erase
+
+--! Included tables/public.user_logins.sql
+-- The logins, masked: what analysts read.
+--
+-- create_date is the moment SQS took the message. It stays the same when SQS delivers again, so the primary key
+-- makes loading idempotent. There is no CHECK: its error message would print the row.
+create table if not exists public.user_logins (
+  user_id text not null,
+  create_date timestamptz not null,
+  message_id uuid not null,
+  device_type text,
+  masked_ip uuid,
+  masked_device_id uuid,
+  locale text,
+  app_version text,
+  loaded_at timestamptz not null default now(),
+  primary key (user_id, create_date, message_id)
+)
+partition by range (create_date);
+
+-- Catches what no month's partition takes, so that no login is ever refused for its date.
+create table if not exists public.user_logins_default partition of public.user_logins default;
+
+-- Which logins share a device or an address is what analysts ask, and whether anybody still refers to a value is what
+-- erasure asks.
+create index if not exists user_logins_masked_ip on public.user_logins (masked_ip);
+create index if not exists user_logins_masked_device_id on public.user_logins (masked_device_id);
+
+comment on table public.user_logins is 'Login events with ip and device_id masked; one row a message';
+comment on column public.user_logins.user_id is 'Who logged in, as the event says it';
+comment on column public.user_logins.create_date is 'When SQS took the message (SentTimestamp), UTC';
+comment on column public.user_logins.message_id is 'The SQS message, or a UUID derived from its id';
+comment on column public.user_logins.masked_ip is 'Token of the address: equal addresses have equal tokens; the first byte is the key''s version';
+comment on column public.user_logins.masked_device_id is 'Token of the device id: equal ids have equal tokens; the first byte is the key''s version';
+comment on column public.user_logins.app_version is 'The whole version string';
+comment on column public.user_logins.loaded_at is 'When the row was masked and loaded';
+--! EndIncluded tables/public.user_logins.sql
+--! Included tables/masking.retokened.sql
+-- What became of tokens when their token key was rotated. Keeps requests and notes of before the rotation good.
+create table if not exists masking.retokened (
+  old_token uuid primary key,
+  new_token uuid not null
+);
+
+create index if not exists retokened_new_token on masking.retokened (new_token);
+
+alter table masking.retokened enable row level security;
+
+comment on table masking.retokened is 'Old tokens and the ones that rotations replaced them with; kept until the old key is destroyed';
+--! EndIncluded tables/masking.retokened.sql
+--! Included tables/masking.rotations.sql
+-- Rotations of keys: how far each has come. A step moves on by some rows and commits, so that one that is killed goes
+-- on where it was.
+create table if not exists masking.rotations (
+  rotation_id bigint primary key generated always as identity,
+  purpose text not null check (purpose in ('token', 'cipher')),
+  field text not null check (field in ('ip', 'device_id', 'body')),
+  from_version integer not null,
+  to_version integer not null,
+  state text not null default 'running' check (state in ('running', 'paused', 'done')),
+  phase text not null check (phase in ('vault', 'logins', 'quarantine')),
+  position_token uuid,
+  position_user_id text,
+  position_create_date timestamptz,
+  position_message_id uuid,
+  rows_done bigint not null default 0,
+  problem text,
+  started_at timestamptz not null default now(),
+  started_by name not null default session_user,
+  finished_at timestamptz
+);
+
+create unique index if not exists rotations_one_at_a_time on masking.rotations (purpose, field) where state <> 'done';
+
+comment on table masking.rotations is 'Rotations of keys and how far each has come';
+comment on column masking.rotations.phase is 'vault, then logins, for a token key; vault or quarantine for a cipher key';
+comment on column masking.rotations.position_token is 'The last token, or the last message id in quarantine, that was done in this phase';
+comment on column masking.rotations.problem is 'Why the rotation paused itself; never a value';
+--! EndIncluded tables/masking.rotations.sql
+--! Included tables/masking.kek_history.sql
+-- Which key-encryption keys this database has had, by fingerprint: so that a wrong one can be told from an old one.
+create table if not exists masking.kek_history (
+  fingerprint bytea primary key,
+  since_at timestamptz not null default now(),
+  replaced_at timestamptz
+);
+
+alter table masking.kek_history enable row level security;
+
+comment on table masking.kek_history is 'Fingerprints of the key-encryption keys that were and are in use';
+comment on column masking.kek_history.fingerprint is 'HMAC-SHA256 under the key of a fixed text, cut to 8 bytes: tells nothing of the key';
+--! EndIncluded tables/masking.kek_history.sql
+--! Included tables/masking.next_kek_inlet.sql
+-- The way in for the key-encryption key that is to replace the present one: COPY masking.next_kek_inlet FROM STDIN
+-- (FORMAT binary), one column of 32 bytes. The trigger masking.receive_next_kek() rewraps the data keys.
+create or replace view masking.next_kek_inlet as
+select k.kek
+from masking.kek k
+where false;
+
+comment on view masking.next_kek_inlet is 'Write-only inlet that changes the key-encryption key';
+--! EndIncluded tables/masking.next_kek_inlet.sql
+--! Included tables/masking.erasures.sql
+-- Whose values are to be, or have been, erased, and how far that is. The logins stay, with null masks.
+create table if not exists masking.erasures (
+  erasure_id bigint primary key generated always as identity,
+  user_id text not null,
+  reason text not null,
+  requested_at timestamptz not null default clock_timestamp(),
+  requested_by name not null default session_user,
+  phase text not null default 'logins' check (phase in ('logins', 'quarantine', 'done')),
+  position_message_id uuid,
+  logins_cleared bigint not null default 0,
+  values_erased bigint not null default 0,
+  bodies_erased bigint not null default 0,
+  finished_at timestamptz
+);
+
+comment on table masking.erasures is 'Erasures of users and how far each has come';
+comment on column masking.erasures.logins_cleared is 'Logins whose masks were set to null';
+comment on column masking.erasures.values_erased is 'Vault entries that no other login referred to, deleted';
+comment on column masking.erasures.bodies_erased is 'Quarantined messages of the user, deleted';
+--! EndIncluded tables/masking.erasures.sql
+--! Included tables/masking.retention_policy.sql
+-- How long logins are kept: one row. No months means for ever.
+create table if not exists masking.retention_policy (
+  singleton boolean primary key default true check (singleton),
+  keep_months integer check (keep_months between 1 and 1200),
+  purge_position uuid
+);
+
+insert into masking.retention_policy (singleton) values (true) on conflict do nothing;
+
+comment on table masking.retention_policy is 'How many whole months logins are kept';
+comment on column masking.retention_policy.purge_position is 'How far a purge of the vault has come; null while none is under way';
+--! EndIncluded tables/masking.retention_policy.sql
+--! Included tables/audit.events.sql
+-- What happened, in the order in which it was committed: each row holds the hash of the one before, so that an edit,
+-- a removal or a new order shows (audit.verify). No plaintext, no key.
+create table if not exists audit.events (
+  event_id bigint primary key,
+  at timestamptz not null,
+  actor name not null,
+  action text not null,
+  details jsonb not null,
+  previous_hash bytea not null,
+  hash bytea not null
+);
+
+comment on table audit.events is 'Hash-chained record of requests, approvals, reveals, key actions and erasures; append-only';
+comment on column audit.events.actor is 'The login (session_user)';
+comment on column audit.events.hash is 'SHA-256 over previous_hash and the row (audit.hash_of)';
+
+-- The end of the chain: whoever appends locks this row until they commit, so that the chain's order is the order of
+-- commits; and a chain that ends before it has been cut off.
+create table if not exists audit.head (
+  singleton boolean primary key default true check (singleton),
+  event_id bigint not null,
+  hash bytea not null
+);
+
+insert into audit.head (event_id, hash) values (0, '\x') on conflict do nothing;
+
+comment on table audit.head is 'Number and hash of the last event';
+--! EndIncluded tables/audit.events.sql
+--! Included tables/unmask.policy.sql
+-- How much the members of a role may reveal. A login that is covered by several rows gets the one that allows most
+-- in a request. Changed by logins_owner (docs/dba-guide.md).
+create table if not exists unmask.policy (
+  role_name name primary key,
+  values_per_request integer not null check (values_per_request > 0),
+  values_per_day integer not null check (values_per_day > 0),
+  approval_above integer not null check (approval_above >= 0),
+  lifetime interval not null check (lifetime > interval '0' and lifetime <= interval '30 days')
+);
+
+insert into unmask.policy (role_name, values_per_request, values_per_day, approval_above, lifetime)
+values ('logins_unmasker', 10000, 50000, 100, interval '1 day')
+on conflict do nothing;
+
+comment on table unmask.policy is 'Limits of requests, by role';
+comment on column unmask.policy.values_per_day is 'Values that all members of the role together may request in a UTC day';
+comment on column unmask.policy.approval_above is 'A request for more values than this needs an approver';
+comment on column unmask.policy.lifetime is 'How long after a request its values can be revealed';
+--! EndIncluded tables/unmask.policy.sql
+--! Included tables/unmask.requests.sql
+-- Who wants to see which values and why: committed before anything is shown. Append-only (audit.refuse_change).
+create table if not exists unmask.requests (
+  request_id uuid primary key default gen_random_uuid(),
+  kind text not null check (kind in ('ip', 'device_id', 'user', 'body', 'find')),
+  tokens uuid[] not null,
+  reason text not null,
+  subject text,
+  requested_by name not null default session_user,
+  role_name name not null,
+  requested_at timestamptz not null default clock_timestamp(),
+  expires_at timestamptz not null,
+  needs_approval boolean not null,
+  xid xid8 not null default pg_current_xact_id(),
+  event_id bigint not null
+);
+
+comment on table unmask.requests is 'Requests to reveal values';
+comment on column unmask.requests.kind is 'What tokens holds: tokens of a field, of a user''s logins, ids of quarantined messages, or tokens to look for';
+comment on column unmask.requests.subject is 'The user whose values are requested, where kind is user; the field, where it is find';
+comment on column unmask.requests.role_name is 'The role whose policy applied';
+comment on column unmask.requests.xid is 'The transaction of the request: what it asks for is not shown in it';
+comment on column unmask.requests.event_id is 'The event in audit.events that holds the digest of this row';
+--! EndIncluded tables/unmask.requests.sql
+--! Included tables/unmask.approvals.sql
+-- Who approved a request. Append-only (audit.refuse_change).
+create table if not exists unmask.approvals (
+  request_id uuid primary key references unmask.requests,
+  approved_by name not null default session_user,
+  approved_at timestamptz not null default clock_timestamp(),
+  digest bytea not null
+);
+
+comment on table unmask.approvals is 'Approvals of requests';
+comment on column unmask.approvals.digest is 'Of the request as it was approved';
+--! EndIncluded tables/unmask.approvals.sql
+--! Included tables/unmask.open_requests.sql
+-- The requests that somebody has something to do with now: an unmasker their own, an approver those that wait for
+-- them. Without the tokens: what matters is how many.
+create or replace view unmask.open_requests
+with (security_barrier) as
+select
+  r.request_id,
+  r.kind,
+  cardinality(r.tokens) as value_count,
+  r.reason,
+  r.subject,
+  r.requested_by,
+  r.requested_at,
+  r.expires_at,
+  r.needs_approval,
+  a.approved_by,
+  a.approved_at
+from unmask.requests r
+left join unmask.approvals a on a.request_id = r.request_id
+where r.expires_at > now()
+  and (
+    r.requested_by = session_user
+    or (
+      r.needs_approval
+      and a.request_id is null
+      and pg_has_role(session_user, 'logins_approver', 'member')
+    )
+  );
+
+comment on view unmask.open_requests is 'One''s own requests, and for approvers those that wait for approval';
+--! EndIncluded tables/unmask.open_requests.sql
+--! Included functions/audit.refuse_change.sql
+-- audit.refuse_change() -> trigger, and the triggers that make tables append-only
+--
+-- what:    refuses UPDATE, DELETE and TRUNCATE, for the owner as well
+-- called:  by triggers on audit.events, unmask.requests and unmask.approvals
+-- raises:  ML201, always
+create or replace function audit.refuse_change()
+returns trigger
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  raise exception using
+    errcode = 'ML201',
+    message = format('%I.%I is a record: rows are added to it and never changed or removed', tg_table_schema, tg_table_name);
+end
+$$;
+
+comment on function audit.refuse_change() is 'Refuses to change a record';
+revoke all on function audit.refuse_change() from public;
+
+create or replace trigger refuse_change before update or delete on audit.events
+for each row execute function audit.refuse_change();
+create or replace trigger refuse_truncate before truncate on audit.events
+for each statement execute function audit.refuse_change();
+
+create or replace trigger refuse_change before update or delete on unmask.requests
+for each row execute function audit.refuse_change();
+create or replace trigger refuse_truncate before truncate on unmask.requests
+for each statement execute function audit.refuse_change();
+
+create or replace trigger refuse_change before update or delete on unmask.approvals
+for each row execute function audit.refuse_change();
+create or replace trigger refuse_truncate before truncate on unmask.approvals
+for each statement execute function audit.refuse_change();
+--! EndIncluded functions/audit.refuse_change.sql
+--! Included functions/audit.hash_of.sql
+-- audit.hash_of(event audit.events) -> bytea
+--
+-- what:    SHA-256 over the hash of the event before and this event's number, time (microseconds since 1970), actor,
+--          action and details, as the text of a JSON array: the same bytes whatever the session's settings
+-- called:  by audit.append and audit.verify
+-- source:  hash chains: Haber and Stornetta, "How to time-stamp a digital document" (1991)
+create or replace function audit.hash_of(event audit.events)
+returns bytea
+language sql
+immutable
+as $$
+  select sha256(
+    event.previous_hash
+    || convert_to(
+         jsonb_build_array(
+           event.event_id,
+           (extract(epoch from event.at) * 1000000)::bigint,
+           event.actor::text,
+           event.action,
+           event.details
+         )::text,
+         'UTF8'
+       )
+  )
+$$;
+
+comment on function audit.hash_of(audit.events) is 'The hash of an event, over the hash of the one before';
+revoke all on function audit.hash_of(audit.events) from public;
+--! EndIncluded functions/audit.hash_of.sql
+--! Included functions/audit.append.sql
+-- audit.append(action text, details jsonb) -> bigint
+--
+-- what:    adds an event to the chain in the name of session_user and returns its number. Whoever else appends waits
+--          until this transaction ends: that is what makes the chain's order the order of commits.
+-- called:  by functions of ours, as the last thing they do
+-- writes:  audit.events, audit.head
+-- twice:   adds another event
+-- raises:  40001 in a REPEATABLE READ transaction that began before another event was committed
+create or replace function audit.append(action text, details jsonb)
+returns bigint
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  event audit.events;
+begin
+  select h.event_id + 1, h.hash into event.event_id, event.previous_hash from audit.head h for update;
+  event.at := clock_timestamp();
+  event.actor := session_user;
+  event.action := append.action;
+  event.details := append.details;
+  event.hash := audit.hash_of(event);
+
+  insert into audit.events select event.*;
+  update audit.head set event_id = event.event_id, hash = event.hash;
+  return event.event_id;
+end
+$$;
+
+comment on function audit.append(text, jsonb) is 'Adds an event to the chain';
+revoke all on function audit.append(text, jsonb) from public;
+--! EndIncluded functions/audit.append.sql
+--! Included functions/audit.verify.sql
+-- audit.verify(known_event_id bigint default null, known_hash text default null)
+--   -> (intact boolean, events bigint, head_event_id bigint, head_hash text, broken_event_id bigint, fault text)
+--
+-- what:    walks the chain and says that it is intact, or names the first broken link. Sees an event that was edited,
+--          removed, added in between or put elsewhere, and a chain cut off before its head. Does not see a chain that
+--          somebody with every right rebuilt to its end, head included: for that keep head_event_id and head_hash
+--          elsewhere, and pass them here later.
+-- takes:   known_event_id, known_hash: a head of earlier, from a place out of reach of this database's administrators
+-- called:  by auditors
+-- reads:   audit.events, audit.head
+-- twice:   yes
+create or replace function audit.verify(
+  known_event_id bigint default null,
+  known_hash text default null,
+  out intact boolean,
+  out events bigint,
+  out head_event_id bigint,
+  out head_hash text,
+  out broken_event_id bigint,
+  out fault text
+)
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  select h.event_id, encode(h.hash, 'hex') into head_event_id, head_hash from audit.head h;
+  select count(*) into events from audit.events;
+
+  select w.event_id, w.fault
+    into broken_event_id, fault
+    from (
+      select
+        e.event_id,
+        case
+          when e.event_id <> coalesce(lag(e.event_id) over chain, 0) + 1 then 'an event before this one was removed'
+          when e.previous_hash <> coalesce(lag(e.hash) over chain, '\x') then 'it does not follow the event before it'
+          when e.hash <> audit.hash_of(e) then 'it was edited'
+        end as fault
+      from audit.events e
+      window chain as (order by e.event_id)
+    ) w
+   where w.fault is not null
+   order by w.event_id
+   limit 1;
+
+  if fault is null and events <> head_event_id then
+    broken_event_id := events + 1;
+    fault := 'the chain was cut off before its head';
+  elsif fault is null and exists (
+    select from audit.events e where e.event_id = head_event_id and encode(e.hash, 'hex') <> head_hash
+  ) then
+    broken_event_id := head_event_id;
+    fault := 'it is not the event that the head names';
+  elsif fault is null and known_event_id is not null and not exists (
+    select from audit.events e where e.event_id = known_event_id and encode(e.hash, 'hex') = lower(known_hash)
+  ) then
+    broken_event_id := known_event_id;
+    fault := 'it is not the event that was known: the chain was rebuilt or cut off';
+  end if;
+  intact := fault is null;
+end
+$$;
+
+comment on function audit.verify(bigint, text) is 'Says that the audit chain is intact, or names the first broken link';
+revoke all on function audit.verify(bigint, text) from public;
+grant execute on function audit.verify(bigint, text) to logins_auditor;
+--! EndIncluded functions/audit.verify.sql
+--! Included functions/masking.fingerprint_of.sql
+-- masking.fingerprint_of(kek bytea) -> bytea
+--
+-- what:    8 bytes by which a key-encryption key is recognised, and that tell nothing of it
+-- called:  by masking.receive_kek and masking.receive_next_kek
+create or replace function masking.fingerprint_of(kek bytea)
+returns bytea
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return substr(crypto.hmac('masked-logins key-encryption key'::bytea, kek, 'sha256'), 1, 8);
+end
+$$;
+
+comment on function masking.fingerprint_of(bytea) is 'The fingerprint of a key-encryption key';
+revoke all on function masking.fingerprint_of(bytea) from public;
+--! EndIncluded functions/masking.fingerprint_of.sql
+--! Included functions/masking.receive_kek.sql
+-- masking.receive_kek() -> trigger, and the trigger that unseals
+--
+-- what:    takes the key-encryption key that was copied into masking.kek_inlet, checks that it opens every data key,
+--          and keeps it. The first one that a database ever sees becomes its key, and the data keys are made.
+-- called:  by COPY masking.kek_inlet, as logins_worker or logins_custodian
+-- reads:   masking.keys, masking.kek_history
+-- writes:  masking.kek, audit.events; masking.keys and masking.kek_history at the first unsealing
+-- twice:   yes: the key that is there already is taken again, and changes nothing
+-- raises:  ML002 not the key of this database, an earlier one, or not 32 bytes; ML003 unsealed already, with another
+create or replace function masking.receive_kek()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  present bytea;
+  past masking.kek_history;
+begin
+  -- One at a time: two workers that start together both unseal.
+  lock table masking.kek in share row exclusive mode;
+  select k.kek into present from masking.kek k;
+  if present = new.kek then
+    return null;
+  elsif present is not null then
+    raise exception using
+      errcode = 'ML003',
+      message = 'the database is unsealed already, with another key-encryption key',
+      hint = 'Check which key this process was given';
+  elsif new.kek is null or octet_length(new.kek) <> 32 then
+    raise exception using
+      errcode = 'ML002',
+      message = 'a key-encryption key has 32 bytes';
+  end if;
+
+  select h.* into past from masking.kek_history h where h.fingerprint = masking.fingerprint_of(new.kek);
+  if past.replaced_at is not null then
+    raise exception using
+      errcode = 'ML002',
+      message = format('this key-encryption key was replaced at %s UTC', date_trunc('second', past.replaced_at at time zone 'UTC')),
+      hint = 'Unseal with its successor';
+  end if;
+
+  insert into masking.kek (kek) values (new.kek);
+  perform masking.unwrapped(k.wrapped) from masking.keys k where k.state <> 'destroyed';
+
+  -- A database that was set up before fingerprints were kept gets its first one now that the key has proved right.
+  insert into masking.kek_history (fingerprint) values (masking.fingerprint_of(new.kek)) on conflict do nothing;
+  if not exists (select from masking.keys) then
+    perform masking.create_key('token', 'ip');
+    perform masking.create_key('token', 'device_id');
+    perform masking.create_key('cipher', 'ip');
+    perform masking.create_key('cipher', 'device_id');
+    perform masking.create_key('cipher', 'body');
+  end if;
+  perform audit.append('unseal', '{}');
+  return new;
+end
+$$;
+
+comment on function masking.receive_kek() is 'Checks and keeps the key-encryption key copied into masking.kek_inlet';
+revoke all on function masking.receive_kek() from public;
+
+create or replace trigger receive_kek
+instead of insert on masking.kek_inlet
+for each row execute function masking.receive_kek();
+--! EndIncluded functions/masking.receive_kek.sql
+--! Included functions/masking.receive_next_kek.sql
+-- masking.receive_next_kek() -> trigger, and the trigger that changes the key-encryption key
+--
+-- what:    wraps every data key anew under the key that was copied into masking.next_kek_inlet, and puts it in the place
+--          of the present one, in one transaction: whatever is killed meanwhile, the data keys are wrapped under one
+--          of the two, and unsealing says which
+-- called:  by COPY masking.next_kek_inlet, as logins_custodian (npm run keys -- rewrap)
+-- reads:   masking.kek
+-- writes:  masking.keys, masking.kek, masking.kek_history, audit.events
+-- twice:   yes: with the key that is present already it changes nothing
+-- raises:  ML001 sealed; ML002 not 32 bytes, or a key that was replaced before
+create or replace function masking.receive_next_kek()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  present bytea;
+begin
+  lock table masking.kek, masking.keys in share row exclusive mode;
+  select k.kek into present from masking.kek k;
+  if present is null then
+    perform masking.unwrapped(null); -- says what it means to be sealed
+  elsif present = new.kek then
+    return null;
+  elsif new.kek is null or octet_length(new.kek) <> 32 then
+    raise exception using errcode = 'ML002', message = 'a key-encryption key has 32 bytes';
+  elsif exists (select from masking.kek_history h where h.fingerprint = masking.fingerprint_of(new.kek)) then
+    raise exception using
+      errcode = 'ML002',
+      message = 'this key-encryption key was in use before and was replaced',
+      hint = 'Make a new one: openssl rand -hex 32';
+  end if;
+
+  update masking.keys k
+     set wrapped = crypto.pgp_sym_encrypt_bytea(
+           masking.unwrapped(k.wrapped), encode(new.kek, 'hex'), masking.cipher_options()
+         )
+   where k.state <> 'destroyed';
+  update masking.kek set kek = new.kek;
+  update masking.kek_history set replaced_at = now() where replaced_at is null;
+  insert into masking.kek_history (fingerprint) values (masking.fingerprint_of(new.kek));
+  perform audit.append('rewrap', '{}');
+  return new;
+end
+$$;
+
+comment on function masking.receive_next_kek() is 'Wraps the data keys under the key copied into masking.next_kek_inlet';
+revoke all on function masking.receive_next_kek() from public;
+
+create or replace trigger receive_next_kek
+instead of insert on masking.next_kek_inlet
+for each row execute function masking.receive_next_kek();
+--! EndIncluded functions/masking.receive_next_kek.sql
+--! Included functions/masking.seal.sql
+-- masking.seal() -> void
+--
+-- what:    removes the key-encryption key: masking and revealing fail with ML001 until somebody unseals. A worker
+--          that has the key does so within seconds: stop the workers first where that is not wanted.
+-- called:  by custodians
+-- writes:  masking.kek (TRUNCATE, which also removes it from disk; waits for batches that are being masked), audit.events
+-- twice:   yes
+create or replace function masking.seal()
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  truncate masking.kek;
+  perform audit.append('seal', '{}');
+end
+$$;
+
+comment on function masking.seal() is 'Removes the key-encryption key from the database';
+revoke all on function masking.seal() from public;
+grant execute on function masking.seal() to logins_custodian;
+--! EndIncluded functions/masking.seal.sql
+--! Included functions/masking.list_keys.sql
+-- masking.list_keys() -> setof (purpose, field, version, state, created_at, retiring_at, destroyed_at)
+--
+-- what:    the data keys, without the keys
+-- called:  by custodians and auditors
+-- reads:   masking.keys
+create or replace function masking.list_keys()
+returns table (
+  purpose text,
+  field text,
+  version integer,
+  state text,
+  created_at timestamptz,
+  retiring_at timestamptz,
+  destroyed_at timestamptz
+)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select k.purpose, k.field, k.version, k.state, k.created_at, k.retiring_at, k.destroyed_at
+  from masking.keys k
+  order by k.purpose, k.field, k.version
+$$;
+
+comment on function masking.list_keys() is 'The data keys, without the keys';
+revoke all on function masking.list_keys() from public;
+grant execute on function masking.list_keys() to logins_custodian, logins_auditor;
+--! EndIncluded functions/masking.list_keys.sql
+--! Included functions/masking.unpadded.sql
+-- masking.unpadded(padded bytea) -> text
+--
+-- what:    the value that masking.padded padded
+-- called:  by whatever decrypts a value
+create or replace function masking.unpadded(padded bytea)
+returns text
+language sql
+immutable
+parallel safe
+as $$
+  select convert_from(substr(u.trimmed, 1, octet_length(u.trimmed) - 1), 'UTF8')
+  from (select rtrim(padded, '\x00'::bytea) as trimmed offset 0) u
+$$;
+
+comment on function masking.unpadded(bytea) is 'The value without its padding';
+revoke all on function masking.unpadded(bytea) from public;
+--! EndIncluded functions/masking.unpadded.sql
+--! Included functions/masking.refuse_damaged.sql
+-- masking.refuse_damaged(token uuid) -> text
+--
+-- what:    raises the error for a vault entry whose value does not have the token it stands under: its ciphertext was
+--          swapped with another's. Never returns.
+-- called:  by masking.open_values
+-- raises:  ML004, always
+create or replace function masking.refuse_damaged(token uuid)
+returns text
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  raise exception using
+    errcode = 'ML004',
+    message = format('the vault entry of token %s holds another value''s ciphertext', token),
+    hint = 'Restore masking.vault from a backup, and find out who changed it';
+end
+$$;
+
+comment on function masking.refuse_damaged(uuid) is 'Raises the error for a vault entry that was tampered with';
+revoke all on function masking.refuse_damaged(uuid) from public;
+--! EndIncluded functions/masking.refuse_damaged.sql
+--! Included functions/masking.current_tokens.sql
+-- masking.current_tokens(tokens uuid[]) -> setof (asked uuid, token uuid)
+--
+-- what:    for each token the one under which its value is in the vault now: itself, or the one that a rotation of the
+--          token key gave it. Erased ones are left out.
+-- called:  by functions of unmask and masking
+-- reads:   masking.vault, masking.retokened
+create or replace function masking.current_tokens(tokens uuid[])
+returns table (asked uuid, token uuid)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select a.asked, v.token
+  from (
+    select distinct t.asked, coalesce(r.new_token, t.asked) as token
+    from unnest(tokens) as t (asked)
+    left join masking.retokened r on r.old_token = t.asked
+  ) a
+  join masking.vault v on v.token = a.token
+$$;
+
+comment on function masking.current_tokens(uuid[]) is 'The tokens under which values are in the vault now';
+revoke all on function masking.current_tokens(uuid[]) from public;
+--! EndIncluded functions/masking.current_tokens.sql
+--! Included functions/masking.open_values.sql
+-- masking.open_values(tokens uuid[]) -> setof (token uuid, value text, token_version integer)
+--
+-- what:    the values of vault entries, in the clear, each checked: its token, computed again from the value, must be
+--          the one it stands under
+-- takes:   tokens: as they are in the vault now (masking.current_tokens)
+-- called:  by unmask.reveal and rotation
+-- reads:   masking.vault, masking.keys, masking.kek
+-- raises:  ML001 sealed; ML002 wrong key-encryption key; ML004 a ciphertext was changed or swapped
+create or replace function masking.open_values(tokens uuid[])
+returns table (token uuid, value text, token_version integer)
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+as $$
+begin
+  return query
+    with keys as materialized (
+      select k.purpose, k.version, masking.unwrapped(k.wrapped) as key
+      from masking.keys k
+      where k.state <> 'destroyed'
+    ),
+    opened as (
+      select
+        v.token,
+        t.version,
+        t.key,
+        masking.unpadded(crypto.pgp_sym_decrypt_bytea(v.ciphertext, encode(c.key, 'hex'))) as value
+      from unnest(tokens) asked
+      join masking.vault v on v.token = asked
+      join keys t on t.purpose = 'token' and t.version = get_byte(uuid_send(v.token), 0)
+      join keys c on c.purpose = 'cipher' and c.version = v.key_version
+      offset 0
+    ),
+    digests as (
+      select o.token, o.version, o.value, crypto.hmac(convert_to(o.value, 'UTF8'), o.key, 'sha256') as digest
+      from opened o
+      offset 0
+    )
+    select
+      d.token,
+      case when masking.token_of(d.digest, d.version) = d.token then d.value else masking.refuse_damaged(d.token) end,
+      d.version
+    from digests d;
+exception
+  -- pgcrypto's errors: the integrity check failed, or it is no OpenPGP message; and a value that is no text.
+  when external_routine_invocation_exception or character_not_in_repertoire then
+    raise exception using
+      errcode = 'ML004',
+      message = 'a ciphertext in the vault was changed',
+      hint = 'Restore masking.vault from a backup, and find out who changed it';
+end
+$$;
+
+comment on function masking.open_values(uuid[]) is 'Values of vault entries, in the clear and checked';
+revoke all on function masking.open_values(uuid[]) from public;
+--! EndIncluded functions/masking.open_values.sql
+--! Included functions/masking.open_bodies.sql
+-- masking.open_bodies(message_ids uuid[]) -> setof (message_id uuid, body bytea)
+--
+-- what:    the bodies of quarantined messages, in the clear
+-- called:  by unmask.reveal, staging.replay and masking.forget_step
+-- reads:   staging.quarantine, masking.keys, masking.kek
+-- raises:  ML001 sealed; ML002 wrong key-encryption key; ML004 a ciphertext was changed
+create or replace function masking.open_bodies(message_ids uuid[])
+returns table (message_id uuid, body bytea)
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    with keys as materialized (
+      select k.version, encode(masking.unwrapped(k.wrapped), 'hex') as password
+      from masking.keys k
+      where k.purpose = 'cipher' and k.field = 'body' and k.state <> 'destroyed'
+    )
+    select q.message_id, crypto.pgp_sym_decrypt_bytea(q.body, k.password)
+    from staging.quarantine q
+    join keys k on k.version = q.key_version
+    where q.message_id = any (message_ids);
+exception when external_routine_invocation_exception then
+  raise exception using
+    errcode = 'ML004',
+    message = 'a ciphertext in the quarantine was changed',
+    hint = 'Restore staging.quarantine from a backup, and find out who changed it';
+end
+$$;
+
+comment on function masking.open_bodies(uuid[]) is 'Bodies of quarantined messages, in the clear';
+revoke all on function masking.open_bodies(uuid[]) from public;
+--! EndIncluded functions/masking.open_bodies.sql
+--! Included functions/masking.body_as_text.sql
+-- masking.body_as_text(body bytea) -> text
+--
+-- what:    a body for people to read: as the text it is, or, where it is none, as \x and hexadecimal digits
+-- called:  by unmask.reveal
+-- raises:  nothing that a body can cause
+create or replace function masking.body_as_text(body bytea)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return convert_from(body, 'UTF8');
+exception when character_not_in_repertoire then
+  return '\x' || encode(body, 'hex');
+end
+$$;
+
+comment on function masking.body_as_text(bytea) is 'A body as text, or as hexadecimal digits';
+revoke all on function masking.body_as_text(bytea) from public;
+--! EndIncluded functions/masking.body_as_text.sql
+--! Included functions/masking.tokens_of_value.sql
+-- masking.tokens_of_value(field text, value text) -> setof uuid
+--
+-- what:    the tokens that a value has or would have: one for each token key of the field that is not destroyed
+-- called:  by unmask.request_find and unmask.find
+-- reads:   masking.keys, masking.kek
+-- raises:  ML001 sealed; ML002 the key-encryption key does not fit
+create or replace function masking.tokens_of_value(field text, value text)
+returns setof uuid
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select masking.token_of(d.digest, d.version)
+  from (
+    select k.version, crypto.hmac(convert_to(c.canonical, 'UTF8'), masking.unwrapped(k.wrapped), 'sha256') as digest
+    from masking.keys k
+    cross join (
+      -- From a column, because the planner would cast a constant to inet before it asks whether it can.
+      select case when tokens_of_value.field = 'ip' then masking.canonical_ip(v.value) else nullif(v.value, '') end as canonical
+      from unnest(array[tokens_of_value.value]) as v (value)
+      offset 0
+    ) c
+    where k.purpose = 'token'
+      and k.field = tokens_of_value.field
+      and k.state <> 'destroyed'
+      and c.canonical is not null
+    offset 0
+  ) d
+$$;
+
+comment on function masking.tokens_of_value(text, text) is 'The tokens that a value has or would have';
+revoke all on function masking.tokens_of_value(text, text) from public;
+--! EndIncluded functions/masking.tokens_of_value.sql
+--! Included functions/unmask.audit_policy.sql
+-- unmask.audit_policy() -> trigger, and the trigger on unmask.policy
+--
+-- what:    puts every change of the policy on the record
+-- called:  by the trigger
+-- writes:  audit.events
+create or replace function unmask.audit_policy()
+returns trigger
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform audit.append(
+    'policy ' || lower(tg_op),
+    jsonb_build_object('before', to_jsonb(old), 'after', to_jsonb(new))
+  );
+  return coalesce(new, old);
+end
+$$;
+
+comment on function unmask.audit_policy() is 'Puts changes of the policy on the record';
+revoke all on function unmask.audit_policy() from public;
+
+create or replace trigger audit_policy after insert or update or delete on unmask.policy
+for each row execute function unmask.audit_policy();
+--! EndIncluded functions/unmask.audit_policy.sql
+--! Included functions/unmask.digest_of.sql
+-- unmask.digest_of(request unmask.requests) -> bytea
+--
+-- what:    SHA-256 over all that a request says, so that one that was changed afterwards is not granted. event_id is
+--          left out: the event holds this digest.
+-- called:  by unmask.open_request, unmask.approve and unmask.granted
+create or replace function unmask.digest_of(request unmask.requests)
+returns bytea
+language sql
+immutable
+as $$
+  select sha256(convert_to(
+    jsonb_build_array(
+      request.request_id,
+      request.kind,
+      request.tokens,
+      request.reason,
+      request.subject,
+      request.requested_by::text,
+      request.role_name::text,
+      (extract(epoch from request.requested_at) * 1000000)::bigint,
+      (extract(epoch from request.expires_at) * 1000000)::bigint,
+      request.needs_approval,
+      request.xid::text
+    )::text,
+    'UTF8'
+  ))
+$$;
+
+comment on function unmask.digest_of(unmask.requests) is 'The digest of all that a request says';
+revoke all on function unmask.digest_of(unmask.requests) from public;
+--! EndIncluded functions/unmask.digest_of.sql
+--! Included functions/unmask.open_request.sql
+-- unmask.open_request(kind text, tokens uuid[], reason text, subject text) -> uuid
+--
+-- what:    checks a request against the policy, writes it down and on the record, and returns its id. Nothing is shown
+--          before the transaction is committed (unmask.granted).
+-- called:  by unmask.request, request_user, request_quarantined and request_find
+-- reads:   unmask.policy
+-- writes:  unmask.requests, audit.events
+-- twice:   makes another request
+-- raises:  ML106 over a limit of the policy, or no policy covers the login; ML110 no reason, or no or null values
+create or replace function unmask.open_request(kind text, tokens uuid[], reason text, subject text)
+returns uuid
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  policy unmask.policy;
+  request unmask.requests;
+  today bigint;
+begin
+  if coalesce(btrim(reason), '') = '' or length(reason) > 1000 then
+    raise exception using
+      errcode = 'ML110',
+      message = 'a request needs a reason, of up to 1000 characters',
+      hint = 'Name the case: reason => ''INC-4711 account takeover''';
+  end if;
+
+  select array_agg(distinct t order by t) into request.tokens from unnest(tokens) t;
+  if request.tokens is null or array_position(request.tokens, null) is not null then
+    raise exception using
+      errcode = 'ML110',
+      message = 'a request needs values: there are none, or one is null',
+      hint = 'A null mask stands for a value that was absent or has been erased: leave it out';
+  end if;
+
+  select p.*
+    into policy
+    from unmask.policy p
+    join pg_roles r on r.rolname = p.role_name
+   where pg_has_role(session_user, r.oid, 'member')
+   order by p.values_per_request desc, p.role_name
+   limit 1;
+  if not found then
+    raise exception using
+      errcode = 'ML106',
+      message = 'no row of unmask.policy covers this login';
+  end if;
+  if cardinality(request.tokens) > policy.values_per_request then
+    raise exception using
+      errcode = 'ML106',
+      message = format('the request is for %s values, and the policy allows %s in one', cardinality(request.tokens), policy.values_per_request),
+      hint = 'Ask for fewer, or in several requests';
+  end if;
+
+  -- Everybody's requests of the day count, so they are made one after the other; audit.append would wait here anyway.
+  perform from audit.head for update;
+  select coalesce(sum(cardinality(r.tokens)), 0)
+    into today
+    from unmask.requests r
+   where r.role_name = policy.role_name
+     and r.requested_at >= date_trunc('day', clock_timestamp(), 'UTC');
+  if today + cardinality(request.tokens) > policy.values_per_day then
+    raise exception using
+      errcode = 'ML106',
+      message = format('members of %s have requested %s values today, and the policy allows %s a day', policy.role_name, today, policy.values_per_day),
+      hint = 'The day ends at midnight UTC';
+  end if;
+
+  request.request_id := gen_random_uuid();
+  request.kind := open_request.kind;
+  request.reason := btrim(open_request.reason);
+  request.subject := open_request.subject;
+  request.requested_by := session_user;
+  request.role_name := policy.role_name;
+  request.requested_at := clock_timestamp();
+  request.expires_at := request.requested_at + policy.lifetime;
+  request.needs_approval := cardinality(request.tokens) > policy.approval_above;
+  request.xid := pg_current_xact_id();
+  request.event_id := audit.append(
+    'request',
+    jsonb_build_object(
+      'request_id', request.request_id,
+      'kind', request.kind,
+      'values', cardinality(request.tokens),
+      'reason', request.reason,
+      'needs_approval', request.needs_approval,
+      'digest', encode(unmask.digest_of(request), 'hex')
+    )
+  );
+  insert into unmask.requests select request.*;
+
+  if request.needs_approval then
+    raise notice using message = format(
+      'the request is for more than %s values: an approver has to run select unmask.approve(%L)',
+      policy.approval_above, request.request_id
+    );
+  end if;
+  return request.request_id;
+end
+$$;
+
+comment on function unmask.open_request(text, uuid[], text, text) is 'Checks a request against the policy and writes it down';
+revoke all on function unmask.open_request(text, uuid[], text, text) from public;
+--! EndIncluded functions/unmask.open_request.sql
+--! Included functions/unmask.request.sql
+-- unmask.request(field text, tokens uuid[], reason text) -> uuid
+--
+-- what:    asks to see the values behind tokens of one field. Commit, then reveal.
+-- takes:   field: ip or device_id; tokens: masks of that field, duplicates allowed; reason: why, for the record
+-- called:  by unmaskers
+-- reads:   masking.keys, masking.vault, unmask.policy
+-- writes:  unmask.requests, audit.events
+-- twice:   makes another request
+-- raises:  ML106 over a limit; ML107 every value has been erased; ML110 no reason, no values, or tokens of another field
+create or replace function unmask.request(field text, tokens uuid[], reason text)
+returns uuid
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if field is null or field not in ('ip', 'device_id') then
+    raise exception using errcode = 'ML110', message = 'field must be ip or device_id';
+  end if;
+  if exists (
+    select
+      from unnest(tokens) t
+     where t is not null
+       and not exists (
+         select
+           from masking.keys k
+          where k.purpose = 'token'
+            and k.field = request.field
+            and k.version = get_byte(uuid_send(t), 0)
+       )
+  ) then
+    raise exception using
+      errcode = 'ML110',
+      message = format('some of these are no tokens of %s', field),
+      hint = 'Take masked_ip for ip, and masked_device_id for device_id';
+  end if;
+  if cardinality(tokens) > 0 and array_position(tokens, null) is null
+     and not exists (select from masking.current_tokens(tokens)) then
+    raise exception using errcode = 'ML107', message = 'all of these values have been erased';
+  end if;
+  return unmask.open_request(field, tokens, reason, null);
+end
+$$;
+
+comment on function unmask.request(text, uuid[], text) is 'Asks to see the values behind tokens of one field';
+revoke all on function unmask.request(text, uuid[], text) from public;
+grant execute on function unmask.request(text, uuid[], text) to logins_unmasker;
+--! EndIncluded functions/unmask.request.sql
+--! Included functions/unmask.request_user.sql
+-- unmask.request_user(user_id text, reason text) -> uuid
+--
+-- what:    asks to see every address and device id of a user's logins
+-- called:  by unmaskers
+-- reads:   public.user_logins, unmask.policy
+-- writes:  unmask.requests, audit.events
+-- twice:   makes another request
+-- raises:  ML106 over a limit; ML110 no reason, or no masked value in any login of that user
+create or replace function unmask.request_user(user_id text, reason text)
+returns uuid
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  tokens uuid[];
+begin
+  select array_agg(distinct t)
+    into tokens
+    from public.user_logins l
+    cross join unnest(array[l.masked_ip, l.masked_device_id]) t
+   where l.user_id = request_user.user_id
+     and t is not null;
+  return unmask.open_request('user', tokens, reason, user_id);
+end
+$$;
+
+comment on function unmask.request_user(text, text) is 'Asks to see every address and device id of a user''s logins';
+revoke all on function unmask.request_user(text, text) from public;
+grant execute on function unmask.request_user(text, text) to logins_unmasker;
+--! EndIncluded functions/unmask.request_user.sql
+--! Included functions/unmask.request_quarantined.sql
+-- unmask.request_quarantined(message_ids uuid[], reason text) -> uuid
+--
+-- what:    asks to see the bodies of quarantined messages
+-- called:  by unmaskers
+-- reads:   staging.quarantine, unmask.policy
+-- writes:  unmask.requests, audit.events
+-- twice:   makes another request
+-- raises:  ML106 over a limit; ML107 none of them is in quarantine; ML110 no reason, or no ids
+create or replace function unmask.request_quarantined(message_ids uuid[], reason text)
+returns uuid
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if cardinality(message_ids) > 0
+     and not exists (select from staging.quarantine q where q.message_id = any (message_ids)) then
+    raise exception using errcode = 'ML107', message = 'none of these messages is in quarantine (any more)';
+  end if;
+  return unmask.open_request('body', message_ids, reason, null);
+end
+$$;
+
+comment on function unmask.request_quarantined(uuid[], text) is 'Asks to see the bodies of quarantined messages';
+revoke all on function unmask.request_quarantined(uuid[], text) from public;
+grant execute on function unmask.request_quarantined(uuid[], text) to logins_unmasker;
+--! EndIncluded functions/unmask.request_quarantined.sql
+--! Included functions/unmask.request_find.sql
+-- unmask.request_find(field text, value text, reason text) -> uuid
+--
+-- what:    asks to look for a known value: what tokens it has, if any, is an answer about somebody, so it needs a
+--          record as well. The request keeps the value's tokens and not the value.
+-- takes:   field: ip or device_id; value: as events write it
+-- called:  by unmaskers
+-- reads:   masking.keys, masking.kek, unmask.policy
+-- writes:  unmask.requests, audit.events
+-- twice:   makes another request
+-- raises:  ML001 sealed; ML106 over a limit; ML110 no reason, no value, or another field
+create or replace function unmask.request_find(field text, value text, reason text)
+returns uuid
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if field is null or field not in ('ip', 'device_id') or coalesce(value, '') = '' then
+    raise exception using errcode = 'ML110', message = 'a search needs a field, ip or device_id, and a value';
+  end if;
+  return unmask.open_request('find', array(select masking.tokens_of_value(field, value)), reason, field);
+end
+$$;
+
+comment on function unmask.request_find(text, text, text) is 'Asks to look for a known value';
+revoke all on function unmask.request_find(text, text, text) from public;
+grant execute on function unmask.request_find(text, text, text) to logins_unmasker;
+--! EndIncluded functions/unmask.request_find.sql
+--! Included functions/unmask.intact_request.sql
+-- unmask.intact_request(request_id uuid) -> unmask.requests
+--
+-- what:    a request that says what it said when it was made
+-- called:  by unmask.approve and unmask.granted
+-- reads:   unmask.requests, audit.events
+-- raises:  ML101 no such request, or not committed; ML108 it was changed since
+create or replace function unmask.intact_request(request_id uuid)
+returns unmask.requests
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  request unmask.requests;
+begin
+  select r.* into request from unmask.requests r where r.request_id = intact_request.request_id;
+  if not found then
+    raise exception using
+      errcode = 'ML101',
+      message = 'there is no such request',
+      hint = 'A request whose transaction was rolled back, or is not committed yet, is not there';
+  end if;
+  if not exists (
+    select
+      from audit.events e
+     where e.event_id = request.event_id
+       and e.action = 'request'
+       and e.details ->> 'digest' = encode(unmask.digest_of(request), 'hex')
+       and e.hash = audit.hash_of(e)
+  ) then
+    raise exception using
+      errcode = 'ML108',
+      message = 'the request was changed after it was made: it does not match its event on the record',
+      hint = 'Tell the security officer, and make a new request';
+  end if;
+  return request;
+end
+$$;
+
+comment on function unmask.intact_request(uuid) is 'A request that says what it said when it was made';
+revoke all on function unmask.intact_request(uuid) from public;
+--! EndIncluded functions/unmask.intact_request.sql
+--! Included functions/unmask.approve.sql
+-- unmask.approve(request_id uuid) -> void
+--
+-- what:    approves somebody else's request
+-- called:  by approvers
+-- reads:   unmask.requests
+-- writes:  unmask.approvals, audit.events
+-- twice:   raises ML111
+-- raises:  ML101 no such request; ML104 expired; ML108 changed since it was made; ML109 one's own request, or one of a
+--          login that is the approver's by role membership; ML111 approved already
+create or replace function unmask.approve(request_id uuid)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  request unmask.requests := unmask.intact_request(approve.request_id);
+begin
+  -- Whoever may become the requester, or whom the requester may become, is not another pair of eyes.
+  if request.requested_by = session_user
+     or pg_has_role(session_user, request.requested_by, 'member')
+     or pg_has_role(request.requested_by, session_user, 'member') then
+    raise exception using
+      errcode = 'ML109',
+      message = 'nobody approves their own request, nor that of a login they are a member of or that is a member of theirs',
+      hint = 'Ask another member of logins_approver';
+  end if;
+  if request.expires_at <= clock_timestamp() then
+    raise exception using errcode = 'ML104', message = 'the request has expired', hint = 'Have it made again';
+  end if;
+
+  insert into unmask.approvals (request_id, digest)
+  values (approve.request_id, unmask.digest_of(request))
+  on conflict do nothing;
+  if not found then
+    raise exception using errcode = 'ML111', message = 'the request has been approved already';
+  end if;
+  perform audit.append(
+    'approve',
+    jsonb_build_object('request_id', approve.request_id, 'requested_by', request.requested_by)
+  );
+end
+$$;
+
+comment on function unmask.approve(uuid) is 'Approves somebody else''s request';
+revoke all on function unmask.approve(uuid) from public;
+grant execute on function unmask.approve(uuid) to logins_approver;
+--! EndIncluded functions/unmask.approve.sql
+--! Included functions/unmask.granted.sql
+-- unmask.granted(request_id uuid) -> unmask.requests
+--
+-- what:    a request that session_user may have answered now: committed and durable, theirs, not expired, approved
+--          where that is needed, and unchanged
+-- called:  by unmask.reveal and unmask.find
+-- reads:   unmask.requests, unmask.approvals, audit.events
+-- raises:  ML101 no such request; ML102 somebody else's; ML103 not committed yet; ML104 expired; ML105 not approved;
+--          ML108 changed since
+create or replace function unmask.granted(request_id uuid)
+returns unmask.requests
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  request unmask.requests := unmask.intact_request(granted.request_id);
+  written pg_lsn := pg_current_wal_insert_lsn();
+begin
+  if request.requested_by <> session_user then
+    raise exception using
+      errcode = 'ML102',
+      message = 'this request is somebody else''s',
+      hint = 'Make your own: the record has to say who sees the values';
+  end if;
+  -- Seen in its own transaction, a rollback would take the record away and leave what was shown.
+  if request.xid = pg_current_xact_id() or pg_xact_status(request.xid) = 'in progress' then
+    raise exception using
+      errcode = 'ML103',
+      message = 'the request is not committed yet',
+      hint = 'Commit the request, then reveal';
+  end if;
+  if request.expires_at <= clock_timestamp() then
+    raise exception using errcode = 'ML104', message = 'the request has expired', hint = 'Make it again';
+  end if;
+  if request.needs_approval and not exists (
+    select
+      from unmask.approvals a
+     where a.request_id = granted.request_id
+       and a.approved_by <> request.requested_by
+       and a.digest = unmask.digest_of(request)
+  ) then
+    raise exception using
+      errcode = 'ML105',
+      message = 'the request has not been approved',
+      hint = format('A member of logins_approver has to run: select unmask.approve(%L)', request.request_id);
+  end if;
+  -- With synchronous_commit off a commit comes before it is durable, and a crash could take the record. A second is
+  -- more than the WAL writer ever needs.
+  if request.requested_at > clock_timestamp() - interval '1 second' then
+    while pg_current_wal_flush_lsn() < written loop
+      perform pg_sleep(0.01);
+    end loop;
+  end if;
+  return request;
+end
+$$;
+
+comment on function unmask.granted(uuid) is 'A request that its maker may have answered now';
+revoke all on function unmask.granted(uuid) from public;
+--! EndIncluded functions/unmask.granted.sql
+--! Included functions/unmask.reveal.sql
+-- unmask.reveal(request_id uuid) -> setof (token uuid, value text)
+--
+-- what:    the values of a request: of each token asked for, and, where a rotation has replaced that token since, the
+--          same value under its new token too, so that a join with user_logins finds it either way. For quarantined
+--          messages token is the message's id, and value its body (as \x and hexadecimal digits where it is no text).
+--          Values that were erased since have no row; a notice says how many. Writes an event, and a line to the
+--          server's log that no rollback removes: the request's id and how many values, never one of them.
+-- called:  by unmaskers
+-- reads:   unmask.requests, unmask.approvals, audit.events, masking.vault, masking.keys, masking.kek, staging.quarantine
+-- writes:  audit.events
+-- twice:   yes, until the request expires; each time is on the record
+-- raises:  ML001 sealed; ML004 a ciphertext was changed or swapped; ML101 no such request; ML102 somebody else's;
+--          ML103 not committed yet; ML104 expired; ML105 not approved; ML107 all of it has been erased; ML108 changed;
+--          ML110 a request to find
+create or replace function unmask.reveal(request_id uuid)
+returns table (token uuid, value text)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  request unmask.requests := unmask.granted(reveal.request_id);
+  shown bigint;
+begin
+  if request.kind = 'find' then
+    raise exception using
+      errcode = 'ML110',
+      message = 'this request is to find a value, not to reveal one',
+      hint = format('Run: select * from unmask.find(%L, …)', request.subject);
+  elsif request.kind = 'body' then
+    return query
+      select b.message_id, masking.body_as_text(b.body) from masking.open_bodies(request.tokens) b;
+    get diagnostics shown = row_count;
+  else
+    return query
+      with current as materialized (
+        select c.asked, c.token from masking.current_tokens(request.tokens) c
+      ),
+      opened as materialized (
+        select o.token, o.value from masking.open_values(array(select distinct c.token from current c)) o
+      )
+      select c.asked, o.value from current c join opened o on o.token = c.token
+      union
+      select o.token, o.value from opened o;
+    select count(*) into shown from masking.current_tokens(request.tokens);
+  end if;
+
+  if shown = 0 then
+    raise exception using errcode = 'ML107', message = 'all of these values have been erased';
+  elsif shown < cardinality(request.tokens) then
+    raise notice '% of % values have been erased', cardinality(request.tokens) - shown, cardinality(request.tokens);
+  end if;
+  raise log 'masked-logins: % revealed % values of request %', session_user, shown, request.request_id;
+  perform audit.append('reveal', jsonb_build_object('request_id', request.request_id, 'values', shown));
+end
+$$;
+
+comment on function unmask.reveal(uuid) is 'The values of a committed request';
+revoke all on function unmask.reveal(uuid) from public;
+grant execute on function unmask.reveal(uuid) to logins_unmasker;
+--! EndIncluded functions/unmask.reveal.sql
+--! Included functions/unmask.find.sql
+-- unmask.find(field text, value text) -> setof uuid
+--
+-- what:    the tokens of a known value that logins carry: none where no login has it, two while its token key is being
+--          rotated
+-- takes:   field: ip or device_id; value: as events write it
+-- called:  by unmaskers who have requested it (unmask.request_find)
+-- reads:   unmask.requests, unmask.approvals, audit.events, masking.vault, masking.keys, masking.kek
+-- writes:  audit.events
+-- twice:   yes, until the request expires; each time is on the record
+-- raises:  ML001 sealed; ML101 there is no request of yours to find this value; ML103 not committed yet; ML105 not
+--          approved; ML108 changed
+create or replace function unmask.find(field text, value text)
+returns setof uuid
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  wanted uuid[] := array(select masking.tokens_of_value(field, value));
+  found_request_id uuid;
+  request unmask.requests;
+  found_tokens uuid[];
+begin
+  select r.request_id
+    into found_request_id
+    from unmask.requests r
+   where r.kind = 'find'
+     and r.requested_by = session_user
+     and r.expires_at > clock_timestamp()
+     and r.subject = find.field
+     -- A rotation since may have added a token.
+     and r.tokens && wanted
+   order by r.requested_at desc
+   limit 1;
+  if found_request_id is null then
+    raise exception using
+      errcode = 'ML101',
+      message = 'there is no request of yours to find this value, or it has expired',
+      hint = 'Make one and commit it: select unmask.request_find(field, value, reason => …)';
+  end if;
+  request := unmask.granted(found_request_id);
+
+  select coalesce(array_agg(c.asked order by c.asked), '{}') into found_tokens from masking.current_tokens(wanted) c;
+  raise log 'masked-logins: % searched for the value of request %', session_user, request.request_id;
+  perform audit.append(
+    'find',
+    jsonb_build_object('request_id', request.request_id, 'tokens', cardinality(found_tokens))
+  );
+  return query select unnest(found_tokens);
+end
+$$;
+
+comment on function unmask.find(text, text) is 'The tokens of a known value, on a committed request';
+revoke all on function unmask.find(text, text) from public;
+grant execute on function unmask.find(text, text) to logins_unmasker;
+--! EndIncluded functions/unmask.find.sql
+--! Included functions/masking.first_token.sql
+-- masking.first_token(key_version integer) -> uuid
+--
+-- what:    the lower bound of the tokens that a token key makes: its version, then zeros. Above the last version the
+--          greatest UUID, which is no token.
+-- called:  by rotation, and by whatever looks at the tokens of one key
+create or replace function masking.first_token(key_version integer)
+returns uuid
+language sql
+immutable
+parallel safe
+as $$
+  select case
+    when key_version > 255 then 'ffffffff-ffff-ffff-ffff-ffffffffffff'
+    else lpad(to_hex(key_version), 2, '0') || '000000-0000-0000-0000-000000000000'
+  end::uuid
+$$;
+
+comment on function masking.first_token(integer) is 'The lower bound of the tokens of a key';
+revoke all on function masking.first_token(integer) from public;
+--! EndIncluded functions/masking.first_token.sql
+--! Included functions/masking.retoken_vault.sql
+-- masking.retoken_vault(rotation masking.rotations, max_rows integer) -> masking.rotations
+--
+-- what:    gives some vault entries their token under the new key: the ciphertext moves, and masking.retokened notes
+--          where to. Tokens of one key lie together in the index, so what is left is what is to be done.
+-- called:  by masking.rotate_step
+-- writes:  masking.vault, masking.retokened
+-- raises:  ML001, ML002, ML004
+create or replace function masking.retoken_vault(rotation masking.rotations, max_rows integer)
+returns masking.rotations
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  new_key bytea := (
+    select masking.unwrapped(k.wrapped)
+      from masking.keys k
+     where k.purpose = 'token' and k.version = rotation.to_version
+  );
+  chunk uuid[];
+begin
+  chunk := array(
+    select v.token
+      from masking.vault v
+     where v.token >= masking.first_token(rotation.from_version)
+       and v.token < masking.first_token(rotation.from_version + 1)
+     order by v.token
+     limit max_rows
+  );
+
+  with moves as materialized (
+    select d.token as old_token, masking.token_of(d.digest, rotation.to_version) as new_token
+    from (
+      select o.token, crypto.hmac(convert_to(o.value, 'UTF8'), new_key, 'sha256') as digest
+      from masking.open_values(chunk) o
+      offset 0
+    ) d
+  ),
+  moved as (
+    insert into masking.vault (token, key_version, ciphertext)
+    select m.new_token, v.key_version, v.ciphertext
+    from moves m
+    join masking.vault v on v.token = m.old_token
+    order by m.new_token
+    -- The value may have come again since the new key is active.
+    on conflict do nothing
+  ),
+  followed as (
+    -- Tokens of still earlier keys keep pointing at where the value is.
+    update masking.retokened r
+       set new_token = m.new_token
+      from moves m
+     where r.new_token = m.old_token
+  )
+  insert into masking.retokened (old_token, new_token)
+  select m.old_token, m.new_token from moves m;
+
+  delete from masking.vault v where v.token = any (chunk);
+
+  rotation.rows_done := rotation.rows_done + cardinality(chunk);
+  if cardinality(chunk) < max_rows then
+    rotation.phase := 'logins';
+  end if;
+  return rotation;
+end
+$$;
+
+comment on function masking.retoken_vault(masking.rotations, integer) is 'Gives some vault entries their token under a new key';
+revoke all on function masking.retoken_vault(masking.rotations, integer) from public;
+--! EndIncluded functions/masking.retoken_vault.sql
+--! Included functions/masking.retoken_logins.sql
+-- masking.retoken_logins(rotation masking.rotations, max_rows integer) -> masking.rotations
+--
+-- what:    looks at the next logins in the order of the primary key and replaces the old tokens in them. No batch writes
+--          old tokens any more (masking.rotate waited for those that did), so one pass is all.
+-- called:  by masking.rotate_step
+-- reads:   masking.retokened
+-- writes:  public.user_logins
+create or replace function masking.retoken_logins(rotation masking.rotations, max_rows integer)
+returns masking.rotations
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  last_login record;
+  start_user text := coalesce(rotation.position_user_id, '');
+  start_date timestamptz := coalesce(rotation.position_create_date, '-infinity');
+  start_message uuid := coalesce(rotation.position_message_id, '00000000-0000-0000-0000-000000000000');
+begin
+  select c.user_id, c.create_date, c.message_id, count(*) over () as looked_at
+    into last_login
+    from (
+      select l.user_id, l.create_date, l.message_id
+        from public.user_logins l
+       where (l.user_id, l.create_date, l.message_id) > (start_user, start_date, start_message)
+       order by l.user_id, l.create_date, l.message_id
+       limit max_rows
+    ) c
+   order by c.user_id desc, c.create_date desc, c.message_id desc
+   limit 1;
+  if not found then
+    rotation.state := 'done';
+    return rotation;
+  end if;
+
+  if rotation.field = 'ip' then
+    update public.user_logins l
+       set masked_ip = r.new_token
+      from masking.retokened r
+     where r.old_token = l.masked_ip
+       and (l.user_id, l.create_date, l.message_id) > (start_user, start_date, start_message)
+       and (l.user_id, l.create_date, l.message_id) <= (last_login.user_id, last_login.create_date, last_login.message_id);
+  else
+    update public.user_logins l
+       set masked_device_id = r.new_token
+      from masking.retokened r
+     where r.old_token = l.masked_device_id
+       and (l.user_id, l.create_date, l.message_id) > (start_user, start_date, start_message)
+       and (l.user_id, l.create_date, l.message_id) <= (last_login.user_id, last_login.create_date, last_login.message_id);
+  end if;
+
+  rotation.position_user_id := last_login.user_id;
+  rotation.position_create_date := last_login.create_date;
+  rotation.position_message_id := last_login.message_id;
+  rotation.rows_done := rotation.rows_done + last_login.looked_at;
+  return rotation;
+end
+$$;
+
+comment on function masking.retoken_logins(masking.rotations, integer) is 'Replaces old tokens in the next logins';
+revoke all on function masking.retoken_logins(masking.rotations, integer) from public;
+--! EndIncluded functions/masking.retoken_logins.sql
+--! Included functions/masking.reencrypt_vault.sql
+-- masking.reencrypt_vault(rotation masking.rotations, max_rows integer) -> masking.rotations
+--
+-- what:    encrypts the next vault entries of a field under the new cipher key
+-- called:  by masking.rotate_step
+-- writes:  masking.vault
+-- raises:  ML001, ML002, ML004
+create or replace function masking.reencrypt_vault(rotation masking.rotations, max_rows integer)
+returns masking.rotations
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  new_password text := (
+    select encode(masking.unwrapped(k.wrapped), 'hex')
+      from masking.keys k
+     where k.purpose = 'cipher' and k.version = rotation.to_version
+  );
+  start_token uuid := coalesce(rotation.position_token, '00000000-0000-0000-0000-000000000000');
+  chunk uuid[];
+begin
+  chunk := array(
+    select v.token
+      from masking.vault v
+     where v.token > start_token
+       and v.key_version = rotation.from_version
+     order by v.token
+     limit max_rows
+  );
+
+  update masking.vault v
+     set key_version = rotation.to_version,
+         ciphertext = crypto.pgp_sym_encrypt_bytea(masking.padded(o.value), new_password, masking.cipher_options())
+    from masking.open_values(chunk) o
+   where v.token = o.token
+     and v.key_version = rotation.from_version;
+
+  rotation.rows_done := rotation.rows_done + cardinality(chunk);
+  rotation.position_token := chunk[cardinality(chunk)];
+  if cardinality(chunk) < max_rows then
+    -- A rotation of the token key may have moved entries behind this one's back: then once more from the beginning.
+    rotation.position_token := null;
+    if not exists (select from masking.vault v where v.key_version = rotation.from_version) then
+      rotation.state := 'done';
+    end if;
+  end if;
+  return rotation;
+end
+$$;
+
+comment on function masking.reencrypt_vault(masking.rotations, integer) is 'Encrypts the next vault entries under a new key';
+revoke all on function masking.reencrypt_vault(masking.rotations, integer) from public;
+--! EndIncluded functions/masking.reencrypt_vault.sql
+--! Included functions/masking.reencrypt_bodies.sql
+-- masking.reencrypt_bodies(rotation masking.rotations, max_rows integer) -> masking.rotations
+--
+-- what:    encrypts some quarantined bodies under the new cipher key
+-- called:  by masking.rotate_step
+-- writes:  staging.quarantine
+-- raises:  ML001, ML002, ML004
+create or replace function masking.reencrypt_bodies(rotation masking.rotations, max_rows integer)
+returns masking.rotations
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  new_password text := (
+    select encode(masking.unwrapped(k.wrapped), 'hex')
+      from masking.keys k
+     where k.purpose = 'cipher' and k.version = rotation.to_version
+  );
+  chunk uuid[];
+begin
+  chunk := array(
+    select q.message_id
+      from staging.quarantine q
+     where q.key_version = rotation.from_version
+     -- Bodies are up to a megabyte each, where vault entries have a few hundred bytes.
+     limit greatest(max_rows / 10, 1)
+  );
+
+  update staging.quarantine q
+     set key_version = rotation.to_version,
+         body = crypto.pgp_sym_encrypt_bytea(b.body, new_password, masking.cipher_options())
+    from masking.open_bodies(chunk) b
+   where q.message_id = b.message_id;
+
+  rotation.rows_done := rotation.rows_done + cardinality(chunk);
+  if cardinality(chunk) = 0 then
+    rotation.state := 'done';
+  end if;
+  return rotation;
+end
+$$;
+
+comment on function masking.reencrypt_bodies(masking.rotations, integer) is 'Encrypts some quarantined bodies under a new key';
+revoke all on function masking.reencrypt_bodies(masking.rotations, integer) from public;
+--! EndIncluded functions/masking.reencrypt_bodies.sql
+--! Included functions/masking.rotate_step.sql
+-- masking.rotate_step(max_rows integer default 500) -> boolean
+--
+-- what:    takes the oldest rotation that is running a step further and says whether there is more to do. A vault entry
+--          that cannot be opened pauses its rotation, with a word why: rotating must not make a swapped ciphertext good.
+-- called:  by the worker's task rotate_keys, a transaction a step
+-- reads:   masking.keys, masking.kek
+-- writes:  masking.rotations and what the rotation is about; audit.events at the end
+-- twice:   yes: each call is the next step
+-- raises:  ML001 sealed; ML002 wrong key-encryption key
+create or replace function masking.rotate_step(max_rows integer default 500)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  rotation masking.rotations;
+  done integer;
+begin
+  -- A second worker leaves the step to the first.
+  select r.* into rotation
+    from masking.rotations r
+   where r.state = 'running'
+   order by r.rotation_id
+   limit 1
+     for update skip locked;
+  if not found then
+    return false;
+  end if;
+  -- Whoever deletes values ends first: what this step reads from here on is what it may write again.
+  lock table masking.vault in row exclusive mode;
+
+  begin
+    case
+      when rotation.phase = 'quarantine' then
+        rotation := masking.reencrypt_bodies(rotation, max_rows);
+      when rotation.phase = 'logins' then
+        rotation := masking.retoken_logins(rotation, max_rows);
+      when rotation.purpose = 'token' then
+        rotation := masking.retoken_vault(rotation, max_rows);
+      else
+        rotation := masking.reencrypt_vault(rotation, max_rows);
+    end case;
+  exception when sqlstate 'ML004' then
+    rotation.state := 'paused';
+    rotation.problem := sqlerrm;
+  end;
+
+  update masking.rotations r
+     set state = rotation.state,
+         phase = rotation.phase,
+         position_token = rotation.position_token,
+         position_user_id = rotation.position_user_id,
+         position_create_date = rotation.position_create_date,
+         position_message_id = rotation.position_message_id,
+         rows_done = rotation.rows_done,
+         problem = rotation.problem,
+         finished_at = case when rotation.state = 'done' then clock_timestamp() end
+   where r.rotation_id = rotation.rotation_id;
+  if rotation.state <> 'running' then
+    perform audit.append(
+      case rotation.state when 'done' then 'rotated' else 'rotation paused' end,
+      jsonb_build_object(
+        'purpose', rotation.purpose, 'field', rotation.field,
+        'from', rotation.from_version, 'to', rotation.to_version, 'rows', rotation.rows_done
+      )
+    );
+  end if;
+  return exists (select from masking.rotations r where r.state = 'running');
+end
+$$;
+
+comment on function masking.rotate_step(integer) is 'Takes the oldest running rotation a step further';
+revoke all on function masking.rotate_step(integer) from public;
+grant execute on function masking.rotate_step(integer) to logins_worker;
+--! EndIncluded functions/masking.rotate_step.sql
+--! Included functions/masking.rotate.sql
+-- masking.rotate(purpose text default null, field text default null) -> setof bigint
+--
+-- what:    makes new keys, active at once, and starts the rotations that bring what is masked already under them.
+--          Workers do that in the background, in small steps; loading, finding and revealing go on. Returns the
+--          rotations' ids. Waits for the batches that are being masked.
+-- takes:   purpose: token or cipher, null for both; field: ip, device_id or body (which has a cipher key only), null for all
+-- called:  by custodians
+-- writes:  masking.keys, masking.rotations, graphile_worker's jobs, audit.events
+-- twice:   raises ML008 until the rotation is done
+-- raises:  ML001 sealed; ML005 token keys have run out; ML007 no such key; ML008 a rotation of it is not done yet
+create or replace function masking.rotate(purpose text default null, field text default null)
+returns setof bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  key masking.keys;
+  new_version integer;
+  new_rotation_id bigint;
+  started integer := 0;
+begin
+  -- Batches hold this table in a weaker mode: those under way end first, and later ones see the new key.
+  lock table masking.keys in share row exclusive mode;
+  for key in
+    select k.*
+      from masking.keys k
+     where k.state = 'active'
+       and k.purpose = coalesce(rotate.purpose, k.purpose)
+       and k.field = coalesce(rotate.field, k.field)
+     order by k.purpose, k.version
+  loop
+    if exists (
+      select
+        from masking.rotations r
+       where r.purpose = key.purpose and r.field = key.field and r.state <> 'done'
+    ) then
+      raise exception using
+        errcode = 'ML008',
+        message = format('the rotation of the %s key of %s is not done yet', key.purpose, key.field),
+        hint = 'npm run status shows how far it is; a paused one goes on after masking.resume_rotation()';
+    end if;
+    new_version := masking.create_key(key.purpose, key.field);
+    insert into masking.rotations (purpose, field, from_version, to_version, phase)
+    values (
+      key.purpose, key.field, key.version, new_version,
+      case when key.field = 'body' then 'quarantine' else 'vault' end
+    )
+    returning rotation_id into new_rotation_id;
+    perform audit.append(
+      'rotate',
+      jsonb_build_object('purpose', key.purpose, 'field', key.field, 'from', key.version, 'to', new_version)
+    );
+    started := started + 1;
+    return next new_rotation_id;
+  end loop;
+  if started = 0 then
+    raise exception using errcode = 'ML007', message = 'there is no active key of this purpose and field';
+  end if;
+  perform graphile_worker.add_job('rotate_keys', job_key => 'rotate_keys');
+end
+$$;
+
+comment on function masking.rotate(text, text) is 'Makes new keys and starts bringing everything under them';
+revoke all on function masking.rotate(text, text) from public;
+grant execute on function masking.rotate(text, text) to logins_custodian;
+--! EndIncluded functions/masking.rotate.sql
+--! Included functions/masking.pause_rotation.sql
+-- masking.pause_rotation() -> integer
+--
+-- what:    pauses every rotation that is running, after the step under way; returns how many
+-- called:  by custodians
+-- writes:  masking.rotations, audit.events
+-- twice:   yes
+create or replace function masking.pause_rotation()
+returns integer
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  paused integer;
+begin
+  update masking.rotations set state = 'paused' where state = 'running';
+  get diagnostics paused = row_count;
+  perform audit.append('pause rotation', jsonb_build_object('rotations', paused));
+  return paused;
+end
+$$;
+
+comment on function masking.pause_rotation() is 'Pauses every rotation that is running';
+revoke all on function masking.pause_rotation() from public;
+grant execute on function masking.pause_rotation() to logins_custodian;
+--! EndIncluded functions/masking.pause_rotation.sql
+--! Included functions/masking.resume_rotation.sql
+-- masking.resume_rotation() -> integer
+--
+-- what:    lets every rotation that is paused go on; returns how many
+-- called:  by custodians
+-- writes:  masking.rotations, graphile_worker's jobs, audit.events
+-- twice:   yes
+create or replace function masking.resume_rotation()
+returns integer
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  resumed integer;
+begin
+  update masking.rotations set state = 'running', problem = null where state = 'paused';
+  get diagnostics resumed = row_count;
+  perform audit.append('resume rotation', jsonb_build_object('rotations', resumed));
+  perform graphile_worker.add_job('rotate_keys', job_key => 'rotate_keys');
+  return resumed;
+end
+$$;
+
+comment on function masking.resume_rotation() is 'Lets every paused rotation go on';
+revoke all on function masking.resume_rotation() from public;
+grant execute on function masking.resume_rotation() to logins_custodian;
+--! EndIncluded functions/masking.resume_rotation.sql
+--! Included functions/masking.destroy_key.sql
+-- masking.destroy_key(purpose text, version integer, losing bigint default 0) -> void
+--
+-- what:    destroys a retiring key: its wrapped form is removed, and nothing under it can be opened any more. What
+--          backups and WAL hold of it is wrapped under the key-encryption key.
+-- takes:   losing: how many values (or bodies) become unreadable. 0 means none, which is so after a rotation. To lose
+--          some on purpose, name the very number: it is in the error's message.
+-- called:  by custodians
+-- reads:   masking.vault, public.user_logins, staging.quarantine
+-- writes:  masking.keys, masking.retokened (old tokens of a token key are forgotten), audit.events
+-- twice:   raises ML007
+-- raises:  ML006 another number of values is under the key; ML007 there is no such retiring key; ML008 its rotation is
+--          not done yet
+create or replace function masking.destroy_key(purpose text, version integer, losing bigint default 0)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  key masking.keys;
+  held bigint;
+begin
+  -- Batches end first, and none begins before this is over.
+  lock table masking.keys, masking.vault in share row exclusive mode;
+  select k.* into key
+    from masking.keys k
+   where k.purpose = destroy_key.purpose and k.version = destroy_key.version;
+  if key.state is distinct from 'retiring' then
+    raise exception using
+      errcode = 'ML007',
+      message = 'there is no retiring key of this purpose and version',
+      hint = 'An active key is rotated first: select masking.rotate(…)';
+  end if;
+
+  if key.purpose = 'token' then
+    select count(*) into held
+      from masking.vault v
+     where v.token >= masking.first_token(key.version) and v.token < masking.first_token(key.version + 1);
+  elsif key.field = 'body' then
+    select count(*) into held from staging.quarantine q where q.key_version = key.version;
+  else
+    select count(*) into held from masking.vault v where v.key_version = key.version;
+  end if;
+  if held <> losing then
+    raise exception using
+      errcode = 'ML006',
+      message = format('%s values are under this key, and %s were to be lost', held, losing),
+      hint = case
+        when held = 0 then 'None has to be lost: leave losing out'
+        else format('Rotate them to another key first; or, to lose them for ever, pass losing => %s', held)
+      end;
+  end if;
+  -- With nothing left under it, a rotation that is still at work on the logins needs the old tokens.
+  if losing = 0 and exists (
+    select
+      from masking.rotations r
+     where r.purpose = key.purpose and r.from_version = key.version and r.state <> 'done'
+  ) then
+    raise exception using
+      errcode = 'ML008',
+      message = 'the rotation of this key is not done yet',
+      hint = 'npm run status shows how far it is';
+  end if;
+
+  update masking.keys k
+     set state = 'destroyed', wrapped = null, destroyed_at = now()
+   where k.purpose = key.purpose and k.version = key.version;
+  update masking.rotations r
+     set state = 'done', finished_at = now()
+   where r.purpose = key.purpose and r.from_version = key.version and r.state <> 'done';
+  if key.purpose = 'token' then
+    delete from masking.retokened r
+     where r.old_token >= masking.first_token(key.version)
+       and r.old_token < masking.first_token(key.version + 1);
+  end if;
+  perform audit.append(
+    'destroy key',
+    jsonb_build_object('purpose', key.purpose, 'field', key.field, 'version', key.version, 'lost', losing)
+  );
+end
+$$;
+
+comment on function masking.destroy_key(text, integer, bigint) is 'Destroys a retiring key';
+revoke all on function masking.destroy_key(text, integer, bigint) from public;
+grant execute on function masking.destroy_key(text, integer, bigint) to logins_custodian;
+--! EndIncluded functions/masking.destroy_key.sql
+--! Included functions/masking.delete_unreferenced.sql
+-- masking.delete_unreferenced(tokens uuid[]) -> bigint
+--
+-- what:    deletes the vault entries of tokens that no login carries any more, under this token or under one it had
+--          before a rotation; returns how many
+-- called:  by masking.forget_step and masking.purge_step
+-- reads:   public.user_logins
+-- writes:  masking.vault, masking.retokened
+-- locks:   masking.vault: a batch that relies on an entry commits first or looks again after this (masking.mask_staged)
+-- twice:   yes
+create or replace function masking.delete_unreferenced(tokens uuid[])
+returns bigint
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  gone uuid[];
+begin
+  lock table masking.vault in share row exclusive mode;
+
+  with candidates as (
+    select distinct c.token from masking.current_tokens(tokens) c
+  ),
+  names as (
+    select c.token, c.token as alias from candidates c
+    union all
+    select r.new_token, r.old_token from candidates c join masking.retokened r on r.new_token = c.token
+  ),
+  referenced as (
+    select n.token
+    from names n
+    where exists (select from public.user_logins l where l.masked_ip = n.alias)
+       or exists (select from public.user_logins l where l.masked_device_id = n.alias)
+  )
+  select coalesce(array_agg(c.token), '{}')
+    into gone
+    from candidates c
+   where not exists (select from referenced r where r.token = c.token);
+
+  delete from masking.vault v where v.token = any (gone);
+  delete from masking.retokened r where r.new_token = any (gone);
+  return cardinality(gone);
+end
+$$;
+
+comment on function masking.delete_unreferenced(uuid[]) is 'Deletes vault entries that no login refers to';
+revoke all on function masking.delete_unreferenced(uuid[]) from public;
+--! EndIncluded functions/masking.delete_unreferenced.sql
+--! Included functions/masking.forget_user.sql
+-- masking.forget_user(user_id text, reason text) -> bigint
+--
+-- what:    has the masks of a user's logins set to null, and the vault entries that nobody else refers to deleted, by
+--          workers in the background, in small steps. Quarantined messages of the user are deleted as well. Returns the
+--          erasure's id; npm run status and masking.erasures show how far it is. Logins that come later are masked as
+--          ever. Backups keep what they hold until they are thrown away.
+-- called:  by custodians
+-- writes:  masking.erasures, graphile_worker's jobs, audit.events
+-- twice:   yes: another erasure, of what has come since
+-- raises:  ML110 no user or no reason
+create or replace function masking.forget_user(user_id text, reason text)
+returns bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  new_erasure_id bigint;
+begin
+  if coalesce(user_id, '') = '' or coalesce(btrim(reason), '') = '' then
+    raise exception using errcode = 'ML110', message = 'an erasure needs a user and a reason';
+  end if;
+  insert into masking.erasures (user_id, reason)
+  values (forget_user.user_id, btrim(forget_user.reason))
+  returning erasure_id into new_erasure_id;
+  perform audit.append(
+    'forget user',
+    jsonb_build_object('erasure_id', new_erasure_id, 'user_id', user_id, 'reason', btrim(reason))
+  );
+  perform graphile_worker.add_job('forget_users', job_key => 'forget_users');
+  return new_erasure_id;
+end
+$$;
+
+comment on function masking.forget_user(text, text) is 'Has the masked values of a user erased';
+revoke all on function masking.forget_user(text, text) from public;
+grant execute on function masking.forget_user(text, text) to logins_custodian;
+--! EndIncluded functions/masking.forget_user.sql
+--! Included functions/masking.forget_step.sql
+-- masking.forget_step(max_rows integer default 500) -> boolean
+--
+-- what:    takes the oldest erasure a step further and says whether there is more to do
+-- called:  by the worker's task forget_users, a transaction a step
+-- reads:   masking.keys and masking.kek (for quarantined bodies)
+-- writes:  public.user_logins, masking.vault, staging.quarantine, masking.erasures; audit.events at the end
+-- twice:   yes: each call is the next step
+-- raises:  ML001 sealed; ML002 wrong key-encryption key; ML004 a quarantined body was changed
+create or replace function masking.forget_step(max_rows integer default 500)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  erasure masking.erasures;
+  tokens uuid[];
+  cleared integer;
+  chunk uuid[];
+  erased integer;
+begin
+  select e.* into erasure
+    from masking.erasures e
+   where e.phase <> 'done'
+   order by e.erasure_id
+   limit 1
+     for update skip locked;
+  if not found then
+    return false;
+  end if;
+
+  if erasure.phase = 'logins' then
+    -- Batches that began before the erasure end first, so that their logins are seen.
+    lock table masking.vault in share row exclusive mode;
+    with chunk as (
+      select l.user_id, l.create_date, l.message_id, l.masked_ip, l.masked_device_id
+      from public.user_logins l
+      where l.user_id = erasure.user_id
+        and l.loaded_at <= erasure.requested_at
+        and (l.masked_ip is not null or l.masked_device_id is not null)
+      limit max_rows
+      for update
+    ),
+    nulled as (
+      update public.user_logins l
+         set masked_ip = null, masked_device_id = null
+        from chunk c
+       where l.user_id = c.user_id and l.create_date = c.create_date and l.message_id = c.message_id
+    )
+    select array_agg(distinct t) filter (where t is not null), count(distinct c.message_id)
+      into tokens, cleared
+      from chunk c
+      cross join unnest(array[c.masked_ip, c.masked_device_id]) t;
+
+    if cleared = 0 then
+      erasure.phase := 'quarantine';
+    else
+      erasure.logins_cleared := erasure.logins_cleared + cleared;
+      erasure.values_erased := erasure.values_erased + masking.delete_unreferenced(tokens);
+    end if;
+
+  else
+    -- Whose a quarantined message is stands in its body.
+    chunk := array(
+      select q.message_id
+        from staging.quarantine q
+       where q.message_id > coalesce(erasure.position_message_id, '00000000-0000-0000-0000-000000000000')
+         and q.quarantined_at <= erasure.requested_at
+       order by q.message_id
+       limit greatest(max_rows / 10, 1)
+    );
+    delete from staging.quarantine q
+     using masking.open_bodies(chunk) b
+     where q.message_id = b.message_id
+       and masking.read_body(b.body) ->> 'user_id' = erasure.user_id;
+    get diagnostics erased = row_count;
+    erasure.bodies_erased := erasure.bodies_erased + erased;
+    if cardinality(chunk) = 0 then
+      erasure.phase := 'done';
+    else
+      erasure.position_message_id := chunk[cardinality(chunk)];
+    end if;
+  end if;
+
+  update masking.erasures e
+     set phase = erasure.phase,
+         position_message_id = erasure.position_message_id,
+         logins_cleared = erasure.logins_cleared,
+         values_erased = erasure.values_erased,
+         bodies_erased = erasure.bodies_erased,
+         finished_at = case when erasure.phase = 'done' then clock_timestamp() end
+   where e.erasure_id = erasure.erasure_id;
+  if erasure.phase = 'done' then
+    perform audit.append(
+      'forgotten user',
+      jsonb_build_object(
+        'erasure_id', erasure.erasure_id, 'logins', erasure.logins_cleared,
+        'values', erasure.values_erased, 'bodies', erasure.bodies_erased
+      )
+    );
+  end if;
+  return exists (select from masking.erasures e where e.phase <> 'done');
+end
+$$;
+
+comment on function masking.forget_step(integer) is 'Takes the oldest erasure a step further';
+revoke all on function masking.forget_step(integer) from public;
+grant execute on function masking.forget_step(integer) to logins_worker;
+--! EndIncluded functions/masking.forget_step.sql
+--! Included functions/masking.set_retention.sql
+-- masking.set_retention(keep_months integer) -> void
+--
+-- what:    says for how many whole months, beside the present one, logins are kept; null for ever. Workers apply it
+--          every day.
+-- called:  by custodians
+-- writes:  masking.retention_policy, audit.events
+-- twice:   yes
+-- raises:  22023 out of range (1 to 1200)
+create or replace function masking.set_retention(keep_months integer)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if keep_months not between 1 and 1200 then
+    raise exception using errcode = '22023', message = 'keep_months must be from 1 to 1200, or null to keep logins for ever';
+  end if;
+  update masking.retention_policy set keep_months = set_retention.keep_months;
+  perform audit.append('set retention', jsonb_build_object('keep_months', keep_months));
+end
+$$;
+
+comment on function masking.set_retention(integer) is 'Says for how many months logins are kept';
+revoke all on function masking.set_retention(integer) from public;
+grant execute on function masking.set_retention(integer) to logins_custodian;
+--! EndIncluded functions/masking.set_retention.sql
+--! Included functions/masking.retention.sql
+-- masking.retention() -> integer
+--
+-- what:    drops the monthly partitions that end before the months to keep, deletes such rows from the default
+--          partition, and starts a purge of the vault for what only they referred to. Returns how many partitions it
+--          dropped. Does nothing where logins are kept for ever.
+-- called:  by the worker's task retention, every day
+-- reads:   masking.retention_policy, the catalogs
+-- writes:  public.user_logins and its partitions, graphile_worker's jobs, audit.events
+-- twice:   yes
+create or replace function masking.retention()
+returns integer
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  oldest_kept timestamptz;
+  partition record;
+  dropped integer := 0;
+  deleted integer;
+begin
+  select date_trunc('month', now()) - make_interval(months => p.keep_months)
+    into oldest_kept
+    from masking.retention_policy p;
+  if oldest_kept is null then
+    return 0;
+  end if;
+
+  for partition in
+    select c.oid::regclass as relation, c.relname
+      from pg_inherits i
+      join pg_class c on c.oid = i.inhrelid
+     where i.inhparent = 'public.user_logins'::regclass
+       and c.relname ~ '^user_logins_\d{4}_\d{2}$'
+       and to_date(right(c.relname, 7), 'YYYY_MM') < oldest_kept::date
+     order by c.relname
+  loop
+    execute format('drop table %s', partition.relation);
+    perform audit.append('drop partition', jsonb_build_object('partition', partition.relname));
+    dropped := dropped + 1;
+  end loop;
+  delete from public.user_logins_default l where l.create_date < oldest_kept;
+  get diagnostics deleted = row_count;
+
+  if dropped > 0 or deleted > 0 then
+    update masking.retention_policy set purge_position = '00000000-0000-0000-0000-000000000000';
+    perform graphile_worker.add_job('purge_vault', job_key => 'purge_vault');
+  end if;
+  return dropped;
+end
+$$;
+
+comment on function masking.retention() is 'Drops logins older than the months to keep';
+revoke all on function masking.retention() from public;
+grant execute on function masking.retention() to logins_worker;
+--! EndIncluded functions/masking.retention.sql
+--! Included functions/masking.purge_step.sql
+-- masking.purge_step(max_rows integer default 500) -> boolean
+--
+-- what:    looks at the next vault entries, deletes those that no login refers to, and says whether there is more to do
+-- called:  by the worker's task purge_vault, a transaction a step, after retention dropped logins
+-- reads:   public.user_logins
+-- writes:  masking.vault, masking.retention_policy; audit.events at the end
+-- twice:   yes: each call is the next step
+create or replace function masking.purge_step(max_rows integer default 500)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  start_token uuid;
+  chunk uuid[];
+begin
+  select p.purge_position into start_token from masking.retention_policy p for update skip locked;
+  if start_token is null then
+    return false;
+  end if;
+  chunk := array(
+    select v.token from masking.vault v where v.token > start_token order by v.token limit max_rows
+  );
+  perform masking.delete_unreferenced(chunk);
+  update masking.retention_policy
+     set purge_position = case when cardinality(chunk) = max_rows then chunk[max_rows] end;
+  if cardinality(chunk) < max_rows then
+    perform audit.append('purge vault', '{}');
+    return false;
+  end if;
+  return true;
+end
+$$;
+
+comment on function masking.purge_step(integer) is 'Deletes orphaned vault entries, some at a time';
+revoke all on function masking.purge_step(integer) from public;
+grant execute on function masking.purge_step(integer) to logins_worker;
+--! EndIncluded functions/masking.purge_step.sql
+--! Included functions/staging.replay.sql
+-- staging.replay(message_ids uuid[]) -> (rows integer, inserted integer, quarantined integer)
+--
+-- what:    takes messages out of quarantine and masks them again, in this transaction: after a release that understands
+--          them, say. What still cannot be loaded goes back.
+-- called:  by custodians and workers
+-- reads:   staging.quarantine, masking.keys, masking.kek
+-- writes:  staging.quarantine, staging.raw_messages (emptied again), public.user_logins, masking.vault,
+--          staging.batches, audit.events
+-- twice:   yes: what is not in quarantine is left out
+-- raises:  ML001 sealed; ML004 a ciphertext was changed; 54000 more than 10000 messages at once
+create or replace function staging.replay(
+  message_ids uuid[],
+  out rows integer,
+  out inserted integer,
+  out quarantined integer
+)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  replay_batch_id uuid := gen_random_uuid();
+  counts record;
+begin
+  if cardinality(message_ids) > 10000 then
+    raise exception using errcode = '54000', message = 'replay takes up to 10000 messages at once';
+  end if;
+
+  insert into staging.raw_messages (batch_id, message_id, receipt_handle, sent_at, receive_count, body)
+  select replay_batch_id, q.message_id, '', q.sent_at, 0, b.body
+  from masking.open_bodies(message_ids) b
+  join staging.quarantine q on q.message_id = b.message_id;
+  delete from staging.quarantine q using staging.raw_messages m
+   where m.batch_id = replay_batch_id
+     and q.message_id = m.message_id;
+
+  counts := masking.mask_staged(replay_batch_id);
+  rows := counts.rows;
+  inserted := counts.inserted;
+  quarantined := counts.quarantined;
+  delete from staging.raw_messages m where m.batch_id = replay_batch_id;
+
+  if rows > 0 then
+    insert into staging.batches (batch_id, rows, masked_at, acked_at, inserted, duplicates, quarantined)
+    values (
+      replay_batch_id, replay.rows, clock_timestamp(), clock_timestamp(),
+      replay.inserted, replay.rows - replay.inserted - replay.quarantined, replay.quarantined
+    );
+  end if;
+  perform audit.append(
+    'replay',
+    jsonb_build_object('messages', rows, 'loaded', inserted, 'quarantined', quarantined)
+  );
+end
+$$;
+
+comment on function staging.replay(uuid[]) is 'Puts quarantined messages through masking again';
+revoke all on function staging.replay(uuid[]) from public;
+grant execute on function staging.replay(uuid[]) to logins_custodian, logins_worker;
+--! EndIncluded functions/staging.replay.sql
+-- Its row has more columns now, which `create or replace` cannot give it.
+drop function if exists staging.status();
+--! Included functions/staging.status.sql
+-- staging.status() -> one row of figures, none of them about anybody
+--
+-- what:    what npm run status shows of the database: rows staged and not yet masked, the age of the oldest in
+--          seconds, open batches (not yet acknowledged), and since the beginning: batches, rows loaded, duplicates,
+--          messages quarantined, lost batches; how many are in quarantine now; sealed or not; the keys
+--          [{purpose, field, version, state}]; rotations and erasures that are not done
+--          [{purpose, field, from, to, state, phase, rows, problem}], [{erasure_id, phase, logins}]
+-- called:  by npm run status, as logins_worker, logins_custodian or logins_auditor
+-- reads:   staging.batches, staging.totals, staging.quarantine, masking.keys, masking.rotations, masking.erasures
+create or replace function staging.status(
+  out staged_rows bigint,
+  out oldest_unmasked_seconds double precision,
+  out open_batches bigint,
+  out batches bigint,
+  out loaded bigint,
+  out duplicates bigint,
+  out quarantined bigint,
+  out in_quarantine bigint,
+  out lost_batches bigint,
+  out sealed boolean,
+  out keys jsonb,
+  out rotations jsonb,
+  out erasures jsonb
+)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    k.staged_rows,
+    k.oldest_age_seconds,
+    b.open_batches,
+    t.batches + b.batches,
+    t.inserted + b.inserted,
+    t.duplicates + b.duplicates,
+    t.quarantined + b.quarantined,
+    (select count(*) from staging.quarantine),
+    t.lost_batches + b.lost_batches,
+    masking.is_sealed(),
+    (
+      select coalesce(
+        jsonb_agg(
+          jsonb_build_object('purpose', y.purpose, 'field', y.field, 'version', y.version, 'state', y.state)
+          order by y.purpose, y.version
+        ),
+        '[]'
+      )
+      from masking.keys y
+    ),
+    (
+      select coalesce(
+        jsonb_agg(
+          jsonb_build_object(
+            'purpose', r.purpose, 'field', r.field, 'from', r.from_version, 'to', r.to_version,
+            'state', r.state, 'phase', r.phase, 'rows', r.rows_done, 'problem', r.problem
+          )
+          order by r.rotation_id
+        ),
+        '[]'
+      )
+      from masking.rotations r
+      where r.state <> 'done'
+    ),
+    (
+      select coalesce(
+        jsonb_agg(
+          jsonb_build_object('erasure_id', e.erasure_id, 'phase', e.phase, 'logins', e.logins_cleared)
+          order by e.erasure_id
+        ),
+        '[]'
+      )
+      from masking.erasures e
+      where e.phase <> 'done'
+    )
+  from staging.backlog() k
+  cross join staging.totals t
+  cross join (
+    select
+      count(*) as batches,
+      count(*) filter (where l.acked_at is null and l.lost_at is null) as open_batches,
+      coalesce(sum(l.inserted), 0) as inserted,
+      coalesce(sum(l.duplicates), 0) as duplicates,
+      coalesce(sum(l.quarantined), 0) as quarantined,
+      count(l.lost_at) as lost_batches
+    from staging.batches l
+  ) b
+$$;
+
+comment on function staging.status() is 'The figures of npm run status: one row, no personal data';
+revoke all on function staging.status() from public;
+grant execute on function staging.status() to logins_worker, logins_custodian, logins_auditor;
+--! EndIncluded functions/staging.status.sql
+--! Included grants/schemas.sql
+-- Who may name the objects of which schema. crypto has no line here: pgcrypto is for logins_owner alone.
+grant usage on schema staging to logins_loader, logins_worker, logins_custodian, logins_auditor;
+grant usage on schema masking to logins_worker, logins_custodian, logins_auditor;
+grant usage on schema unmask to logins_unmasker, logins_approver, logins_auditor;
+grant usage on schema audit to logins_auditor;
+--! EndIncluded grants/schemas.sql
+--! Included grants/tables.sql
+-- Who may do what to tables and views. What is not here is for logins_owner alone; functions bring their own
+-- grants. test/security/privileges.test.ts compares the catalogs with a complete list.
+grant select on public.user_logins, public.user_logins_compat to logins_analyst;
+
+grant insert on staging.inbox to logins_loader;
+grant select on staging.batches, staging.totals to logins_auditor;
+
+grant insert on masking.kek_inlet to logins_worker, logins_custodian;
+grant insert on masking.next_kek_inlet to logins_custodian;
+grant select on masking.rotations, masking.erasures, masking.retention_policy to logins_custodian, logins_auditor;
+
+grant select on unmask.open_requests to logins_unmasker, logins_approver;
+grant select on unmask.policy to logins_unmasker, logins_approver, logins_auditor;
+grant select on unmask.requests, unmask.approvals, audit.events to logins_auditor;
+--! EndIncluded grants/tables.sql
