@@ -11,6 +11,27 @@ export interface KeyVersion {
   state: 'active' | 'retiring' | 'destroyed';
 }
 
+/** A rotation that is not done. */
+export interface RotationProgress {
+  purpose: KeyVersion['purpose'];
+  field: KeyVersion['field'];
+  from: number;
+  to: number;
+  state: 'running' | 'paused';
+  phase: 'vault' | 'logins' | 'quarantine';
+  /** Rows done so far, over all phases. */
+  rows: number;
+  /** Why it paused itself. */
+  problem: string | null;
+}
+
+/** An erasure of a user that is not done; it does not say whose. */
+export interface ErasureProgress {
+  erasure_id: number;
+  phase: 'logins' | 'quarantine';
+  logins: number;
+}
+
 /** What `npm run status --json` prints. Counts are of messages or rows; ages in seconds. */
 export interface Status {
   queue: { visible: number; inFlight: number; deadLettered: number | null };
@@ -22,6 +43,8 @@ export interface Status {
   quarantined: { total: number; now: number };
   sealed: boolean;
   keys: KeyVersion[];
+  rotations: RotationProgress[];
+  erasures: ErasureProgress[];
 }
 
 interface StatusRow {
@@ -36,6 +59,8 @@ interface StatusRow {
   lost_batches: string;
   sealed: boolean;
   keys: KeyVersion[];
+  rotations: RotationProgress[];
+  erasures: ErasureProgress[];
 }
 
 /**
@@ -58,6 +83,8 @@ export async function collectStatus(pool: Pool, sqs: SQSClient, queueUrl: string
     quarantined: { total: Number(row.quarantined), now: Number(row.in_quarantine) },
     sealed: row.sealed,
     keys: row.keys,
+    rotations: row.rotations,
+    erasures: row.erasures,
   };
 }
 
@@ -84,7 +111,18 @@ export function renderStatus(status: Status): string {
     ['quarantined', `${quarantined.total}, of which ${quarantined.now} still there`],
     ['keys', status.keys.map(renderKey).join('\n') || 'none yet: made at the first unsealing'],
   );
+  if (status.rotations.length > 0) table.push(['rotations', status.rotations.map(renderRotation).join('\n')]);
+  if (status.erasures.length > 0) table.push(['erasures', status.erasures.map(renderErasure).join('\n')]);
   return table.toString();
+}
+
+function renderRotation({ purpose, field, from, to, state, phase, rows, problem }: RotationProgress): string {
+  const progress = `${field} ${purpose} ${from} → ${to}: ${state} in ${phase}, ${rows} rows done`;
+  return problem === null ? progress : `${progress}; ${problem}`;
+}
+
+function renderErasure({ erasure_id: id, phase, logins }: ErasureProgress): string {
+  return `${id}: in ${phase}, ${logins} logins done`;
 }
 
 function renderKey({ purpose, field, version, state }: KeyVersion): string {

@@ -1,5 +1,5 @@
 --! Previous: sha1:8a53e06509bf1e8ff1ad50626eb9d0957c1b208c
---! Hash: sha1:415c4b46a4aaa69bdb328115003b8dd806a31865
+--! Hash: sha1:f0c1ed5375f1d5ebe58c37628585a7f37a67d075
 --! Message: reveal, rotate, erase
 
 --! Included tables/public.user_logins.sql
@@ -1371,7 +1371,7 @@ grant execute on function unmask.reveal(uuid) to logins_unmasker;
 --          rotated
 -- takes:   field: ip or device_id; value: as events write it
 -- called:  by unmaskers who have requested it (unmask.request_find)
--- reads:   unmask.requests, unmask.approvals, audit.events, masking.vault, masking.keys, masking.kek
+-- reads:   unmask.requests, unmask.approvals, audit.events, public.user_logins, masking.keys, masking.kek
 -- writes:  audit.events
 -- twice:   yes, until the request expires; each time is on the record
 -- raises:  ML001 sealed; ML101 there is no request of yours to find this value; ML103 not committed yet; ML105 not
@@ -1408,7 +1408,15 @@ begin
   end if;
   request := unmask.granted(found_request_id);
 
-  select coalesce(array_agg(c.asked order by c.asked), '{}') into found_tokens from masking.current_tokens(wanted) c;
+  found_tokens := array(
+    select w.token
+      from unnest(wanted) as w (token)
+     where case
+             when find.field = 'ip' then exists (select from public.user_logins l where l.masked_ip = w.token)
+             else exists (select from public.user_logins l where l.masked_device_id = w.token)
+           end
+     order by w.token
+  );
   raise log 'masked-logins: % searched for the value of request %', session_user, request.request_id;
   perform audit.append(
     'find',
@@ -1816,7 +1824,7 @@ begin
   if started = 0 then
     raise exception using errcode = 'ML007', message = 'there is no active key of this purpose and field';
   end if;
-  perform graphile_worker.add_job('rotate_keys', job_key => 'rotate_keys');
+  perform graphile_worker.add_job('rotate_keys', job_key => 'rotate_keys', priority => 10);
 end
 $$;
 
@@ -1872,7 +1880,7 @@ begin
   update masking.rotations set state = 'running', problem = null where state = 'paused';
   get diagnostics resumed = row_count;
   perform audit.append('resume rotation', jsonb_build_object('rotations', resumed));
-  perform graphile_worker.add_job('rotate_keys', job_key => 'rotate_keys');
+  perform graphile_worker.add_job('rotate_keys', job_key => 'rotate_keys', priority => 10);
   return resumed;
 end
 $$;
@@ -2049,7 +2057,7 @@ begin
     'forget user',
     jsonb_build_object('erasure_id', new_erasure_id, 'user_id', user_id, 'reason', btrim(reason))
   );
-  perform graphile_worker.add_job('forget_users', job_key => 'forget_users');
+  perform graphile_worker.add_job('forget_users', job_key => 'forget_users', priority => 10);
   return new_erasure_id;
 end
 $$;
@@ -2247,7 +2255,7 @@ begin
 
   if dropped > 0 or deleted > 0 then
     update masking.retention_policy set purge_position = '00000000-0000-0000-0000-000000000000';
-    perform graphile_worker.add_job('purge_vault', job_key => 'purge_vault');
+    perform graphile_worker.add_job('purge_vault', job_key => 'purge_vault', priority => 10);
   end if;
   return dropped;
 end

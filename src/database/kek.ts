@@ -46,19 +46,33 @@ export function parseKek(given: string, variable: string): Buffer {
  * @param pool of a login that is a member of logins_worker or logins_custodian
  * @throws SQLSTATE ML002 for a key that is not this database's, ML003 where another one unsealed it already
  */
-export async function unseal(pool: Pool, kek: Buffer): Promise<void> {
-  const client = await pool.connect();
-  try {
-    await copyIn(client, 'copy masking.kek_inlet from stdin (format binary)', encodeRows([bytea], [[kek]]));
-    client.release();
-  } catch (error) {
-    client.release(true);
-    throw error;
-  }
+export function unseal(pool: Pool, kek: Buffer): Promise<void> {
+  return handOver(pool, 'masking.kek_inlet', kek);
+}
+
+/**
+ * Changes the key-encryption key: wraps every data key anew, in one transaction.
+ *
+ * @param pool of a login that is a member of logins_custodian
+ * @throws SQLSTATE ML001 where the database is sealed, ML002 for a key that was in use before
+ */
+export function rewrap(pool: Pool, nextKek: Buffer): Promise<void> {
+  return handOver(pool, 'masking.next_kek_inlet', nextKek);
 }
 
 /** Whether the database is sealed. */
 export async function isSealed(pool: Pool): Promise<boolean> {
   const { rows } = await pool.query<{ sealed: boolean }>('select masking.is_sealed() as sealed');
   return rows[0]?.sealed === true;
+}
+
+async function handOver(pool: Pool, inlet: string, kek: Buffer): Promise<void> {
+  const client = await pool.connect();
+  try {
+    await copyIn(client, `copy ${inlet} from stdin (format binary)`, encodeRows([bytea], [[kek]]));
+    client.release();
+  } catch (error) {
+    client.release(true);
+    throw error;
+  }
 }

@@ -19,18 +19,22 @@ export class TaskError extends Error {
 /**
  * Makes a task of a function. Whatever the function throws is replaced: an error of the driver carries values, and
  * graphile-worker keeps its message in a table.
+ *
+ * @param name the task's, as the database has it
+ * @param work what it does; its third argument is aborted when the worker is to end
  */
 export function task(
   name: string,
-  work: (context: WorkContext, payload: Record<string, unknown>) => Promise<void>,
+  work: (context: WorkContext, payload: Record<string, unknown>, stop: AbortSignal) => Promise<void>,
 ): TaskFactory {
-  return (context) => async (payload) => {
-    const given = (payload ?? {}) as Record<string, unknown>;
-    try {
-      await work(context, given);
-    } catch (error) {
-      const batch = typeof given['batch_id'] === 'string' ? ` of batch ${given['batch_id']}` : '';
-      throw new TaskError(`${name}${batch} failed: ${describe(error)}`);
-    }
-  };
+  return (context) =>
+    async (payload, { abortSignal }) => {
+      const given = (payload ?? {}) as Record<string, unknown>;
+      try {
+        await work(context, given, abortSignal);
+      } catch (error) {
+        const batch = typeof given['batch_id'] === 'string' ? ` of batch ${given['batch_id']}` : '';
+        throw new TaskError(`${name}${batch} failed: ${describe(error)}`);
+      }
+    };
 }

@@ -1,7 +1,11 @@
 import { parseCronItems, type ParsedCronItem, type TaskList } from 'graphile-worker';
 import cleanLedger from '../../tasks/clean_ledger.ts';
 import maintainPartitions from '../../tasks/maintain_partitions.ts';
+import forgetUsers from '../../tasks/forget_users.ts';
 import maskBatch from '../../tasks/mask_batch.ts';
+import purgeVault from '../../tasks/purge_vault.ts';
+import retention from '../../tasks/retention.ts';
+import rotateKeys from '../../tasks/rotate_keys.ts';
 import sweepBatches from '../../tasks/sweep_batches.ts';
 import type { WorkContext } from './context.ts';
 
@@ -10,6 +14,10 @@ const FACTORIES = {
   sweep_batches: sweepBatches,
   maintain_partitions: maintainPartitions,
   clean_ledger: cleanLedger,
+  rotate_keys: rotateKeys,
+  forget_users: forgetUsers,
+  retention,
+  purge_vault: purgeVault,
 };
 
 const DAY_MS = 86_400_000;
@@ -19,19 +27,28 @@ export function createTaskList(context: WorkContext): TaskList {
   return Object.fromEntries(Object.entries(FACTORIES).map(([name, create]) => [name, create(context)]));
 }
 
-/** What runs by the clock (UTC). A job key keeps one of each; a day that was missed is made up for. */
+/** Begun by functions of the database, and gone on with every minute, should a worker have been killed. */
+const BACKGROUND = ['rotate_keys', 'forget_users', 'purge_vault'];
+
+/**
+ * What runs by the clock (UTC). A job key keeps one of each; a day that was missed is made up for. Background work
+ * comes after masking (priority 0).
+ */
 export function cronItems(): ParsedCronItem[] {
+  const daily = (task: string, match: string) => ({
+    task,
+    match,
+    options: { jobKey: task, backfillPeriod: DAY_MS },
+  });
   return parseCronItems([
     { task: 'sweep_batches', match: '* * * * *', options: { jobKey: 'sweep_batches', maxAttempts: 1 } },
-    {
-      task: 'maintain_partitions',
-      match: '17 1 * * *',
-      options: { jobKey: 'maintain_partitions', backfillPeriod: DAY_MS },
-    },
-    {
-      task: 'clean_ledger',
-      match: '47 1 * * *',
-      options: { jobKey: 'clean_ledger', backfillPeriod: DAY_MS },
-    },
+    ...BACKGROUND.map((task) => ({
+      task,
+      match: '* * * * *',
+      options: { jobKey: task, maxAttempts: 1, priority: 10 },
+    })),
+    daily('maintain_partitions', '17 1 * * *'),
+    daily('retention', '27 1 * * *'),
+    daily('clean_ledger', '47 1 * * *'),
   ]);
 }

@@ -1,0 +1,26 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { WorkContext } from './context.ts';
+
+/** A job gives its place to others after this long, in milliseconds; a minute after, cron starts it again. */
+const TURN_MS = 50_000;
+
+/**
+ * Takes background work further, a transaction a step, until nothing is left, its turn is over, or the worker is to
+ * stop. Between steps it rests as long as the step took, so that it never has more than half of a connection's time.
+ *
+ * @param step a function of the database that does one step and says whether there is more to do
+ * @param stop aborted when the worker is to end
+ */
+export async function takeSteps(
+  { pool }: WorkContext,
+  step: 'masking.rotate_step' | 'masking.forget_step' | 'masking.purge_step',
+  stop: AbortSignal | undefined,
+): Promise<void> {
+  const startedAt = performance.now();
+  while (stop?.aborted !== true && performance.now() - startedAt < TURN_MS) {
+    const stepAt = performance.now();
+    const { rows } = await pool.query<{ more: boolean }>(`select ${step}() as more`);
+    if (rows[0]?.more !== true) return;
+    await sleep(performance.now() - stepAt, undefined, { signal: stop }).catch(() => {});
+  }
+}
