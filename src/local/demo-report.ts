@@ -1,20 +1,7 @@
 import Table from 'cli-table3';
-import pg from 'pg';
+import type pg from 'pg';
 import type { StackLogin } from '../config.ts';
-import { codeOf } from '../errors.ts';
-
-export interface Totals {
-  loaded: number;
-  quarantined: number;
-}
-
-/** How far loading is, from the ledger. */
-export async function totalsOf(database: pg.Client): Promise<Totals> {
-  const { rows } = await database.query<{ loaded: string; quarantined: string }>(
-    'select coalesce(sum(inserted), 0) as loaded, coalesce(sum(quarantined), 0) as quarantined from staging.batches',
-  );
-  return { loaded: Number(rows[0]?.loaded), quarantined: Number(rows[0]?.quarantined) };
-}
+import { refusal, rowOf, short, withClient } from './demo-database.ts';
 
 /** What an analyst sees: the logins from the device that was seen most, and a few others. */
 const SAMPLE = `
@@ -34,33 +21,37 @@ const SHARED = `
          max(logins) as most
   from (select count(*) as logins from public.user_logins where %s is not null group by %s) as per_token`;
 
-/**
- * Shows what came of the events, each part as the login that is there for it.
- *
- * @returns whether loaded and quarantined add up to what was sent, and nothing is left in the queue
- */
-export async function report(options: {
+/** Shows what came of the events, each part as the login that is there for it. */
+export async function report(urls: Record<StackLogin, string>, print: (text: string) => void): Promise<void> {
+  await withClient(urls.analyst, async (analyst) => {
+    print(
+      `\nWhat an analyst sees; the first three are the same device, whichever it is:\n${await sample(analyst)}`,
+    );
+    print(`\nDuplicates, found without knowing an address or a device:\n${await shared(analyst)}`);
+    const statement = 'select * from masking.vault';
+    print(`\nAn analyst tries the vault:\n${await refusal(statement, () => analyst.query(statement))}`);
+  });
+  // No role reads the quarantine: this is the superuser of a stack on your own machine.
+  await withClient(urls.superuser, async (superuser) => {
+    print(`\nMalformed messages, in quarantine, their bodies encrypted:\n${await reasons(superuser)}`);
+  });
+}
+
+/** Says where all that was sent is; returns whether it adds up, and nothing is left in the queue. */
+export function reportTotals(options: {
   urls: Record<StackLogin, string>;
   sent: number;
   queued: number;
   print: (text: string) => void;
 }): Promise<boolean> {
   const { urls, sent, queued, print } = options;
-  await withClient(urls.analyst, async (analyst) => {
-    print(
-      `\nWhat an analyst sees; the first three are the same device, whichever it is:\n${await sample(analyst)}`,
-    );
-    print(`\nDuplicates, found without knowing an address or a device:\n${await shared(analyst)}`);
-    print(`\nAn analyst tries the vault:\n${await refusal(analyst)}`);
-  });
-  // No role reads the quarantine: this is the superuser of a stack on your own machine.
   return withClient(urls.superuser, async (superuser) => {
-    print(`\nMalformed messages, in quarantine, their bodies encrypted:\n${await reasons(superuser)}`);
-    const { rows } = await superuser.query<{ loaded: string; quarantined: string }>(
+    const row = await rowOf<{ loaded: string; quarantined: string }>(
+      superuser,
       'select (select count(*) from public.user_logins) as loaded, (select count(*) from staging.quarantine) as quarantined',
     );
-    const loaded = Number(rows[0]?.loaded);
-    const quarantined = Number(rows[0]?.quarantined);
+    const loaded = Number(row.loaded);
+    const quarantined = Number(row.quarantined);
     const adds = sent === loaded + quarantined && queued === 0;
     print(
       `\nTotals: ${sent} sent ${adds ? '=' : 'but'} ${loaded} loaded + ${quarantined} quarantined, ${queued} left in the queue.` +
@@ -94,16 +85,6 @@ async function shared(analyst: pg.Client): Promise<string> {
   return table.toString();
 }
 
-async function refusal(analyst: pg.Client): Promise<string> {
-  const statement = 'select * from masking.vault';
-  try {
-    await analyst.query(statement);
-    return `  ${statement}  →  answered, and should not have been`;
-  } catch (error) {
-    return `  ${statement}  →  refused, SQLSTATE ${codeOf(error)}`;
-  }
-}
-
 async function reasons(superuser: pg.Client): Promise<string> {
   const { rows } = await superuser.query<{ reason: string; messages: string }>(
     'select reason, count(*) as messages from staging.quarantine group by reason order by messages desc, reason',
@@ -111,20 +92,4 @@ async function reasons(superuser: pg.Client): Promise<string> {
   const table = new Table({ head: ['reason', 'messages'], style: { head: [], border: [] } });
   for (const { reason, messages } of rows) table.push([reason, messages]);
   return table.toString();
-}
-
-/** Enough of a token to tell two apart, and few enough characters for a terminal. */
-function short(value: string | null | undefined): string {
-  if (value === null || value === undefined) return '';
-  return value.length > 18 ? `${value.slice(0, 13)}…` : value;
-}
-
-async function withClient<T>(connectionString: string, use: (client: pg.Client) => Promise<T>): Promise<T> {
-  const client = new pg.Client({ connectionString, application_name: 'masked-logins demo' });
-  await client.connect();
-  try {
-    return await use(client);
-  } finally {
-    await client.end();
-  }
 }
