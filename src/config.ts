@@ -57,11 +57,14 @@ export interface Settings {
   localDir: string;
 }
 
+/** What is wrong with a value, in words that do not quote it; envalid's own errors do. */
+class OutOfRange extends Error {}
+
 const wholeNumber = (low: number, high: number) =>
   makeValidator<number>((input) => {
     const value = Number(input);
     if (!Number.isInteger(value) || value < low || value > high) {
-      throw new TypeError(`must be a whole number from ${low} to ${high}`);
+      throw new OutOfRange(`must be a whole number from ${low} to ${high}`);
     }
     return value;
   });
@@ -69,7 +72,7 @@ const wholeNumber = (low: number, high: number) =>
 const url = (...protocols: string[]) =>
   makeValidator<string>((input) => {
     if (!URL.canParse(input) || !protocols.includes(new URL(input).protocol)) {
-      throw new TypeError(`must be a URL that begins with ${protocols.map((p) => `${p}//`).join(' or ')}`);
+      throw new OutOfRange(`must be a URL that begins with ${protocols.map((p) => `${p}//`).join(' or ')}`);
     }
     return input;
   });
@@ -227,6 +230,5 @@ function missing(variable: string, settings: Settings): string {
 }
 
 function faultOf(error: unknown): string {
-  // envalid's own messages quote the value, and the value may be a key or hold a password.
-  return error instanceof TypeError ? error.message : 'is not one of the values it may have';
+  return error instanceof OutOfRange ? error.message : 'is not one of the values it may have';
 }

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:8a53e06509bf1e8ff1ad50626eb9d0957c1b208c
+--! Hash: sha1:f84df3602ca5def0de1e726e76a04435298a236e
 --! Message: first release
 
 --! Included all.sql
@@ -46,7 +46,7 @@ comment on column public.user_logins.loaded_at is 'When the row was masked and l
 --! EndIncluded tables/public.user_logins.sql
 --! Included tables/public.user_logins_compat.sql
 -- user_logins in the shape of its older definition, for consumers who still need it: app_version is the major
--- version, create_date a UTC day.
+-- version, create_date a UTC day. [0-9] and not \d, which under ICU collations takes digits that integer does not.
 create or replace view public.user_logins_compat
 with (security_barrier) as
 select
@@ -55,7 +55,7 @@ select
   l.masked_ip::varchar(256) as masked_ip,
   l.masked_device_id::varchar(256) as masked_device_id,
   l.locale::varchar(32) as locale,
-  substring(l.app_version from '^\s*[vV]?(\d{1,9})(?!\d)')::integer as app_version,
+  substring(l.app_version from '^\s*[vV]?([0-9]{1,9})(?![0-9])')::integer as app_version,
   (l.create_date at time zone 'UTC')::date as create_date
 from public.user_logins l;
 
@@ -67,15 +67,15 @@ comment on view public.user_logins_compat is 'user_logins as its older definitio
 --
 -- UNLOGGED keeps them out of WAL, base backups and standbys. A crash of Postgres empties the table and loses
 -- nothing: what was not masked is still in SQS. Statistics are logged even of an unlogged table, so no column
--- with content has any. Row-level security without a policy keeps out pg_read_all_data, and because COPY refuses
+-- with content has any. No constraint either, not even NOT NULL: its error message would print the row. Row-level security without a policy keeps out pg_read_all_data, and because COPY refuses
 -- a table that has it, messages come in through the view staging.inbox.
 create unlogged table if not exists staging.raw_messages (
-  batch_id uuid not null,
-  message_id uuid not null,
-  receipt_handle text not null,
-  sent_at timestamptz not null,
-  receive_count integer not null,
-  body bytea not null
+  batch_id uuid,
+  message_id uuid,
+  receipt_handle text,
+  sent_at timestamptz,
+  receive_count integer,
+  body bytea
 );
 
 create index if not exists raw_messages_batch_id on staging.raw_messages (batch_id);
@@ -311,8 +311,10 @@ revoke all on function masking.padded(text) from public;
 -- what:    the one way to write an address, so that equal addresses have equal tokens: as host(inet) renders it,
 --          an IPv4-mapped IPv6 address as the IPv4 address; a network (1.2.3.0/24) or what does not parse as it
 --          stands; null for null and ''
+-- takes:   ip: a column and not a constant: the planner inlines this function, and would cast a constant before it asks
+--          whether it can, with an error that quotes it
 -- called:  by masking.mask_rows, and by whatever looks an address up
--- raises:  nothing: pg_input_is_valid asks before the cast
+-- raises:  nothing for a column: pg_input_is_valid asks before the cast
 -- source:  RFC 5952 (IPv6 text), RFC 4291 2.5.5.2 (IPv4-mapped)
 create or replace function masking.canonical_ip(ip text)
 returns text
@@ -861,6 +863,13 @@ begin
     from masked m
     where m.fault is not null
       and not exists (select from staging.quarantine q where q.message_id = m.message_id offset 0)
+      -- Loaded once, before the rules became stricter, say, it stays loaded.
+      and not exists (
+        select
+        from public.user_logins l
+        where l.user_id = m.user_id and l.create_date = m.sent_at and l.message_id = m.message_id
+        offset 0
+      )
     order by m.message_id
     on conflict do nothing
     returning 1
@@ -880,9 +889,10 @@ revoke all on function masking.mask_rows(uuid, boolean, uuid) from public;
 --! Included functions/masking.quarantine_message.sql
 -- masking.quarantine_message(batch_id uuid, message_id uuid, reason text) -> boolean
 --
--- what:    quarantines one message that masking.mask_rows could not handle; says whether it is new there
+-- what:    quarantines one message that masking.mask_rows could not handle, unless it was loaded before; says whether
+--          it is new there
 -- called:  by masking.mask_one_by_one, for the row nobody foresaw
--- reads:   staging.raw_messages, masking.keys, masking.kek
+-- reads:   staging.raw_messages, public.user_logins, masking.keys, masking.kek
 -- writes:  staging.quarantine
 -- twice:   yes
 -- raises:  ML001, ML002
@@ -905,6 +915,14 @@ begin
   from staging.raw_messages m
   where m.batch_id = quarantine_message.batch_id
     and m.message_id = quarantine_message.message_id
+    -- Loaded once, it stays loaded.
+    and not exists (
+      select
+      from public.user_logins l
+      where l.user_id = masking.read_body(m.body) ->> 'user_id'
+        and l.create_date = m.sent_at
+        and l.message_id = m.message_id
+    )
   limit 1
   on conflict do nothing;
   return found;
@@ -1099,6 +1117,7 @@ grant execute on function masking.mask_batch(uuid) to logins_worker;
 -- called:  by COPY staging.inbox, as logins_loader
 -- writes:  staging.raw_messages
 -- twice:   no: a row a call; staging.submit_batch counts them
+-- raises:  ML014 a column is null
 create or replace function staging.receive_message()
 returns trigger
 language plpgsql
@@ -1107,6 +1126,10 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  if new.batch_id is null or new.message_id is null or new.receipt_handle is null
+     or new.sent_at is null or new.receive_count is null or new.body is null then
+    raise exception using errcode = 'ML014', message = 'a staged message has no null column';
+  end if;
   insert into staging.raw_messages (batch_id, message_id, receipt_handle, sent_at, receive_count, body)
   values (new.batch_id, new.message_id, new.receipt_handle, new.sent_at, new.receive_count, new.body);
   return new;

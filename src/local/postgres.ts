@@ -31,6 +31,8 @@ export interface PostgresOptions {
   /** The port of last time; another is taken if it is no longer free. */
   port?: number | undefined;
   superuserPassword: string;
+  /** The npm package that brings the server; tests also run on an older major version. */
+  source?: string;
   settings?: Record<string, string>;
   /** Called when a server that had died takes connections again. */
   onRestart?: () => void;
@@ -65,7 +67,7 @@ const SETTINGS = {
  * @throws {FatalError} where it does not start
  */
 export async function startPostgres(options: PostgresOptions): Promise<Postgres> {
-  const binaries = await findBinaries();
+  const binaries = await findBinaries(options.source);
   await stopLeftover(options.dataDirectory);
   await initialiseCluster(binaries, options.dataDirectory, options.superuserPassword);
   const server = new SupervisedServer(binaries, options);

@@ -1,6 +1,5 @@
 import { mkdirSync, rmSync } from 'node:fs';
 import path from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { StackFile, StackLogin } from '../config.ts';
 import { migrate } from '../database/migrate.ts';
 import type { Logger } from '../log.ts';
@@ -10,12 +9,6 @@ import { createMemberLogins, DATABASE, loginName, prepareDatabase, type Password
 import { placeForData } from './os-user.ts';
 import { startPostgres, type Postgres } from './postgres.ts';
 import { ensureKek, lockDirectory, readState, stackPaths, writeSecretFile } from './state.ts';
-
-/**
- * graphile-migrate keeps its connections for 200 ms after it is done, and ends the whole process, exit code 1, when
- * one of them breaks meanwhile. So Postgres is not stopped under it, in milliseconds.
- */
-const MIGRATE_LINGERS_MS = 300;
 
 export interface StackOptions {
   localDir: string;
@@ -82,11 +75,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
 
     const urls = urlsOf(postgres, state.passwords);
     await prepareDatabase((database) => postgres.url(database), state.passwords);
-    let calmAt = Number.POSITIVE_INFINITY;
-    undo.push(() => sleep(Math.max(calmAt - Date.now(), 0)));
-    await migrate({ connectionString: urls.owner, log: options.log }).finally(() => {
-      calmAt = Date.now() + MIGRATE_LINGERS_MS;
-    });
+    await migrate({ connectionString: urls.owner, log: options.log });
     await createMemberLogins((database) => postgres.url(database), state.passwords);
 
     const file: StackFile = {

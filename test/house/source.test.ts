@@ -63,7 +63,9 @@ test('every dependency has an exact version', () => {
   >;
   const versions = Object.entries({ ...dependencies, ...devDependencies });
   expect(versions.length).toBeGreaterThan(20);
-  expect(versions.filter(([, version]) => !/^\d+\.\d+\.\d+(-[\w.]+)?$/.test(version))).toEqual([]);
+  expect(versions.filter(([, version]) => !/^(npm:[\w-]+@)?\d+\.\d+\.\d+(-[\w.]+)?$/.test(version))).toEqual(
+    [],
+  );
 });
 
 test('every SQLSTATE of ours that SQL raises is explained, and nothing else is', () => {

@@ -1,7 +1,9 @@
+import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import {
   event,
+  inTransaction,
   ledgerOf,
   mask,
   maskAll,
@@ -88,14 +90,61 @@ test('a batch masked twice returns its receipts twice and counts once', async ()
   expect(await ledgerOf(db, batchId)).toEqual(before);
 });
 
+/** Resolves once so many sessions of the database wait for a lock; the test's own time limit ends the wait. */
+async function untilWaiting(count: number): Promise<void> {
+  for (;;) {
+    const { rows } = await db.superuser.query<{ waiting: number }>(
+      `select count(*)::int as waiting from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'`,
+    );
+    if (rows[0]!.waiting >= count) return;
+  }
+}
+
 test('a batch masked by two at once is masked once, and both get its receipts', async () => {
-  const messages = Array.from({ length: 300 }, () => message());
-  const batchId = await stage(db, messages);
-  const [one, other] = await Promise.all([mask(db, batchId), mask(db, batchId)]);
-  expect(one.sort()).toEqual(other.sort());
-  expect(one).toHaveLength(300);
-  expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 300, duplicates: 0, quarantined: 0 });
+  const batchId = await stage(
+    db,
+    Array.from({ length: 30 }, () => message()),
+  );
+  // Both are held up before the first row, so that they are sure to meet.
+  const [one, other] = await inTransaction(db.superuser, async (gate) => {
+    await gate.query('lock table public.user_logins in share mode');
+    const both = [mask(db, batchId), mask(db, batchId)];
+    await untilWaiting(2);
+    await gate.query('commit');
+    return Promise.all(both);
+  });
+  expect(one!.sort()).toEqual(other!.sort());
+  expect(one).toHaveLength(30);
+  expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 30, duplicates: 0, quarantined: 0 });
 });
+
+test.each([
+  ['masking.vault', 'token'],
+  ['public.user_logins_default', 'user_id'],
+  ['staging.quarantine', 'message_id'],
+])(
+  'rows go into %s in the order of %s, so that no two batches wait for each other in a circle',
+  async (table, key) => {
+    await db.superuser.query(`
+    create table public.seen (n integer generated always as identity, key text);
+    grant insert on public.seen to logins_owner;
+    create function public.see() returns trigger language plpgsql as $$
+      begin insert into public.seen (key) values (new.${key}); return new; end $$;
+    create trigger see before insert on ${table} for each row execute function public.see()`);
+    const messages = Array.from({ length: 120 }, (_, n) =>
+      n % 2 === 0 ? malformed() : { ...message(event({ device_id: randomUUID() })), sentAt: 0 },
+    );
+    await maskAll(db, messages);
+    const { rows } = await db.superuser.query<{ key: string }>('select key from public.seen order by n');
+    await db.superuser.query(
+      `drop trigger see on ${table}; drop function public.see(); drop table public.seen`,
+    );
+    const keys = rows.map((row) => row.key);
+    expect(keys.length).toBeGreaterThanOrEqual(60);
+    expect(keys).toEqual(keys.toSorted());
+  },
+);
 
 test('two batches with the same messages and values in opposite order are masked at once without a deadlock', async () => {
   for (let round = 0; round < 5; round += 1) {

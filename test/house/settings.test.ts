@@ -1,0 +1,79 @@
+import { describe, expect, test } from 'vitest';
+import { readSettings, SPECS } from '../../src/config.ts';
+import { SettingError } from '../../src/errors.ts';
+import { read } from './files.ts';
+
+/** README's table: `NAME` → default, as it is written there. */
+const TABLE = new Map(
+  [...read('README.md').matchAll(/^\| `([A-Z0-9_]+)` \| ([^|]+) \|/gm)].map((match) => [
+    match[1]!,
+    match[2]!.trim(),
+  ]),
+);
+const NUMBERS = Object.entries(SPECS).filter(([, spec]) => typeof spec.default === 'number');
+
+function messageFor(environment: Record<string, string>): string {
+  try {
+    readSettings('loader', { LOCAL_DIR: '/nowhere', ...environment });
+    return 'none';
+  } catch (error) {
+    if (error instanceof SettingError) return error.message;
+    throw error;
+  }
+}
+
+test('README lists every setting and no other, each with its default', () => {
+  const names = Object.keys(SPECS);
+  expect(names.filter((name) => !TABLE.has(name))).toEqual([]);
+  expect([...TABLE.keys()].filter((name) => name !== 'AWS_REGION' && !names.includes(name))).toEqual([]);
+  const wrong = Object.entries(SPECS).filter(([name, spec]) => {
+    const written = TABLE.get(name)!.replaceAll(/[`,_]/g, '');
+    return spec.default === undefined
+      ? /^\d/.test(written)
+      : written !== String(spec.default).replaceAll('_', '');
+  });
+  expect(wrong.map(([name]) => `${name}: ${TABLE.get(name)}`)).toEqual([]);
+});
+
+describe.each(NUMBERS)('%s', (name) => {
+  test.each(['0', '-1', '1.5', '99999999999', 'secret-x7', '1e400', 'NaN', '5 5'])(
+    'refuses %j with the name of the variable and without the value',
+    (value) => {
+      const message = messageFor({ [name]: value });
+      expect(message).toContain(name);
+      expect(/secret|1e400|99999999999|NaN/.test(message)).toBe(false);
+    },
+  );
+
+  test('takes its default, and nothing for not set', () => {
+    expect(messageFor({ [name]: String(SPECS[name as keyof typeof SPECS].default) })).toBe('none');
+    expect(messageFor({ [name]: '' })).toBe('none');
+  });
+});
+
+test.each([
+  ['DATABASE_URL', 'mysql://user:hunter2@host/db'],
+  ['DATABASE_URL', 'hunter2'],
+  ['SQS_QUEUE_URL', 'postgres://hunter2@host'],
+  ['AWS_ENDPOINT_URL_SQS', 'hunter2'],
+])('a wrong %s is named and not quoted', (name, value) => {
+  const message = messageFor({ [name]: value });
+  expect(message).toContain(name);
+  expect(message).not.toContain('hunter2');
+});
+
+test('a wrong LOG_LEVEL is named and not quoted', () => {
+  expect(messageFor({ LOG_LEVEL: 'hunter2' })).not.toContain('hunter2');
+});
+
+test('every wrong variable is named, not the first alone', () => {
+  const message = messageFor({ LOAD_BATCH_ROWS: 'x', LOG_LEVEL: 'x', SQS_WAIT_TIME_SECONDS: '21' });
+  for (const name of ['LOAD_BATCH_ROWS', 'LOG_LEVEL', 'SQS_WAIT_TIME_SECONDS'])
+    expect(message).toContain(name);
+});
+
+test('two key-encryption keys are one too many', () => {
+  const message = messageFor({ MASKING_KEK: 'hunter2', MASKING_KEK_FILE: '/secret' });
+  expect(message).toContain('MASKING_KEK_FILE');
+  expect(message).not.toContain('hunter2');
+});

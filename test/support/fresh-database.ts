@@ -1,0 +1,36 @@
+import { randomBytes } from 'node:crypto';
+import pg from 'pg';
+import { inject } from 'vitest';
+import { loginName } from '../../src/local/logins.ts';
+
+/** An empty database that nobody has migrated, and the login that may: no superuser, not the database's owner. */
+export interface FreshDatabase {
+  superuser: pg.Pool;
+  migratorUrl: string;
+  drop(): Promise<void>;
+}
+
+export async function createFreshDatabase(): Promise<FreshDatabase> {
+  const name = `fresh_${randomBytes(6).toString('hex')}`;
+  const migrator = loginName('owner');
+  const url = new URL(inject('superuserUrl'));
+  const admin = new pg.Pool({ connectionString: url.toString(), max: 1 });
+  await admin.query(`create database ${name} template template0`);
+  await admin.query(`grant create on database ${name} to ${migrator}`);
+  url.pathname = `/${name}`;
+  const superuser = new pg.Pool({ connectionString: url.toString(), max: 2 });
+  await superuser.query(`grant create on schema public to ${migrator} with grant option`);
+  url.username = migrator;
+  url.password = inject('passwords').owner;
+  return {
+    superuser,
+    migratorUrl: url.toString(),
+    async drop() {
+      await superuser.end();
+      // Without force: graphile-migrate keeps its connections for a moment and ends the process when one breaks.
+      // Postgres itself waits some seconds for them to go.
+      await admin.query(`drop database if exists ${name}`);
+      await admin.end();
+    },
+  };
+}
