@@ -1,5 +1,5 @@
---! Previous: sha1:8a53e06509bf1e8ff1ad50626eb9d0957c1b208c
---! Hash: sha1:f0c1ed5375f1d5ebe58c37628585a7f37a67d075
+--! Previous: sha1:f84df3602ca5def0de1e726e76a04435298a236e
+--! Hash: sha1:0681f4102dc4a6ba3a90f3bd3451a50f7f90d083
 --! Message: reveal, rotate, erase
 
 --! Included tables/public.user_logins.sql
