@@ -1,0 +1,69 @@
+import { randomUUID } from 'node:crypto';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { read } from '../house/files.ts';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { event, maskAll } from '../support/staging.ts';
+import { createReader, LOGINS, type Reader } from './reader.ts';
+import { stepsOf, type Step } from './sessions.ts';
+
+const PAGES = ['docs/dba-guide.md', 'docs/incidents.md'];
+
+/** Roles are the cluster's: the first page makes them, the second uses them, and nobody keeps them. */
+async function dropLogins(): Promise<void> {
+  const db = await createTestDatabase();
+  await db.superuser.query(`drop role if exists ${LOGINS.join(', ')}`);
+  await db.drop();
+}
+beforeAll(dropLogins);
+afterAll(dropLogins);
+
+/** The logins that the guide's examples are about: 40 users with an address and a device each, and user-7 thrice. */
+async function loadLogins(db: TestDatabase): Promise<void> {
+  const bodies = [
+    ...Array.from({ length: 40 }, (_, n) =>
+      event({ user_id: `user-${n}`, ip: `198.51.100.${n}`, device_id: `device-${n}` }),
+    ),
+    event({ user_id: 'user-7', ip: '203.0.113.7', device_id: 'device-7' }),
+    event({ user_id: 'user-7', ip: '203.0.113.7', device_id: 'tablet-7' }),
+    event({ user_id: 'user-8', ip: '203.0.113.7', device_id: 'device-8' }),
+    event({ user_id: 'user-9', ip: 9 }),
+  ];
+  await maskAll(
+    db,
+    bodies.map((body) => ({ id: randomUUID(), body })),
+  );
+}
+
+describe.each(PAGES)('%s', (page) => {
+  let db: TestDatabase;
+  let reader: Reader;
+  beforeAll(async () => {
+    db = await createTestDatabase();
+    await loadLogins(db);
+    reader = createReader(db);
+  });
+  afterAll(async () => {
+    await reader.end();
+    await db.drop();
+  });
+
+  const steps = stepsOf(read(page));
+
+  test('has sessions to run', () => {
+    expect(steps.length).toBeGreaterThan(5);
+  });
+
+  // In the order of the page, because each builds on those before.
+  test.each(steps.map((step) => [step.line, nameOf(step), step] as const))(
+    'line %i: %s',
+    async (_line, _name, step) => {
+      await expectAsWritten(step);
+    },
+  );
+  const expectAsWritten = (step: Step): Promise<void> => reader.follow(step);
+});
+
+function nameOf(step: Step): string {
+  if (step.kind === 'work') return 'workers work';
+  return step.kind === 'sh' ? step.command : step.statement;
+}

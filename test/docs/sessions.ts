@@ -1,0 +1,72 @@
+/**
+ * Reads the sessions of a page of docs/ as steps that a test can run.
+ *
+ * A block of `sql` begins with `-- as LOGIN` and is what that login types into psql: statements that end in `;`, or in
+ * `\gset`, which keeps the row's columns as variables of that login for `:'name'`. A statement ends its line, where
+ * `-- fails: SQLSTATE` may follow; lines of `-- => a | b` after it are the rows that it shows.
+ *
+ * A block of `sh` begins with `# as LOGIN` and has calls of `npm run keys` and `openssl rand`. The comment
+ * `<!-- workers work -->` stands where a worker has to have done what was begun.
+ */
+export type Step =
+  | {
+      kind: 'sql';
+      login: string;
+      line: number;
+      statement: string;
+      gset: boolean;
+      fails?: string;
+      shows: string[];
+    }
+  | { kind: 'sh'; login: string; line: number; command: string; fails: boolean }
+  | { kind: 'work'; line: number };
+
+const BLOCK = /^```(sql|sh)\n([\s\S]*?)^```$|^<!-- workers work -->$/gm;
+
+export function stepsOf(page: string): Step[] {
+  return [...page.matchAll(BLOCK)].flatMap((block): Step[] => {
+    const line = page.slice(0, block.index).split('\n').length;
+    if (block[1] === undefined) return [{ kind: 'work', line }];
+    const [first = '', ...lines] = block[2]!.trimEnd().split('\n');
+    const login = /^(?:--|#) as (\w+)/.exec(first)?.[1];
+    if (login === undefined) throw new Error(`the block at line ${line} does not say as whom`);
+    return block[1] === 'sql' ? statementsOf(lines, login, line + 2) : commandsOf(lines, login, line + 2);
+  });
+}
+
+function statementsOf(lines: string[], login: string, firstLine: number): Step[] {
+  const steps: (Step & { kind: 'sql' })[] = [];
+  let statement = '';
+  for (const [index, line] of lines.entries()) {
+    const shown = /^-- => (.*)$/.exec(line)?.[1];
+    if (shown !== undefined) {
+      steps.at(-1)!.shows.push(shown);
+      continue;
+    }
+    const [, code = '', comment] = /^(.*?)(?:\s*-- (.*))?$/.exec(line)!;
+    statement = `${statement}\n${code}`.trim();
+    const end = /(;|\\gset)$/.exec(statement)?.[1];
+    // Between dollar quotes a semicolon is the body's own.
+    if (end === undefined || statement.split('$$').length % 2 === 0) continue;
+    const fails = /^fails: (\w{5})/.exec(comment ?? '')?.[1];
+    steps.push({
+      kind: 'sql',
+      login,
+      line: firstLine + index,
+      statement: statement.slice(0, -end.length).trim(),
+      gset: end === '\\gset',
+      ...(fails === undefined ? {} : { fails }),
+      shows: [],
+    });
+    statement = '';
+  }
+  if (statement !== '') throw new Error(`a statement has no end: ${statement}`);
+  return steps;
+}
+
+function commandsOf(lines: string[], login: string, firstLine: number): Step[] {
+  return lines.map((line, index) => {
+    const [, command = '', comment = ''] = /^(.*?)(?:\s+# (.*))?$/.exec(line)!;
+    return { kind: 'sh', login, line: firstLine + index, command, fails: comment.startsWith('fails') };
+  });
+}
