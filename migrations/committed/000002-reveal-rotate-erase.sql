@@ -1,5 +1,5 @@
 --! Previous: sha1:f84df3602ca5def0de1e726e76a04435298a236e
---! Hash: sha1:0681f4102dc4a6ba3a90f3bd3451a50f7f90d083
+--! Hash: sha1:ec6ed0576e64cfd13f763fd51eb468ab44255c6a
 --! Message: reveal, rotate, erase
 
 --! Included tables/public.user_logins.sql
@@ -258,7 +258,9 @@ comment on view unmask.open_requests is 'One''s own requests, and for approvers 
 --
 -- what:    refuses UPDATE, DELETE and TRUNCATE, for the owner as well
 -- called:  by triggers on audit.events, unmask.requests and unmask.approvals
--- raises:  ML201, always
+-- writes:  nothing
+-- twice:   yes
+-- raises:  ML201 always
 create or replace function audit.refuse_change()
 returns trigger
 language plpgsql
@@ -847,6 +849,7 @@ revoke all on function masking.tokens_of_value(text, text) from public;
 -- what:    puts every change of the policy on the record
 -- called:  by the trigger
 -- writes:  audit.events
+-- twice:   adds another event
 create or replace function unmask.audit_policy()
 returns trigger
 language plpgsql
@@ -1457,7 +1460,9 @@ revoke all on function masking.first_token(integer) from public;
 -- what:    gives some vault entries their token under the new key: the ciphertext moves, and masking.retokened notes
 --          where to. Tokens of one key lie together in the index, so what is left is what is to be done.
 -- called:  by masking.rotate_step
+-- reads:   masking.keys, masking.kek
 -- writes:  masking.vault, masking.retokened
+-- twice:   yes: what is left is what is to be done
 -- raises:  ML001, ML002, ML004
 create or replace function masking.retoken_vault(rotation masking.rotations, max_rows integer)
 returns masking.rotations
@@ -1530,6 +1535,7 @@ revoke all on function masking.retoken_vault(masking.rotations, integer) from pu
 -- called:  by masking.rotate_step
 -- reads:   masking.retokened
 -- writes:  public.user_logins
+-- twice:   yes: from the rotation's position on
 create or replace function masking.retoken_logins(rotation masking.rotations, max_rows integer)
 returns masking.rotations
 language plpgsql
@@ -1590,7 +1596,9 @@ revoke all on function masking.retoken_logins(masking.rotations, integer) from p
 --
 -- what:    encrypts the next vault entries of a field under the new cipher key
 -- called:  by masking.rotate_step
+-- reads:   masking.keys, masking.kek
 -- writes:  masking.vault
+-- twice:   yes: from the rotation's position on
 -- raises:  ML001, ML002, ML004
 create or replace function masking.reencrypt_vault(rotation masking.rotations, max_rows integer)
 returns masking.rotations
@@ -1644,7 +1652,9 @@ revoke all on function masking.reencrypt_vault(masking.rotations, integer) from 
 --
 -- what:    encrypts some quarantined bodies under the new cipher key
 -- called:  by masking.rotate_step
+-- reads:   masking.keys, masking.kek
 -- writes:  staging.quarantine
+-- twice:   yes: what is left is what is to be done
 -- raises:  ML001, ML002, ML004
 create or replace function masking.reencrypt_bodies(rotation masking.rotations, max_rows integer)
 returns masking.rotations

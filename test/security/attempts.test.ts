@@ -53,7 +53,7 @@ const RESERVED: [string[], string[]][] = [
   [[`insert into public.user_logins values ('u', now(), gen_random_uuid())`, 'create table public.mine ()'], []],
   [['select masking.mask_batch($batch)', 'select staging.heartbeat($batch)', 'select staging.sweep_batches()'], ['worker']],
   [['select staging.clean_ledger()', 'select staging.maintain_partitions()', 'select from graphile_worker.jobs'], ['worker']],
-  [['select masking.is_sealed()'], ['worker', 'custodian']],
+  [['select masking.is_sealed()'], ['worker', 'custodian', 'auditor']],
   [['select staging.status()'], ['worker', 'custodian', 'auditor']],
   [['select staging.backlog()'], ['loader', 'worker', 'auditor']],
   [[`select masking.active_key('token', 'ip')`, `select masking.create_key('token', 'ip')`, 'select masking.unwrapped(null)'], []],

@@ -136,9 +136,15 @@ describe('tables', () => {
   test('with secrets have row-level security and no policy, so that pg_read_all_data sees no row', async () => {
     const secured = `select n.nspname || '.' || c.relname as name ${OURS} and c.relrowsecurity order by 1`;
     expect(await rowsOf(secured)).toEqual(
-      ['masking.kek', 'masking.keys', 'masking.vault', 'staging.quarantine', 'staging.raw_messages'].map(
-        (name) => ({ name }),
-      ),
+      [
+        'masking.kek',
+        'masking.kek_history',
+        'masking.keys',
+        'masking.retokened',
+        'masking.vault',
+        'staging.quarantine',
+        'staging.raw_messages',
+      ].map((name) => ({ name })),
     );
     expect(
       await rowsOf(`select polname from pg_policy where polrelid::regclass::text !~ '^graphile_worker'`),
