@@ -26,6 +26,8 @@ $$;
 
 grant usage on schema graphile_worker to logins_worker;
 grant select, insert, update, delete on all tables in schema graphile_worker to logins_worker;
+-- Which of its migrations have run is for those who migrate to say.
+revoke insert, update, delete on graphile_worker.migrations from logins_worker;
 grant usage on all sequences in schema graphile_worker to logins_worker;
 revoke execute on all functions in schema graphile_worker from public;
 grant execute on all functions in schema graphile_worker to logins_worker;

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:f84df3602ca5def0de1e726e76a04435298a236e
+--! Hash: sha1:32c4903f00b0fdb9247bd2387e0f4eabc3c8df27
 --! Message: first release
 
 --! Included all.sql
@@ -941,7 +941,8 @@ revoke all on function masking.quarantine_message(uuid, uuid, text) from public;
 -- reads:   staging.raw_messages, masking.keys, masking.kek
 -- writes:  masking.vault, public.user_logins, staging.quarantine
 -- twice:   yes
--- raises:  ML001, ML002, faults of the server
+-- raises:  ML001, ML002, faults of the server; 40P01 where two batches come this way at once with the same new values in
+--          another order: the job's next try mends that
 create or replace function masking.mask_one_by_one(
   batch_id uuid,
   out rows integer,
@@ -1297,6 +1298,13 @@ begin
     return 0;
   end if;
 
+  -- graphile-worker would keep a job that has given up beside the one that takes its place.
+  perform graphile_worker.complete_jobs(array_agg(j.id))
+     from graphile_worker.jobs j
+    where j.key like 'mask\_batch:%'
+      and j.attempts >= j.max_attempts
+      and j.locked_at is null;
+
   perform staging.add_mask_job(b.batch_id)
      from staging.batches b
      left join graphile_worker.jobs j on j.key = 'mask_batch:' || b.batch_id
@@ -1305,7 +1313,7 @@ begin
       and b.staged_at <= now() - overdue
       and (
         j.id is null
-        or (j.locked_at is null and (j.attempts >= j.max_attempts or j.run_at > now() + overdue))
+        or (j.locked_at is null and j.run_at > now() + overdue)
       );
   get diagnostics swept = row_count;
   return swept;
