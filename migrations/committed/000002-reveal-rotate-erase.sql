@@ -1,5 +1,5 @@
---! Previous: sha1:f84df3602ca5def0de1e726e76a04435298a236e
---! Hash: sha1:ec6ed0576e64cfd13f763fd51eb468ab44255c6a
+--! Previous: sha1:32c4903f00b0fdb9247bd2387e0f4eabc3c8df27
+--! Hash: sha1:dcc033b9d7e3a08c35dc10458b6d1ee748a72c57
 --! Message: reveal, rotate, erase
 
 --! Included tables/public.user_logins.sql
