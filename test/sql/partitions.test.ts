@@ -96,7 +96,8 @@ test('every partition has the primary key and the settings of its table, and gra
   const { rows } = await db.superuser.query(
     `select p.relname, p.relowner::regrole::text as owner, p.relacl::text as acl,
             (select array_agg(pg_get_indexdef(i.indexrelid)
-               ~ 'USING btree \\(user_id, create_date, message_id\\)') from pg_index i where i.indrelid = p.oid) as keys
+               ~ 'USING btree \\(user_id, create_date, message_id\\)') from pg_index i
+              where i.indrelid = p.oid and i.indisprimary) as keys
        from pg_inherits h join pg_class p on p.oid = h.inhrelid
       where h.inhparent = 'public.user_logins'::regclass`,
   );
