@@ -58,7 +58,7 @@ describe('the comparison notices', () => {
     'alter table masking.vault alter column ciphertext set statistics 5',
     'alter table masking.vault alter column ciphertext set storage extended',
     'alter table masking.vault disable row level security',
-    'alter table staging.raw_messages reset (autovacuum_vacuum_threshold)',
+    'alter table staging.raw_messages set (autovacuum_vacuum_threshold = 7)',
     'alter function masking.unwrapped(bytea) immutable',
     `comment on column staging.batches.rows is 'other'`,
     'grant select (token) on masking.vault to logins_analyst',
