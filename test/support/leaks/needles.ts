@@ -1,0 +1,80 @@
+import { formsOf } from '../forms.ts';
+
+/** Values to look for, by a name to report. */
+export type Canaries = ReadonlyMap<string, string | Buffer>;
+
+/** Shorter pieces turn up by chance in tens of megabytes. */
+const SHORTEST_PIECE = 10;
+/** Needles are found by their first three bytes. */
+const TABLE_SIZE = 1 << 24;
+
+interface Needle {
+  name: string;
+  bytes: Buffer;
+}
+
+/**
+ * Every form in which a value may turn up: as it is, in hex of both cases, in base64 at its three alignments, as JSON
+ * with and without escapes, in UTF-16 of both byte orders, and, where it is bytes, as Postgres and Node print bytes. Each in two halves as well: WAL has a
+ * header every 8 KiB, and messages are cut short.
+ */
+export function needlesOf(value: string | Buffer): Buffer[] {
+  const forms = [...formsOf(value), ...(typeof value === 'string' ? textForms(value) : byteForms(value))];
+  const pieces = forms.flatMap((form) => {
+    const middle = form.length >> 1;
+    return middle < SHORTEST_PIECE ? [form] : [form.subarray(0, middle), form.subarray(middle)];
+  });
+  return [...new Map(pieces.map((piece) => [piece.toString('latin1'), piece])).values()];
+}
+
+/** Looks for all canaries at once, in one pass over the bytes. */
+export class Scanner {
+  readonly #starts = new Uint8Array(TABLE_SIZE);
+  readonly #needles = new Map<number, Needle[]>();
+
+  constructor(canaries: Canaries) {
+    for (const [name, value] of canaries) {
+      for (const bytes of needlesOf(value)) {
+        const start = bytes.readUIntBE(0, 3);
+        this.#starts[start] = 1;
+        this.#needles.set(start, [...(this.#needles.get(start) ?? []), { name, bytes }]);
+      }
+    }
+  }
+
+  /** The names of the canaries that are in the bytes. */
+  namesIn(haystack: Uint8Array): string[] {
+    const bytes = Buffer.from(haystack.buffer, haystack.byteOffset, haystack.byteLength);
+    const starts = this.#starts;
+    const found = new Set<string>();
+    let window = ((bytes[0] ?? 0) << 8) | (bytes[1] ?? 0);
+    for (let at = 2; at < bytes.length; at += 1) {
+      window = ((window << 8) | bytes[at]!) & 0xffffff;
+      if (starts[window] === 0) continue;
+      for (const needle of this.#needles.get(window)!) {
+        const from = at - 2;
+        if (bytes.subarray(from, from + needle.bytes.length).equals(needle.bytes)) found.add(needle.name);
+      }
+    }
+    return [...found].sort();
+  }
+}
+
+function textForms(value: string): Buffer[] {
+  const wide = Buffer.from(value, 'utf16le');
+  const escaped = [...value]
+    .map((unit) => (unit > '\u007e' ? `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}` : unit))
+    .join('');
+  return [wide, Buffer.from(wide).swap16(), Buffer.from(JSON.stringify(escaped).slice(1, -1))];
+}
+
+/** As `bytea_output = escape`, `JSON.stringify` of a Buffer, and `console.log` of one write them. */
+function byteForms(value: Buffer): Buffer[] {
+  const octal = [...value].map((byte) => {
+    if (byte === 0x5c) return '\\\\';
+    return byte < 0x20 || byte > 0x7e ? `\\${byte.toString(8).padStart(3, '0')}` : String.fromCharCode(byte);
+  });
+  const spaced = value.toString('hex').replaceAll(/..(?=.)/g, '$& ');
+  const hex = Buffer.from(value.toString('hex'), 'utf16le');
+  return [Buffer.from(octal.join('')), Buffer.from(value.join(',')), Buffer.from(spaced), hex];
+}
