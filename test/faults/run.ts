@@ -1,0 +1,102 @@
+/**
+ * `npm run test:faults`: runs the pipeline under faults and accounts for every message. docs/reliability.md explains it.
+ */
+import { writeFileSync } from 'node:fs';
+import { Command, InvalidArgumentError } from 'commander';
+import { MUTATIONS, mutated } from '../support/faults/mutations.ts';
+import { runSeed, type SeedOptions, type SeedReport } from '../support/faults/run-seed.ts';
+import { ALL_STEPS, longSchedule } from '../support/faults/schedule.ts';
+
+const DEFAULT_SEEDS = 3;
+const SHORT_MESSAGES = 1_500;
+const LONG_MESSAGES = 200_000;
+/** Rounds of every fault in a long run: some 40 of them a round. */
+const LONG_ROUNDS = 10;
+
+interface Options {
+  seed: number[];
+  seeds?: number;
+  messages?: number;
+  long: boolean;
+  jobs: number;
+  json?: string;
+  mutation?: string;
+  verbose: boolean;
+}
+
+const whole = (text: string): number => {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < 1) throw new InvalidArgumentError('It must be a whole number.');
+  return value;
+};
+
+const options = new Command('test:faults')
+  .description('Runs the pipeline under faults, and accounts for every message')
+  .option('--seed <n>', 'a schedule; may be repeated', (text, seeds: number[]) => [...seeds, whole(text)], [])
+  .option('--seeds <count>', 'seeds from 1 on', whole)
+  .option('--messages <n>', 'messages a run, beside those that the faults send', whole)
+  .option('--long', `one run of every fault, ${LONG_ROUNDS} times over`, false)
+  .option('--jobs <n>', 'runs at once', whole, 2)
+  .option('--json <file>', 'write a report')
+  .option('--mutation <name>', `put a defect back: ${Object.keys(MUTATIONS).join(', ')}`)
+  .option('--verbose', 'tell each fault as it begins', false)
+  .parse()
+  .opts<Options>();
+
+const seeds =
+  options.seed.length > 0
+    ? options.seed
+    : Array.from({ length: options.seeds ?? (options.long ? 1 : DEFAULT_SEEDS) }, (_, index) => index + 1);
+const messages = options.messages ?? (options.long ? LONG_MESSAGES : SHORT_MESSAGES);
+
+const reports: SeedReport[] = [];
+const left = [...seeds];
+async function lane(): Promise<void> {
+  for (let seed = left.shift(); seed !== undefined; seed = left.shift()) {
+    const report = await runSeed(optionsOf(seed));
+    reports.push(report);
+    process.stdout.write(`${verdict(report)}\n`);
+    if (options.json !== undefined) writeFileSync(options.json, JSON.stringify(summary(), null, 2));
+  }
+}
+
+function optionsOf(seed: number): SeedOptions {
+  const plain: SeedOptions = {
+    seed,
+    messages,
+    ...(options.long && { schedule: longSchedule(seed, LONG_ROUNDS) }),
+    ...(options.verbose && { onStep: (words: string) => process.stderr.write(`seed ${seed}: ${words}\n`) }),
+  };
+  return options.mutation === undefined ? plain : mutated(options.mutation, plain);
+}
+
+function verdict({ seed, ok, failures, counts, hits, recoveries, seconds }: SeedReport): string {
+  const struck = Object.values(hits).reduce((sum, count) => sum + count, 0);
+  const slowest = Math.max(
+    0,
+    ...recoveries.map(({ progressMs, backlogMs }) => Math.max(progressMs, backlogMs ?? 0)),
+  );
+  const account =
+    counts === null
+      ? ''
+      : `${counts.sent} sent = ${counts.loaded} loaded + ${counts.quarantined} quarantined, `;
+  const words = `${account}${struck} faults of ${Object.keys(hits).length} kinds, slowest recovery ${(slowest / 1_000).toFixed(1)} s, ${seconds} s`;
+  return ok ? `seed ${seed}: ok, ${words}` : `seed ${seed}: FAILED (${failures.join('; ')}), ${words}`;
+}
+
+function summary() {
+  const hits: Record<string, number> = {};
+  for (const report of reports) {
+    for (const [kind, count] of Object.entries(report.hits)) hits[kind] = (hits[kind] ?? 0) + count;
+  }
+  return {
+    command: `npm run test:faults -- ${process.argv.slice(2).join(' ')}`.trim(),
+    ok: reports.every(({ ok }) => ok),
+    hits: Object.fromEntries(Object.entries(hits).sort()),
+    faultsInAll: ALL_STEPS.length,
+    reports: reports.toSorted((a, b) => a.seed - b.seed),
+  };
+}
+
+await Promise.all(Array.from({ length: Math.min(options.jobs, seeds.length) }, lane));
+process.exitCode = reports.every(({ ok }) => ok) ? 0 : 1;

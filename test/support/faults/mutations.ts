@@ -1,0 +1,67 @@
+import path from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { killAt, MOMENTS } from './kills.ts';
+import { FaultError } from './protocol.ts';
+import type { SeedOptions } from './run-seed.ts';
+import type { Step } from './schedule.ts';
+import type { World } from './world.ts';
+
+/** A defect that is put back, with the faults that bring it to light. */
+interface Mutation {
+  workerPreloads?: string[];
+  prepare?: (world: World) => Promise<void>;
+  steps: Step[];
+  queueFaults?: string[];
+}
+
+const moment = (name: string) => MOMENTS.find((each) => each.name === name)!;
+
+export const MUTATIONS: Record<string, Mutation> = {
+  /** The worker deletes from SQS before masking is committed: a crash in between loses the batch. */
+  'delete-before-commit': {
+    workerPreloads: [pathToFileURL(path.join(import.meta.dirname, 'delete-first.ts')).href],
+    steps: [
+      {
+        name: 'kill Postgres in masking',
+        run: (world) => killAt(world, moment('in masking'), 'Postgres'),
+      },
+    ],
+  },
+  /** Loading does not say what to do with a message that is there: one that SQS delivers twice fails. */
+  'no-on-conflict': {
+    prepare: (world) =>
+      rewrite(world, /(order by m\.user_id, m\.sent_at, m\.message_id\s+)on conflict do nothing/),
+    steps: [{ name: 'traffic', run: ({ traffic }) => traffic.send(400) }],
+    queueFaults: ['sqs duplicated delivery', 'sqs duplicated delivery'],
+  },
+};
+
+/** The options of a run with a defect in it. It has to fail. */
+export function mutated(name: string, plain: SeedOptions): SeedOptions {
+  const mutation = MUTATIONS[name];
+  if (mutation === undefined) throw new FaultError(`there is no mutation ${name}`);
+  const queueFaults = (mutation.queueFaults ?? []).map((kind) => ({
+    operation: 'ReceiveMessage' as const,
+    kind,
+    skip: 0,
+  }));
+  return {
+    ...plain,
+    messages: 300,
+    schedule: { steps: mutation.steps, queueFaults },
+    ...(mutation.workerPreloads && { workerPreloads: mutation.workerPreloads }),
+    ...(mutation.prepare && { prepare: mutation.prepare }),
+  };
+}
+
+/** Takes what the pattern finds, but for its first group, out of masking.mask_rows. */
+async function rewrite({ superuser }: World, pattern: RegExp): Promise<void> {
+  const { rows } = await superuser.query<{ definition: string }>(
+    `select pg_get_functiondef(p.oid) as definition from pg_proc p
+      where p.pronamespace = 'masking'::regnamespace and p.proname = 'mask_rows'`,
+  );
+  const before = rows[0]!.definition;
+  const after = before.replace(pattern, '$1');
+  if (after === before) throw new FaultError('masking.mask_rows does not read as expected');
+  await superuser.query(after);
+}

@@ -1,0 +1,99 @@
+import { seededRandom, type Random } from '../../../src/send/random.ts';
+import { killAt, MOMENTS } from './kills.ts';
+import { cut, fillDisk, reset, slow, stopImmediately, swallow, terminate } from './postgres-faults.ts';
+import { QUEUE_FAULTS, type Operation, type PlannedFault } from './queue-proxy.ts';
+import { failForGood, jumpClock, overload, stopTwice, stopUnderLoad, withoutKek } from './scenarios.ts';
+import type { World } from './world.ts';
+
+/** One fault of a schedule. */
+export interface Step {
+  name: string;
+  run: (world: World) => Promise<void>;
+}
+
+export interface Schedule {
+  steps: Step[];
+  queueFaults: PlannedFault[];
+}
+
+export const OVERLOAD_SECONDS = 6;
+
+const KILLS: Step[] = MOMENTS.flatMap((moment) =>
+  (['process', 'Postgres'] as const).map((victim) => ({
+    name: `kill ${victim} ${moment.name}`,
+    run: (world: World) => killAt(world, moment, victim),
+  })),
+);
+
+const POSTGRES: Step[] = [
+  { name: 'stop Postgres immediate', run: stopImmediately },
+  { name: 'terminate loader backends', run: (world) => terminate(world, 'loader') },
+  { name: 'terminate worker backends', run: (world) => terminate(world, 'worker') },
+  { name: 'disk full when staging', run: (world) => fillDisk(world, 'staging.batches') },
+  { name: 'disk full when masking', run: (world) => fillDisk(world, 'public.user_logins') },
+];
+
+const NETWORK: Step[] = [
+  { name: 'latency', run: (world) => slow(world, 'latency') },
+  { name: 'drip', run: (world) => slow(world, 'drip') },
+  { name: 'reset', run: reset },
+  { name: 'cut before COMMIT', run: (world) => cut(world, 'commit:before') },
+  { name: 'cut after COMMIT', run: (world) => cut(world, 'commit:after') },
+  { name: 'cut after masking', run: (world) => cut(world, 'mask:after') },
+  { name: 'black hole', run: swallow },
+];
+
+const SCENARIOS: Step[] = [
+  { name: 'SIGTERM under load', run: stopUnderLoad },
+  { name: 'SIGTERM twice', run: stopTwice },
+  { name: 'overload', run: (world) => overload(world, OVERLOAD_SECONDS) },
+  { name: 'without the KEK', run: withoutKek },
+  { name: 'clock jumps', run: jumpClock },
+  { name: 'a hundred failing batches', run: failForGood },
+];
+
+/** How many of each group a seed has. Groups are dealt out in turn, so that 40 seeds have each member ten times. */
+const DEALT: [Step[], number][] = [
+  [KILLS, 6],
+  [POSTGRES, 2],
+  [NETWORK, 2],
+  [SCENARIOS, 2],
+];
+
+/** Every fault that there is, for a long run. */
+export const ALL_STEPS: readonly Step[] = [...KILLS, ...POSTGRES, ...NETWORK, ...SCENARIOS];
+
+/** The faults of a seed, in the seed's order. The same seed gives the same schedule. */
+export function scheduleOf(seed: number): Schedule {
+  const random = seededRandom(`schedule ${seed}`);
+  const steps = DEALT.flatMap(([group, count]) =>
+    Array.from({ length: count }, (_, index) => group[(seed * count + index) % group.length]!),
+  );
+  return { steps: shuffled(random, steps), queueFaults: queueFaults(random, 1) };
+}
+
+/** Every fault, `rounds` times over. */
+export function longSchedule(seed: number, rounds: number): Schedule {
+  const random = seededRandom(`schedule ${seed}`);
+  const steps = Array.from({ length: rounds }, () => shuffled(random, ALL_STEPS)).flat();
+  return { steps, queueFaults: queueFaults(random, rounds) };
+}
+
+/** Each kind once a round, a time-out first: it takes longest. */
+function queueFaults(random: Random, rounds: number): PlannedFault[] {
+  const planned = (operation: Operation): PlannedFault[] =>
+    Array.from({ length: rounds }, () => shuffled(random, QUEUE_FAULTS[operation]))
+      .flat()
+      .sort((a, b) => Number(b === 'sqs time-out') - Number(a === 'sqs time-out'))
+      .map((kind) => ({ operation, kind, skip: random.integer(2, 8) }));
+  return [...planned('ReceiveMessage'), ...planned('DeleteMessageBatch')];
+}
+
+function shuffled<T>(random: Random, items: readonly T[]): T[] {
+  const shuffled = [...items];
+  for (let at = shuffled.length - 1; at > 0; at -= 1) {
+    const other = random.integer(0, at);
+    [shuffled[at], shuffled[other]] = [shuffled[other]!, shuffled[at]!];
+  }
+  return shuffled;
+}

@@ -1,0 +1,66 @@
+import { SendMessageBatchCommand, SQSClient } from '@aws-sdk/client-sqs';
+import { loginEvents, type LoginEvent } from '../../../src/send/events.ts';
+import { malformedBody } from '../../../src/send/malformed.ts';
+import { seededRandom, type Random } from '../../../src/send/random.ts';
+
+/** What was sent under a message id; without an event, a body that belongs into quarantine. */
+export interface Sent {
+  id: string;
+  event?: LoginEvent;
+}
+
+const REPEATED_VALUES = 0.2;
+const MALFORMED = 0.02;
+const SENT_TWICE = 0.05;
+const LANES = 4;
+
+/** Sends made-up events to the queue, and keeps the books: every id and what is to become of it. */
+export class Traffic {
+  readonly sent: Sent[] = [];
+  readonly #client: SQSClient;
+  readonly #queueUrl: string;
+  readonly #random: Random;
+  readonly #events: Generator<string, never>;
+  #again: { body: string; event?: LoginEvent }[] = [];
+
+  constructor(seed: number, queue: { endpoint: string; region: string; queueUrl: string }) {
+    const credentials = { accessKeyId: 'test', secretAccessKey: 'test' };
+    this.#client = new SQSClient({ endpoint: queue.endpoint, region: queue.region, credentials });
+    this.#queueUrl = queue.queueUrl;
+    this.#random = seededRandom(`traffic ${seed}`);
+    this.#events = loginEvents({ seed: `events ${seed}`, duplicates: REPEATED_VALUES, malformed: 0 });
+  }
+
+  /** Straight to the queue, by no proxy: an id that the queue gave out is an id to account for. */
+  async send(count: number): Promise<void> {
+    const bodies = Array.from({ length: count }, () => this.#next());
+    const lane = async (): Promise<void> => {
+      for (let ten = bodies.splice(0, 10); ten.length > 0; ten = bodies.splice(0, 10)) {
+        const Entries = ten.map(({ body }, index) => ({ Id: String(index), MessageBody: body }));
+        const command = new SendMessageBatchCommand({ QueueUrl: this.#queueUrl, Entries });
+        const { Successful = [] } = await this.#client.send(command);
+        for (const { Id, MessageId } of Successful) {
+          const { event } = ten[Number(Id)]!;
+          this.sent.push(event === undefined ? { id: MessageId! } : { id: MessageId!, event });
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: LANES }, lane));
+  }
+
+  stop(): void {
+    this.#client.destroy();
+  }
+
+  #next(): { body: string; event?: LoginEvent } {
+    const again = this.#again.shift();
+    if (again !== undefined) return again;
+    const body = this.#events.next().value;
+    const event = JSON.parse(body) as LoginEvent;
+    const next = this.#random.chance(MALFORMED)
+      ? { body: malformedBody(this.#random, event) }
+      : { body, event };
+    if (this.#random.chance(SENT_TWICE)) this.#again.push(next);
+    return next;
+  }
+}
