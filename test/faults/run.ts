@@ -18,6 +18,7 @@ interface Options {
   seeds?: number;
   messages?: number;
   long: boolean;
+  rounds: number;
   jobs: number;
   json?: string;
   mutation?: string;
@@ -35,7 +36,8 @@ const options = new Command('test:faults')
   .option('--seed <n>', 'a schedule; may be repeated', (text, seeds: number[]) => [...seeds, whole(text)], [])
   .option('--seeds <count>', 'seeds from 1 on', whole)
   .option('--messages <n>', 'messages a run, beside those that the faults send', whole)
-  .option('--long', `one run of every fault, ${LONG_ROUNDS} times over`, false)
+  .option('--long', 'one run of every fault, many times over', false)
+  .option('--rounds <n>', 'how many times over, in a long run', whole, LONG_ROUNDS)
   .option('--jobs <n>', 'runs at once', whole, 2)
   .option('--json <file>', 'write a report')
   .option('--mutation <name>', `put a defect back: ${Object.keys(MUTATIONS).join(', ')}`)
@@ -64,7 +66,7 @@ function optionsOf(seed: number): SeedOptions {
   const plain: SeedOptions = {
     seed,
     messages,
-    ...(options.long && { schedule: longSchedule(seed, LONG_ROUNDS) }),
+    ...(options.long && { schedule: longSchedule(seed, options.rounds) }),
     ...(options.verbose && { onStep: (words: string) => process.stderr.write(`seed ${seed}: ${words}\n`) }),
   };
   return options.mutation === undefined ? plain : mutated(options.mutation, plain);

@@ -28,6 +28,8 @@ export interface SeedReport {
   schedule: string[];
   hits: Record<string, number>;
   recoveries: Recovered[];
+  /** Faults that this machine cannot be given, and why. */
+  skipped: string[];
   /** Ends of loader and worker that nobody here brought about; the supervisor started them again. */
   unexpectedEnds: string[];
   seconds: number;
@@ -77,6 +79,7 @@ export async function runSeed(options: SeedOptions): Promise<SeedReport> {
     schedule: schedule.steps.map(({ name }) => name),
     hits: Object.fromEntries([...world.hits].sort()),
     recoveries: world.recovery.all,
+    skipped: world.skipped,
     unexpectedEnds: [loader, worker].flatMap(({ name, unexpected }) =>
       unexpected.map((end) => `${name}: ${end}`),
     ),

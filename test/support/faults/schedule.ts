@@ -1,4 +1,5 @@
 import { seededRandom, type Random } from '../../../src/send/random.ts';
+import { fillRealDisk } from './disk.ts';
 import { killAt, MOMENTS } from './kills.ts';
 import { cut, fillDisk, reset, slow, stopImmediately, swallow, terminate } from './postgres-faults.ts';
 import { QUEUE_FAULTS, type Operation, type PlannedFault } from './queue-proxy.ts';
@@ -29,6 +30,7 @@ const POSTGRES: Step[] = [
   { name: 'stop Postgres immediate', run: stopImmediately },
   { name: 'terminate loader backends', run: (world) => terminate(world, 'loader') },
   { name: 'terminate worker backends', run: (world) => terminate(world, 'worker') },
+  { name: 'disk full', run: fillRealDisk },
   { name: 'disk full when staging', run: (world) => fillDisk(world, 'staging.batches') },
   { name: 'disk full when masking', run: (world) => fillDisk(world, 'public.user_logins') },
 ];

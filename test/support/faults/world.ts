@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import type pg from 'pg';
 import { createPool } from '../../../src/database/pool.ts';
 import { startStack, type Stack } from '../../../src/local/stack.ts';
@@ -25,6 +26,7 @@ const SETTINGS = {
 
 export interface WorldOptions {
   seed: number;
+  messages: number;
   /** Modules loaded into the worker beside the fault points: a defect to be put back. */
   workerPreloads?: string[];
 }
@@ -41,6 +43,17 @@ export interface World {
   worker: Supervised;
   traffic: Traffic;
   recovery: Recovery;
+  localDir: string;
+  /** Size of a disk that is to be filled: with all messages on it there is still room. */
+  diskMiB: number;
+  /** A small disk under some tables, once a fault has made one. */
+  disk: string | undefined;
+  /** Done when the stack has stopped. */
+  atEnd: (() => void)[];
+  /** Faults that this machine cannot be given, and why. */
+  skipped: string[];
+  /** Lines of the server's log with these words. */
+  serverLogCount(words: string): number;
   /** How often each kind of fault really struck. */
   hits: Map<string, number>;
   hit(kind: string, count?: number): void;
@@ -54,6 +67,7 @@ export async function startWorld(options: WorldOptions): Promise<World> {
   const localDir = makePlace();
   const stack = await startStack({ localDir, persistent: false, log: createLogger('silent') });
   const { urls, kekFile, endpoint, queueUrl, region } = stack.file;
+  const atEnd: (() => void)[] = [];
   const hits = new Map<string, number>();
   const hit = (kind: string, count = 1): void => void hits.set(kind, (hits.get(kind) ?? 0) + count);
   const postgres = await PostgresProxy.start(stack.postgres.port);
@@ -94,6 +108,12 @@ export async function startWorld(options: WorldOptions): Promise<World> {
     worker,
     traffic,
     recovery,
+    localDir,
+    diskMiB: 64 + Math.ceil(options.messages / 200),
+    disk: undefined,
+    atEnd,
+    skipped: [],
+    serverLogCount: (words) => readFileSync(stack.file.postgresLog, 'utf8').split(words).length - 1,
     hits,
     hit,
     async killPostgres(signal) {
@@ -110,6 +130,7 @@ export async function startWorld(options: WorldOptions): Promise<World> {
       traffic.stop();
       await Promise.all([queue.stop(), postgres.stop(), superuser.end(), custodian.end()]);
       await stack.stop();
+      for (const end of atEnd) end();
       await removePlace(localDir);
     },
   };
