@@ -5,8 +5,10 @@ export type Canaries = ReadonlyMap<string, string | Buffer>;
 
 /** Shorter pieces turn up by chance in tens of megabytes. */
 const SHORTEST_PIECE = 10;
-/** Needles are found by their first three bytes. */
-const TABLE_SIZE = 1 << 24;
+/** Needles are found by a hash of their first eight bytes. */
+const HASHED = 8;
+const HASH_BITS = 24;
+const PAGE = Buffer.alloc(8192);
 
 interface Needle {
   name: string;
@@ -29,13 +31,13 @@ export function needlesOf(value: string | Buffer): Buffer[] {
 
 /** Looks for all canaries at once, in one pass over the bytes. */
 export class Scanner {
-  readonly #starts = new Uint8Array(TABLE_SIZE);
+  readonly #starts = new Uint8Array(1 << HASH_BITS);
   readonly #needles = new Map<number, Needle[]>();
 
   constructor(canaries: Canaries) {
     for (const [name, value] of canaries) {
       for (const bytes of needlesOf(value)) {
-        const start = bytes.readUIntBE(0, 3);
+        const start = hashOf(bytes.readInt32BE(0), bytes.readInt32BE(4));
         this.#starts[start] = 1;
         this.#needles.set(start, [...(this.#needles.get(start) ?? []), { name, bytes }]);
       }
@@ -47,17 +49,30 @@ export class Scanner {
     const bytes = Buffer.from(haystack.buffer, haystack.byteOffset, haystack.byteLength);
     const starts = this.#starts;
     const found = new Set<string>();
-    let window = ((bytes[0] ?? 0) << 8) | (bytes[1] ?? 0);
-    for (let at = 2; at < bytes.length; at += 1) {
-      window = ((window << 8) | bytes[at]!) & 0xffffff;
-      if (starts[window] === 0) continue;
-      for (const needle of this.#needles.get(window)!) {
-        const from = at - 2;
+    let early = 0;
+    let late = 0;
+    for (let at = 0; at < bytes.length; at += 1) {
+      // Most of WAL, and much of everything else, is empty.
+      while (at % PAGE.length === 0 && bytes.subarray(at, at + PAGE.length).equals(PAGE)) {
+        at += PAGE.length;
+        early = 0;
+        late = 0;
+      }
+      early = (early << 8) | (late >>> 24);
+      late = (late << 8) | (bytes[at] ?? 0);
+      const start = hashOf(early, late);
+      if (starts[start] === 0) continue;
+      const from = at - HASHED + 1;
+      for (const needle of this.#needles.get(start)!) {
         if (bytes.subarray(from, from + needle.bytes.length).equals(needle.bytes)) found.add(needle.name);
       }
     }
     return [...found].sort();
   }
+}
+
+function hashOf(early: number, late: number): number {
+  return (Math.imul(early, 0x9e3779b1) ^ Math.imul(late, 0x85ebca6b)) >>> (32 - HASH_BITS);
 }
 
 function textForms(value: string): Buffer[] {
