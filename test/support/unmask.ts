@@ -73,12 +73,11 @@ export async function setStage(options: { sealed?: boolean } = {}): Promise<Stag
       ['log', log.since()] as const,
     ];
     return places.flatMap(([place, bytes]) => {
-      const text = bytes.includes('constvalue')
-        ? bytes.toString('latin1').replaceAll(/(?:\s|\\n)+/g, ' ')
-        : '';
+      // Lines of a plan are broken anywhere.
+      const plans = bytes.includes('constvalue') ? bytes.toString('latin1').replaceAll(/\s|\\n/g, '') : '';
       return Object.entries(secrets)
         .filter(
-          ([, secret]) => holds(bytes, secret) || asNodeTrees(secret).some((tree) => text.includes(tree)),
+          ([, secret]) => holds(bytes, secret) || asNodeTrees(secret).some((tree) => plans.includes(tree)),
         )
         .map(([name]) => `${place}: ${name}`);
     });
@@ -162,7 +161,7 @@ function asNodeTrees(secret: string | Buffer): string[] {
   const forms = Buffer.isBuffer(secret)
     ? [secret, Buffer.from(secret.toString('hex'))]
     : [Buffer.from(secret)];
-  return forms.map((bytes) => [...bytes].map((byte) => (byte > 127 ? byte - 256 : byte)).join(' '));
+  return forms.map((bytes) => [...bytes].map((byte) => (byte > 127 ? byte - 256 : byte)).join(''));
 }
 
 /** A value that nothing else looks like. */
