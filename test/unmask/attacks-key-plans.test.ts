@@ -26,7 +26,7 @@ async function traced(role: string): Promise<Session> {
 test.fails('a custodian who rotates a key is not shown the key-encryption key', async () => {
   const custodian = await traced('custodian');
   expect(await custodian.state('select masking.rotate()')).toBe('none');
-  stage.refuteLeaks(custodian);
+  expect(stage.leaks(custodian)).toEqual([]);
 });
 
 // Reported: so do masking.reencrypt_vault, reencrypt_bodies and retoken_vault with the new data key; masking.padded, an SQL function, is
@@ -41,7 +41,7 @@ test.fails.each([
   const worker = await traced('worker');
   await worker.run('select masking.rotate_step()');
   await worker.run('select masking.rotate_step()');
-  stage.refuteLeaks(worker);
+  expect(stage.leaks(worker)).toEqual([]);
 });
 
 // Reported: so does masking.quarantine_message, where a message could not be foreseen.
@@ -53,7 +53,7 @@ test.fails('a worker who masks a message that nobody foresaw is not shown a key'
   const batch = await stageBatch(stage.db, [message(event())]);
   const worker = await traced('worker');
   expect(await worker.state('select message_id from masking.mask_batch($1)', [batch])).toBe('none');
-  stage.refuteLeaks(worker);
+  expect(stage.leaks(worker)).toEqual([]);
 });
 
 test('a worker who masks what it knows is not shown a key', async () => {
@@ -61,5 +61,5 @@ test('a worker who masks what it knows is not shown a key', async () => {
   const worker = await traced('worker');
   expect(await worker.state('select message_id from masking.mask_batch($1)', [batch])).toBe('none');
   expect(worker.notices.length).toBeGreaterThan(5);
-  stage.refuteLeaks(worker);
+  expect(stage.leaks(worker)).toEqual([]);
 });
