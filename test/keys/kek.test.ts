@@ -152,7 +152,7 @@ test.each(['after the rows were copied', 'while it waits for its turn'])(
     await holder.client.query('commit');
     holder.client.release();
     await copied;
-    client.release(true);
+    client.release();
 
     expect(await wrapped()).toEqual(before);
     expect(await sqlstate(unseal(db.pool('worker'), NEXT))).toBe('ML003');

@@ -128,7 +128,7 @@ test('a purge that was interrupted goes on where it was', async () => {
   const { client, pid } = await openTransaction(db.pool('worker'));
   await client.query('select masking.purge_step(max_rows => 5)');
   await db.superuser.query('select pg_terminate_backend($1, 10000)', [pid]);
-  client.release(true);
+  client.release();
   expect(await vault()).toHaveLength(before.length - 5);
   await purge(5);
   expect(await vault()).toEqual([]);

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { expect } from 'vitest';
 import type { StackLogin } from '../../src/config.ts';
-import type pg from 'pg';
+import pg from 'pg';
 import { until } from './pipeline.ts';
 import { event, maskAll } from './staging.ts';
 
@@ -214,13 +214,20 @@ export async function versionsIn(db: Pools, field: 'ip' | 'device'): Promise<num
   return distinct(tokens.map((token) => Number.parseInt(token.slice(0, 2), 16))).sort((a, b) => a - b);
 }
 
-/** A connection in a transaction of its own, and its server process. */
-export async function openTransaction(pool: pg.Pool): Promise<{ client: pg.PoolClient; pid: number }> {
-  const client = await pool.connect();
-  const { rows } = await client
-    .query<{ pid: number }>('begin; select pg_backend_pid() as pid')
-    .then((results) => (results as unknown as pg.QueryResult<{ pid: number }>[])[1]!);
-  return { client, pid: rows[0]!.pid };
+/**
+ * A connection in a transaction of its own, and its server process. It is not the pool's: one that a failed test leaves
+ * open would keep the pool from ending.
+ */
+export async function openTransaction(
+  pool: pg.Pool,
+): Promise<{ client: pg.Client & { release(broken?: boolean): void }; pid: number }> {
+  const client = new pg.Client(pool.options);
+  client.on('error', () => {});
+  await client.connect();
+  await client.query('begin');
+  const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid');
+  const release = () => void client.end().catch(() => {});
+  return { client: Object.assign(client, { release }), pid: rows[0]!.pid };
 }
 
 /** Waits until a server process waits for a lock, by what Postgres says of its locks. */
@@ -228,5 +235,5 @@ export function untilBlocked({ superuser }: Pools, pid: number): Promise<void> {
   return until(async () => {
     const { rowCount } = await superuser.query('select from pg_locks where pid = $1 and not granted', [pid]);
     return rowCount !== 0;
-  }, 20_000);
+  }, 15_000);
 }
