@@ -130,7 +130,7 @@ test('it is done in steps, of which any may be aborted or killed', async () => {
     await (n % 2 === 0
       ? client.query('rollback')
       : db.superuser.query('select pg_terminate_backend($1, 10000)', [pid]));
-    client.release(true);
+    client.release();
     expect([await erasures(), await masks(db)]).toEqual(before);
     more = await forgetStep(1);
   }
@@ -246,9 +246,7 @@ test('a batch of somebody who has the same value waits for the erasure, and encr
   expect([...(await revealAll(db, 'ip', [login.ip!])).values()]).toEqual(['10.0.0.2']);
 });
 
-// BUG (masking.forget_step): open_bodies fails as a whole with ML004, so one damaged body holds up this erasure and
-// every later one, for ever.
-test.fails('a damaged body in quarantine does not hold up erasures', async () => {
+test('a damaged body in quarantine does not hold up erasures', async () => {
   await maskAll(db, [message('no JSON')]);
   await db.superuser.query(`update staging.quarantine set body = substr(body, 1, 20)`);
   await forget('ann');

@@ -27,7 +27,7 @@ beforeEach(async () => {
 });
 afterEach(() => db.drop());
 
-test.fails('a step that is committed in the middle of a reveal takes no value away from it', async () => {
+test('a step that is committed in the middle of a reveal takes no value away from it', async () => {
   const tokens = distinct((await masks(db)).map(({ ip }) => ip));
   const id = await request(db, 'ip', tokens);
   await rotate(db, 'token', 'ip');
@@ -74,7 +74,7 @@ test('a cipher step that meets a token step under way leaves no entry under the 
   await expectDuplicatesExact(db, sent);
 });
 
-test.fails('a token step that meets a cipher step under way leaves no entry under the old key', async () => {
+test('a token step that meets a cipher step under way leaves no entry under the old key', async () => {
   await bothKeys('cipher');
   expect(await versions()).toEqual([2, 4]);
 });
