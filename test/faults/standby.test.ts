@@ -211,7 +211,7 @@ describe('a standby', () => {
   test('nothing is requested, revealed or unsealed there', async () => {
     expect(await sqlstate(requestAll(db))).toBe('25006');
     expect(await sqlstate(db.pool('unmasker').query('select * from unmask.reveal($1)', [earlier]))).toBe(
-      '55000',
+      '25006',
     );
     expect(await sqlstate(unseal(db.pool('worker'), kek))).toBe('25006');
     expect(await sqlstate(db.pool('custodian').query('select masking.is_sealed()'))).toBe('0A000');
