@@ -1,5 +1,5 @@
 --! Previous: sha1:32c4903f00b0fdb9247bd2387e0f4eabc3c8df27
---! Hash: sha1:dcc033b9d7e3a08c35dc10458b6d1ee748a72c57
+--! Hash: sha1:0b0ac4cb2438dd45c878739c07bc1e7381184293
 --! Message: reveal, rotate, erase
 
 --! Included tables/public.user_logins.sql
@@ -216,11 +216,13 @@ create table if not exists unmask.approvals (
   request_id uuid primary key references unmask.requests,
   approved_by name not null default session_user,
   approved_at timestamptz not null default clock_timestamp(),
-  digest bytea not null
+  digest bytea not null,
+  event_id bigint not null
 );
 
 comment on table unmask.approvals is 'Approvals of requests';
 comment on column unmask.approvals.digest is 'Of the request as it was approved';
+comment on column unmask.approvals.event_id is 'The event in audit.events that says so';
 --! EndIncluded tables/unmask.approvals.sql
 --! Included tables/unmask.open_requests.sql
 -- The requests that somebody has something to do with now: an unmasker their own, an approver those that wait for
@@ -295,7 +297,7 @@ for each statement execute function audit.refuse_change();
 --! Included functions/audit.hash_of.sql
 -- audit.hash_of(event audit.events) -> bytea
 --
--- what:    SHA-256 over the hash of the event before and this event's number, time (microseconds since 1970), actor,
+-- what:    SHA-256 over the hash of the event before and this event's number, time (seconds since 1970, to the microsecond), actor,
 --          action and details, as the text of a JSON array: the same bytes whatever the session's settings
 -- called:  by audit.append and audit.verify
 -- source:  hash chains: Haber and Stornetta, "How to time-stamp a digital document" (1991)
@@ -309,7 +311,7 @@ as $$
     || convert_to(
          jsonb_build_array(
            event.event_id,
-           (extract(epoch from event.at) * 1000000)::bigint,
+           extract(epoch from event.at)::text,
            event.actor::text,
            event.action,
            event.details
@@ -356,6 +358,40 @@ $$;
 comment on function audit.append(text, jsonb) is 'Adds an event to the chain';
 revoke all on function audit.append(text, jsonb) from public;
 --! EndIncluded functions/audit.append.sql
+--! Included functions/audit.make_durable.sql
+-- audit.make_durable() -> void
+--
+-- what:    returns when everything that was committed before is on disk. With synchronous_commit off a commit comes before
+--          that, and a crash could take a record away after what it stands for was shown.
+-- called:  by unmask.granted
+-- writes:  a WAL record, to flush the ones before it; before Postgres 17, which can do that for everybody, it waits for
+--          the WAL writer, which needs three times its delay at most
+-- twice:   yes
+-- source:  Postgres manual, 28.4 "Asynchronous Commit"
+create or replace function audit.make_durable()
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  written pg_lsn := pg_current_wal_insert_lsn();
+  deadline timestamptz := clock_timestamp() + 3 * current_setting('wal_writer_delay')::interval;
+begin
+  if current_setting('server_version_num')::integer >= 170000 then
+    -- Dynamic, because Postgres 16 has no such argument.
+    execute 'select pg_logical_emit_message(false, $1, $2, flush => true)' using 'masked-logins', ''::text;
+    return;
+  end if;
+  while pg_current_wal_flush_lsn() < written and clock_timestamp() < deadline loop
+    perform pg_sleep(0.01);
+  end loop;
+end
+$$;
+
+comment on function audit.make_durable() is 'Returns when everything that was committed before is on disk';
+revoke all on function audit.make_durable() from public;
+--! EndIncluded functions/audit.make_durable.sql
 --! Included functions/audit.verify.sql
 -- audit.verify(known_event_id bigint default null, known_hash text default null)
 --   -> (intact boolean, events bigint, head_event_id bigint, head_hash text, broken_event_id bigint, fault text)
@@ -364,7 +400,7 @@ revoke all on function audit.append(text, jsonb) from public;
 --          removed, added in between or put elsewhere, and a chain cut off before its head. Does not see a chain that
 --          somebody with every right rebuilt to its end, head included: for that keep head_event_id and head_hash
 --          elsewhere, and pass them here later.
--- takes:   known_event_id, known_hash: a head of earlier, from a place out of reach of this database's administrators
+-- takes:   known_event_id, known_hash: a head of earlier (or its hash alone), from a place out of reach of this database's administrators
 -- called:  by auditors
 -- reads:   audit.events, audit.head
 -- twice:   yes
@@ -404,18 +440,26 @@ begin
    order by w.event_id
    limit 1;
 
-  if fault is null and events <> head_event_id then
+  if fault is not null then
+    null; -- The first broken link is what matters.
+  elsif head_event_id is null then
+    broken_event_id := events + 1;
+    fault := 'the head was removed';
+  elsif events <> head_event_id then
     broken_event_id := events + 1;
     fault := 'the chain was cut off before its head';
-  elsif fault is null and exists (
+  elsif exists (
     select from audit.events e where e.event_id = head_event_id and encode(e.hash, 'hex') <> head_hash
   ) then
     broken_event_id := head_event_id;
     fault := 'it is not the event that the head names';
-  elsif fault is null and known_event_id is not null and not exists (
-    select from audit.events e where e.event_id = known_event_id and encode(e.hash, 'hex') = lower(known_hash)
+  elsif (known_event_id is not null or known_hash is not null) and not exists (
+    select
+      from audit.events e
+     where e.event_id = coalesce(known_event_id, e.event_id)
+       and encode(e.hash, 'hex') = lower(known_hash)
   ) then
-    broken_event_id := known_event_id;
+    broken_event_id := coalesce(known_event_id, 0);
     fault := 'it is not the event that was known: the chain was rebuilt or cut off';
   end if;
   intact := fault is null;
@@ -426,6 +470,156 @@ comment on function audit.verify(bigint, text) is 'Says that the audit chain is 
 revoke all on function audit.verify(bigint, text) from public;
 grant execute on function audit.verify(bigint, text) to logins_auditor;
 --! EndIncluded functions/audit.verify.sql
+--! Included functions/masking.padded.sql
+-- masking.padded(value text) -> bytea
+--
+-- what:    the value in UTF-8, padded with 0x80 0x00... (ISO/IEC 7816-4) to 64 bytes, or to 320 where it does not
+--          fit into 63: a ciphertext's length tells no more than whether a value is longer than any address and
+--          nearly any device id. Every ciphertext at 320 bytes would cost a third more time and three times the disk.
+-- called:  by masking.mask_rows and whatever encrypts a value again. STABLE, as convert_to is: declared IMMUTABLE, it
+--          would not be inlined, and be planned with the value in the plan
+-- raises:  nothing for values of up to 319 bytes; longer ones are quarantined before they come here
+create or replace function masking.padded(value text)
+returns bytea
+language sql
+stable
+parallel safe
+as $$
+  select convert_to(value, 'UTF8')
+      || substring(
+           '\x80'::bytea || decode(repeat('00', 319), 'hex'),
+           1,
+           case when octet_length(value) < 64 then 64 else 320 end - octet_length(value)
+         )
+$$;
+
+comment on function masking.padded(text) is 'A value as it is encrypted: UTF-8, padded to 64 or 320 bytes';
+revoke all on function masking.padded(text) from public;
+--! EndIncluded functions/masking.padded.sql
+--! Included functions/masking.unwrapped.sql
+-- masking.unwrapped(wrapped bytea) -> bytea
+--
+-- what:    a data key in the clear
+-- called:  by functions of masking alone. STABLE and never IMMUTABLE: the planner would fold an immutable call
+--          into the plan, and EXPLAIN would print the key.
+-- reads:   masking.kek
+-- raises:  ML001 sealed; ML002 the key-encryption key does not fit
+create or replace function masking.unwrapped(wrapped bytea)
+returns bytea
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  kek bytea := (select k.kek from masking.kek k);
+begin
+  if kek is null then
+    raise exception using
+      errcode = 'ML001',
+      message = 'the database is sealed: the key-encryption key is not in it',
+      hint = 'A worker with MASKING_KEK or MASKING_KEK_FILE set unseals it by itself';
+  end if;
+  return crypto.pgp_sym_decrypt_bytea(wrapped, encode(kek, 'hex'));
+exception
+  -- pgcrypto's error for a wrong password or a damaged ciphertext.
+  when external_routine_invocation_exception then
+    raise exception using
+      errcode = 'ML002',
+      message = 'the key-encryption key does not open the data keys',
+      hint = 'Unseal with the key that this database was set up with';
+end
+$$;
+
+comment on function masking.unwrapped(bytea) is 'A data key in the clear, for functions of masking alone';
+revoke all on function masking.unwrapped(bytea) from public;
+--! EndIncluded functions/masking.unwrapped.sql
+--! Included functions/masking.active_key.sql
+-- masking.active_key(purpose text, field text) -> (version integer, key bytea)
+--
+-- what:    the key that new values of a field are masked with, in the clear
+-- called:  by functions of masking alone
+-- reads:   masking.keys, masking.kek
+-- raises:  ML001 sealed; ML002 the key-encryption key does not fit
+create or replace function masking.active_key(purpose text, field text, out version integer, out key bytea)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  wrapped bytea;
+begin
+  select k.version, k.wrapped
+    into active_key.version, wrapped
+    from masking.keys k
+   where k.purpose = active_key.purpose
+     and k.field = active_key.field
+     and k.state = 'active';
+  -- Before the first unsealing there are no keys; unwrapping null then says that the database is sealed.
+  key := masking.unwrapped(wrapped);
+end
+$$;
+
+comment on function masking.active_key(text, text) is 'The active key of a purpose and field, in the clear, for functions of masking alone';
+revoke all on function masking.active_key(text, text) from public;
+--! EndIncluded functions/masking.active_key.sql
+--! Included functions/masking.create_key.sql
+-- masking.create_key(purpose text, field text) -> integer
+--
+-- what:    makes a data key from the database's random source, stores it wrapped, and returns its version. It is
+--          active at once; the active one before it becomes retiring.
+-- called:  by masking.receive_kek at the first unsealing, and by rotation
+-- reads:   masking.kek
+-- writes:  masking.keys
+-- twice:   makes another key
+-- raises:  ML001 sealed; ML005 token keys have run out (255 versions)
+create or replace function masking.create_key(purpose text, field text)
+returns integer
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  new_version integer;
+  kek bytea := (select k.kek from masking.kek k);
+begin
+  if kek is null then
+    perform masking.unwrapped(null); -- says what it means to be sealed
+  end if;
+  lock table masking.keys in share row exclusive mode;
+
+  select coalesce(max(k.version), 0) + 1
+    into new_version
+    from masking.keys k
+   where k.purpose = create_key.purpose;
+  if create_key.purpose = 'token' and new_version > 255 then
+    raise exception using
+      errcode = 'ML005',
+      message = 'no version is left for another token key: a token has one byte for it, and 255 have been made';
+  end if;
+
+  update masking.keys k
+     set state = 'retiring', retiring_at = now()
+   where k.purpose = create_key.purpose
+     and k.field = create_key.field
+     and k.state = 'active';
+
+  insert into masking.keys (purpose, version, field, wrapped)
+  values (
+    create_key.purpose,
+    new_version,
+    create_key.field,
+    crypto.pgp_sym_encrypt_bytea(crypto.gen_random_bytes(32), encode(kek, 'hex'), masking.cipher_options())
+  );
+  return new_version;
+end
+$$;
+
+comment on function masking.create_key(text, text) is 'Makes a data key, wrapped and active, and returns its version';
+revoke all on function masking.create_key(text, text) from public;
+--! EndIncluded functions/masking.create_key.sql
 --! Included functions/masking.fingerprint_of.sql
 -- masking.fingerprint_of(kek bytea) -> bytea
 --
@@ -436,6 +630,7 @@ returns bytea
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return substr(crypto.hmac('masked-logins key-encryption key'::bytea, kek, 'sha256'), 1, 8);
@@ -461,6 +656,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   present bytea;
@@ -531,6 +727,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   present bytea;
@@ -625,48 +822,115 @@ comment on function masking.list_keys() is 'The data keys, without the keys';
 revoke all on function masking.list_keys() from public;
 grant execute on function masking.list_keys() to logins_custodian, logins_auditor;
 --! EndIncluded functions/masking.list_keys.sql
---! Included functions/masking.unpadded.sql
--- masking.unpadded(padded bytea) -> text
+--! Included functions/masking.read_body.sql
+-- masking.read_body(body bytea) -> jsonb
 --
--- what:    the value that masking.padded padded
--- called:  by whatever decrypts a value
-create or replace function masking.unpadded(padded bytea)
-returns text
-language sql
-immutable
-parallel safe
-as $$
-  select convert_from(substr(u.trimmed, 1, octet_length(u.trimmed) - 1), 'UTF8')
-  from (select rtrim(padded, '\x00'::bytea) as trimmed offset 0) u
-$$;
-
-comment on function masking.unpadded(bytea) is 'The value without its padding';
-revoke all on function masking.unpadded(bytea) from public;
---! EndIncluded functions/masking.unpadded.sql
---! Included functions/masking.refuse_damaged.sql
--- masking.refuse_damaged(token uuid) -> text
---
--- what:    raises the error for a vault entry whose value does not have the token it stands under: its ciphertext was
---          swapped with another's. Never returns.
--- called:  by masking.open_values
--- raises:  ML004, always
-create or replace function masking.refuse_damaged(token uuid)
-returns text
+-- what:    the event in a body, or null for a body that Postgres cannot hold as jsonb: no UTF-8, a NUL byte, no
+--          JSON, \u0000, a lone surrogate, 1e999999, nesting beyond the stack
+-- called:  by masking.mask_rows once a batch has shown that one of its bodies is such
+-- raises:  nothing that a body can cause. Each call is a sub-transaction, the only thing that stops every such
+--          error: pg_input_is_valid and `is json` raise 54001 themselves on deep nesting.
+create or replace function masking.read_body(body bytea)
+returns jsonb
 language plpgsql
-volatile
+stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
-  raise exception using
-    errcode = 'ML004',
-    message = format('the vault entry of token %s holds another value''s ciphertext', token),
-    hint = 'Restore masking.vault from a backup, and find out who changed it';
+  return convert_from(body, 'UTF8')::jsonb;
+exception when others then
+  if masking.is_fault_of_data(sqlstate) then
+    return null;
+  end if;
+  raise;
 end
 $$;
 
-comment on function masking.refuse_damaged(uuid) is 'Raises the error for a vault entry that was tampered with';
-revoke all on function masking.refuse_damaged(uuid) from public;
---! EndIncluded functions/masking.refuse_damaged.sql
+comment on function masking.read_body(bytea) is 'The event in a body, or null where it cannot be read';
+revoke all on function masking.read_body(bytea) from public;
+--! EndIncluded functions/masking.read_body.sql
+--! Included functions/masking.fault_of_body.sql
+-- masking.fault_of_body(body bytea) -> text
+--
+-- what:    why a body cannot be read, in words that hold nothing of it; null for one that can be
+-- called:  by masking.mask_rows for bodies that masking.read_body returned null for
+-- raises:  nothing that a body can cause
+create or replace function masking.fault_of_body(body bytea)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+  perform convert_from(body, 'UTF8')::jsonb;
+  return null;
+exception when others then
+  if not masking.is_fault_of_data(sqlstate) then
+    raise;
+  end if;
+  return case sqlstate
+    when '22021' then 'body: not UTF-8 text, or holds a NUL byte'
+    when '22P02' then 'body: not JSON'
+    when '22P05' then 'body: holds an escape that no text can hold (\u0000 or half a surrogate pair)'
+    when '22003' then 'body: holds a number out of range'
+    when '54001' then 'body: nested too deeply'
+    else 'body: cannot be read (SQLSTATE ' || sqlstate || ')'
+  end;
+end
+$$;
+
+comment on function masking.fault_of_body(bytea) is 'Why a body cannot be read, without a word of it';
+revoke all on function masking.fault_of_body(bytea) from public;
+--! EndIncluded functions/masking.fault_of_body.sql
+--! Included functions/masking.quarantine_message.sql
+-- masking.quarantine_message(batch_id uuid, message_id uuid, reason text) -> boolean
+--
+-- what:    quarantines one message that masking.mask_rows could not handle, unless it was loaded before; says whether
+--          it is new there
+-- called:  by masking.mask_one_by_one, for the row nobody foresaw
+-- reads:   staging.raw_messages, public.user_logins, masking.keys, masking.kek
+-- writes:  staging.quarantine
+-- twice:   yes
+-- raises:  ML001, ML002
+create or replace function masking.quarantine_message(batch_id uuid, message_id uuid, reason text)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  body_cipher record := masking.active_key('cipher', 'body');
+begin
+  insert into staging.quarantine (message_id, sent_at, reason, key_version, body)
+  select
+    m.message_id,
+    m.sent_at,
+    quarantine_message.reason,
+    body_cipher.version,
+    crypto.pgp_sym_encrypt_bytea(m.body, encode(body_cipher.key, 'hex'), masking.cipher_options())
+  from staging.raw_messages m
+  where m.batch_id = quarantine_message.batch_id
+    and m.message_id = quarantine_message.message_id
+    -- Loaded once, it stays loaded.
+    and not exists (
+      select
+      from public.user_logins l
+      where l.user_id = masking.read_body(m.body) ->> 'user_id'
+        and l.create_date = m.sent_at
+        and l.message_id = m.message_id
+    )
+  limit 1
+  on conflict do nothing;
+  return found;
+end
+$$;
+
+comment on function masking.quarantine_message(uuid, uuid, text) is 'Quarantines one message of a batch';
+revoke all on function masking.quarantine_message(uuid, uuid, text) from public;
+--! EndIncluded functions/masking.quarantine_message.sql
 --! Included functions/masking.current_tokens.sql
 -- masking.current_tokens(tokens uuid[]) -> setof (asked uuid, token uuid)
 --
@@ -692,19 +956,64 @@ $$;
 comment on function masking.current_tokens(uuid[]) is 'The tokens under which values are in the vault now';
 revoke all on function masking.current_tokens(uuid[]) from public;
 --! EndIncluded functions/masking.current_tokens.sql
+--! Included functions/masking.opened_value.sql
+-- masking.opened_value(token uuid, ciphertext bytea, password text, key_version integer, key bytea) -> text
+--
+-- what:    the value of a vault entry, in the clear, if it is the one that the entry's token stands for
+-- takes:   password: of the cipher key; key_version, key: the token key; null for keys that there are not
+-- called:  by masking.open_values
+-- raises:  ML004 the ciphertext was changed, or swapped with another's
+create or replace function masking.opened_value(
+  token uuid,
+  ciphertext bytea,
+  password text,
+  key_version integer,
+  key bytea
+)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  padded bytea;
+  value text;
+  digest bytea;
+begin
+  padded := rtrim(crypto.pgp_sym_decrypt_bytea(ciphertext, password), '\x00'::bytea);
+  value := convert_from(substr(padded, 1, greatest(octet_length(padded) - 1, 0)), 'UTF8');
+  digest := crypto.hmac(convert_to(value, 'UTF8'), key, 'sha256');
+  if masking.token_of(digest, key_version) is distinct from token then
+    raise external_routine_invocation_exception;
+  end if;
+  return value;
+-- pgcrypto's errors: the integrity check failed, or it is no OpenPGP message; and a value that is no text.
+exception when external_routine_invocation_exception or character_not_in_repertoire then
+  raise exception using
+    errcode = 'ML004',
+    message = format('the vault entry of token %s was changed, or holds another value''s ciphertext', token),
+    hint = 'Restore it from a backup of masking.vault, and find out who changed it';
+end
+$$;
+
+comment on function masking.opened_value(uuid, bytea, text, integer, bytea) is 'The value of a vault entry, in the clear and checked';
+revoke all on function masking.opened_value(uuid, bytea, text, integer, bytea) from public;
+--! EndIncluded functions/masking.opened_value.sql
 --! Included functions/masking.open_values.sql
--- masking.open_values(tokens uuid[]) -> setof (token uuid, value text, token_version integer)
+-- masking.open_values(tokens uuid[]) -> setof (token uuid, value text)
 --
 -- what:    the values of vault entries, in the clear, each checked: its token, computed again from the value, must be
 --          the one it stands under
 -- takes:   tokens: as they are in the vault now (masking.current_tokens)
--- called:  by unmask.reveal and rotation
+-- called:  by unmask.reveal and rotation. STABLE, so that it sees the vault as the query does that found the tokens,
+--          whatever a rotation commits meanwhile
 -- reads:   masking.vault, masking.keys, masking.kek
 -- raises:  ML001 sealed; ML002 wrong key-encryption key; ML004 a ciphertext was changed or swapped
 create or replace function masking.open_values(tokens uuid[])
-returns table (token uuid, value text, token_version integer)
+returns table (token uuid, value text)
 language plpgsql
-volatile
+stable
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -713,39 +1022,19 @@ as $$
 begin
   return query
     with keys as materialized (
-      select k.purpose, k.version, masking.unwrapped(k.wrapped) as key
-      from masking.keys k
-      where k.state <> 'destroyed'
-    ),
-    opened as (
-      select
-        v.token,
-        t.version,
-        t.key,
-        masking.unpadded(crypto.pgp_sym_decrypt_bytea(v.ciphertext, encode(c.key, 'hex'))) as value
-      from unnest(tokens) asked
-      join masking.vault v on v.token = asked
-      join keys t on t.purpose = 'token' and t.version = get_byte(uuid_send(v.token), 0)
-      join keys c on c.purpose = 'cipher' and c.version = v.key_version
-      offset 0
-    ),
-    digests as (
-      select o.token, o.version, o.value, crypto.hmac(convert_to(o.value, 'UTF8'), o.key, 'sha256') as digest
-      from opened o
-      offset 0
+      select k.purpose, k.version, k.opened as key, encode(k.opened, 'hex') as password
+      from (
+        select k.purpose, k.version, masking.unwrapped(k.wrapped) as opened
+        from masking.keys k
+        where k.state <> 'destroyed'
+        offset 0
+      ) k
     )
-    select
-      d.token,
-      case when masking.token_of(d.digest, d.version) = d.token then d.value else masking.refuse_damaged(d.token) end,
-      d.version
-    from digests d;
-exception
-  -- pgcrypto's errors: the integrity check failed, or it is no OpenPGP message; and a value that is no text.
-  when external_routine_invocation_exception or character_not_in_repertoire then
-    raise exception using
-      errcode = 'ML004',
-      message = 'a ciphertext in the vault was changed',
-      hint = 'Restore masking.vault from a backup, and find out who changed it';
+    select v.token, masking.opened_value(v.token, v.ciphertext, c.password, t.version, t.key)
+    from unnest(tokens) asked
+    join masking.vault v on v.token = asked
+    left join keys t on t.purpose = 'token' and t.version = get_byte(uuid_send(v.token), 0)
+    left join keys c on c.purpose = 'cipher' and c.version = v.key_version;
 end
 $$;
 
@@ -762,8 +1051,9 @@ revoke all on function masking.open_values(uuid[]) from public;
 create or replace function masking.open_bodies(message_ids uuid[])
 returns table (message_id uuid, body bytea)
 language plpgsql
-volatile
+stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return query
@@ -787,6 +1077,34 @@ $$;
 comment on function masking.open_bodies(uuid[]) is 'Bodies of quarantined messages, in the clear';
 revoke all on function masking.open_bodies(uuid[]) from public;
 --! EndIncluded functions/masking.open_bodies.sql
+--! Included functions/masking.user_of_body.sql
+-- masking.user_of_body(message_id uuid) -> text
+--
+-- what:    the user_id in a quarantined message's body; null where there is none, or where the body was changed and cannot
+--          be opened: one such body must not hold up erasures
+-- called:  by masking.forget_step
+-- reads:   staging.quarantine, masking.keys, masking.kek
+-- raises:  ML001 sealed; ML002 wrong key-encryption key
+create or replace function masking.user_of_body(message_id uuid)
+returns text
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  event jsonb;
+begin
+  select masking.read_body(b.body) into event from masking.open_bodies(array[user_of_body.message_id]) b;
+  return event ->> 'user_id';
+exception when sqlstate 'ML004' then
+  return null;
+end
+$$;
+
+comment on function masking.user_of_body(uuid) is 'The user_id in a quarantined message''s body';
+revoke all on function masking.user_of_body(uuid) from public;
+--! EndIncluded functions/masking.user_of_body.sql
 --! Included functions/masking.body_as_text.sql
 -- masking.body_as_text(body bytea) -> text
 --
@@ -798,6 +1116,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return convert_from(body, 'UTF8');
@@ -821,6 +1140,7 @@ returns setof uuid
 language sql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
   select masking.token_of(d.digest, d.version)
   from (
@@ -891,8 +1211,8 @@ as $$
       request.subject,
       request.requested_by::text,
       request.role_name::text,
-      (extract(epoch from request.requested_at) * 1000000)::bigint,
-      (extract(epoch from request.expires_at) * 1000000)::bigint,
+      extract(epoch from request.requested_at)::text,
+      extract(epoch from request.expires_at)::text,
       request.needs_approval,
       request.xid::text
     )::text,
@@ -1137,6 +1457,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   if field is null or field not in ('ip', 'device_id') or coalesce(value, '') = '' then
@@ -1226,16 +1547,22 @@ begin
     raise exception using errcode = 'ML104', message = 'the request has expired', hint = 'Have it made again';
   end if;
 
-  insert into unmask.approvals (request_id, digest)
-  values (approve.request_id, unmask.digest_of(request))
-  on conflict do nothing;
-  if not found then
+  if exists (select from unmask.approvals a where a.request_id = approve.request_id) then
     raise exception using errcode = 'ML111', message = 'the request has been approved already';
   end if;
-  perform audit.append(
-    'approve',
-    jsonb_build_object('request_id', approve.request_id, 'requested_by', request.requested_by)
+
+  -- Whoever else approves it waits in audit.append, and then finds this approval.
+  insert into unmask.approvals (request_id, digest, event_id)
+  values (
+    approve.request_id,
+    unmask.digest_of(request),
+    audit.append(
+      'approve',
+      jsonb_build_object('request_id', approve.request_id, 'requested_by', request.requested_by)
+    )
   );
+exception when unique_violation then
+  raise exception using errcode = 'ML111', message = 'the request has been approved already';
 end
 $$;
 
@@ -1260,7 +1587,6 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   request unmask.requests := unmask.intact_request(granted.request_id);
-  written pg_lsn := pg_current_wal_insert_lsn();
 begin
   if request.requested_by <> session_user then
     raise exception using
@@ -1281,22 +1607,22 @@ begin
   if request.needs_approval and not exists (
     select
       from unmask.approvals a
+      join audit.events e on e.event_id = a.event_id
      where a.request_id = granted.request_id
        and a.approved_by <> request.requested_by
        and a.digest = unmask.digest_of(request)
+       -- An approval counts if it is on the record, in the name of who gave it.
+       and e.action = 'approve'
+       and e.actor = a.approved_by
+       and e.details ->> 'request_id' = a.request_id::text
+       and e.hash = audit.hash_of(e)
   ) then
     raise exception using
       errcode = 'ML105',
       message = 'the request has not been approved',
       hint = format('A member of logins_approver has to run: select unmask.approve(%L)', request.request_id);
   end if;
-  -- With synchronous_commit off a commit comes before it is durable, and a crash could take the record. A second is
-  -- more than the WAL writer ever needs.
-  if request.requested_at > clock_timestamp() - interval '1 second' then
-    while pg_current_wal_flush_lsn() < written loop
-      perform pg_sleep(0.01);
-    end loop;
-  end if;
+  perform audit.make_durable();
   return request;
 end
 $$;
@@ -1325,6 +1651,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   request unmask.requests := unmask.granted(reveal.request_id);
@@ -1350,7 +1677,7 @@ begin
       select c.asked, o.value from current c join opened o on o.token = c.token
       union
       select o.token, o.value from opened o;
-    select count(*) into shown from masking.current_tokens(request.tokens);
+    select count(distinct c.asked) into shown from masking.current_tokens(request.tokens) c;
   end if;
 
   if shown = 0 then
@@ -1385,6 +1712,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   wanted uuid[] := array(select masking.tokens_of_value(field, value));
@@ -1469,6 +1797,7 @@ returns masking.rotations
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   new_key bytea := (
@@ -1485,6 +1814,8 @@ begin
        and v.token < masking.first_token(rotation.from_version + 1)
      order by v.token
      limit max_rows
+       -- A step of the cipher key's rotation that is at these entries ends first.
+       for update
   );
 
   with moves as materialized (
@@ -1605,6 +1936,7 @@ returns masking.rotations
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   new_password text := (
@@ -1622,6 +1954,8 @@ begin
        and v.key_version = rotation.from_version
      order by v.token
      limit max_rows
+       -- A step of the token key's rotation that is at these entries ends first.
+       for update
   );
 
   update masking.vault v
@@ -1661,6 +1995,7 @@ returns masking.rotations
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   new_password text := (
@@ -1902,13 +2237,14 @@ grant execute on function masking.resume_rotation() to logins_custodian;
 --! Included functions/masking.destroy_key.sql
 -- masking.destroy_key(purpose text, version integer, losing bigint default 0) -> void
 --
--- what:    destroys a retiring key: its wrapped form is removed, and nothing under it can be opened any more. What
---          backups and WAL hold of it is wrapped under the key-encryption key.
--- takes:   losing: how many values (or bodies) become unreadable. 0 means none, which is so after a rotation. To lose
---          some on purpose, name the very number: it is in the error's message.
+-- what:    destroys a retiring key: its wrapped form is removed, and what was still under it is deleted, because nobody
+--          can open it any more. What backups and WAL hold of the key is wrapped under the key-encryption key.
+-- takes:   losing: how many values (or quarantined messages) are lost. 0 means none, which is so after a rotation. To
+--          lose some on purpose, name the very number: it is in the error's message.
 -- called:  by custodians
 -- reads:   masking.vault, public.user_logins, staging.quarantine
--- writes:  masking.keys, masking.retokened (old tokens of a token key are forgotten), audit.events
+-- writes:  masking.keys, masking.vault, staging.quarantine, masking.retokened (old tokens of a token key are forgotten),
+--          masking.rotations, audit.events
 -- twice:   raises ML007
 -- raises:  ML006 another number of values is under the key; ML007 there is no such retiring key; ML008 its rotation is
 --          not done yet
@@ -1923,7 +2259,12 @@ declare
   key masking.keys;
   held bigint;
 begin
-  -- Batches end first, and none begins before this is over.
+  -- A step of its rotation ends first: it holds the rotation before it wants the vault.
+  perform
+     from masking.rotations r
+    where r.purpose = destroy_key.purpose and r.from_version = destroy_key.version
+      for update;
+  -- So do batches, and none begins before this is over.
   lock table masking.keys, masking.vault in share row exclusive mode;
   select k.* into key
     from masking.keys k
@@ -1965,17 +2306,28 @@ begin
       hint = 'npm run status shows how far it is';
   end if;
 
+  -- What nobody can open any more is deleted, so that a value that comes again is new.
+  if key.purpose = 'token' then
+    delete from masking.retokened r
+     where r.old_token >= masking.first_token(key.version) and r.old_token < masking.first_token(key.version + 1)
+        or r.new_token >= masking.first_token(key.version) and r.new_token < masking.first_token(key.version + 1);
+    delete from masking.vault v
+     where v.token >= masking.first_token(key.version) and v.token < masking.first_token(key.version + 1);
+  elsif key.field = 'body' then
+    delete from staging.quarantine q where q.key_version = key.version;
+  else
+    delete from masking.retokened r
+     using masking.vault v
+     where v.key_version = key.version and r.new_token = v.token;
+    delete from masking.vault v where v.key_version = key.version;
+  end if;
+
   update masking.keys k
      set state = 'destroyed', wrapped = null, destroyed_at = now()
    where k.purpose = key.purpose and k.version = key.version;
   update masking.rotations r
      set state = 'done', finished_at = now()
    where r.purpose = key.purpose and r.from_version = key.version and r.state <> 'done';
-  if key.purpose = 'token' then
-    delete from masking.retokened r
-     where r.old_token >= masking.first_token(key.version)
-       and r.old_token < masking.first_token(key.version + 1);
-  end if;
   perform audit.append(
     'destroy key',
     jsonb_build_object('purpose', key.purpose, 'field', key.field, 'version', key.version, 'lost', losing)
@@ -2084,13 +2436,14 @@ grant execute on function masking.forget_user(text, text) to logins_custodian;
 -- reads:   masking.keys and masking.kek (for quarantined bodies)
 -- writes:  public.user_logins, masking.vault, staging.quarantine, masking.erasures; audit.events at the end
 -- twice:   yes: each call is the next step
--- raises:  ML001 sealed; ML002 wrong key-encryption key; ML004 a quarantined body was changed
+-- raises:  ML001 sealed; ML002 wrong key-encryption key
 create or replace function masking.forget_step(max_rows integer default 500)
 returns boolean
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   erasure masking.erasures;
@@ -2150,9 +2503,8 @@ begin
        limit greatest(max_rows / 10, 1)
     );
     delete from staging.quarantine q
-     using masking.open_bodies(chunk) b
-     where q.message_id = b.message_id
-       and masking.read_body(b.body) ->> 'user_id' = erasure.user_id;
+     where q.message_id = any (chunk)
+       and masking.user_of_body(q.message_id) = erasure.user_id;
     get diagnostics erased = row_count;
     erasure.bodies_erased := erasure.bodies_erased + erased;
     if cardinality(chunk) = 0 then
@@ -2316,6 +2668,40 @@ comment on function masking.purge_step(integer) is 'Deletes orphaned vault entri
 revoke all on function masking.purge_step(integer) from public;
 grant execute on function masking.purge_step(integer) to logins_worker;
 --! EndIncluded functions/masking.purge_step.sql
+--! Included functions/staging.receive_message.sql
+-- staging.receive_message() -> trigger, and the trigger that fills staging.raw_messages
+--
+-- what:    puts a row copied into staging.inbox into staging.raw_messages
+-- called:  by COPY staging.inbox, as logins_loader
+-- writes:  staging.raw_messages
+-- twice:   no: a row a call; staging.submit_batch counts them
+-- raises:  ML014 a column is null
+create or replace function staging.receive_message()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+  if new.batch_id is null or new.message_id is null or new.receipt_handle is null
+     or new.sent_at is null or new.receive_count is null or new.body is null then
+    raise exception using errcode = 'ML014', message = 'a staged message has no null column';
+  end if;
+  insert into staging.raw_messages (batch_id, message_id, receipt_handle, sent_at, receive_count, body)
+  values (new.batch_id, new.message_id, new.receipt_handle, new.sent_at, new.receive_count, new.body);
+  return new;
+end
+$$;
+
+comment on function staging.receive_message() is 'Puts a row copied into staging.inbox into staging.raw_messages';
+revoke all on function staging.receive_message() from public;
+
+create or replace trigger receive_message
+instead of insert on staging.inbox
+for each row execute function staging.receive_message();
+--! EndIncluded functions/staging.receive_message.sql
 --! Included functions/staging.replay.sql
 -- staging.replay(message_ids uuid[]) -> (rows integer, inserted integer, quarantined integer)
 --
@@ -2337,6 +2723,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   replay_batch_id uuid := gen_random_uuid();

@@ -16,9 +16,10 @@ export async function takeSteps(
   step: 'masking.rotate_step' | 'masking.forget_step' | 'masking.purge_step',
   stop: AbortSignal | undefined,
 ): Promise<void> {
-  const startedAt = performance.now();
-  while (stop?.aborted !== true && performance.now() - startedAt < TURN_MS) {
+  const endAt = performance.now() + TURN_MS;
+  for (;;) {
     const stepAt = performance.now();
+    if (stop?.aborted === true || stepAt > endAt) return;
     const { rows } = await pool.query<{ more: boolean }>(`select ${step}() as more`);
     if (rows[0]?.more !== true) return;
     await sleep(performance.now() - stepAt, undefined, { signal: stop }).catch(() => {});

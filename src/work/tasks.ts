@@ -1,4 +1,4 @@
-import { parseCronItems, type ParsedCronItem, type TaskList } from 'graphile-worker';
+import { parseCronItems, type CronItem, type ParsedCronItem, type TaskList } from 'graphile-worker';
 import cleanLedger from '../../tasks/clean_ledger.ts';
 import maintainPartitions from '../../tasks/maintain_partitions.ts';
 import forgetUsers from '../../tasks/forget_users.ts';
@@ -30,16 +30,15 @@ export function createTaskList(context: WorkContext): TaskList {
 /** Begun by functions of the database, and gone on with every minute, should a worker have been killed. */
 const BACKGROUND = ['rotate_keys', 'forget_users', 'purge_vault'];
 
+function daily(task: string, match: string): CronItem {
+  return { task, match, options: { jobKey: task, backfillPeriod: DAY_MS } };
+}
+
 /**
  * What runs by the clock (UTC). A job key keeps one of each; a day that was missed is made up for. Background work
  * comes after masking (priority 0).
  */
 export function cronItems(): ParsedCronItem[] {
-  const daily = (task: string, match: string) => ({
-    task,
-    match,
-    options: { jobKey: task, backfillPeriod: DAY_MS },
-  });
   return parseCronItems([
     { task: 'sweep_batches', match: '* * * * *', options: { jobKey: 'sweep_batches', maxAttempts: 1 } },
     ...BACKGROUND.map((task) => ({

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { read } from '../house/files.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { event, maskAll } from '../support/staging.ts';
@@ -10,9 +11,10 @@ const PAGES = ['docs/dba-guide.md', 'docs/incidents.md'];
 
 /** Roles are the cluster's: the first page makes them, the second uses them, and nobody keeps them. */
 async function dropLogins(): Promise<void> {
-  const db = await createTestDatabase();
-  await db.superuser.query(`drop role if exists ${LOGINS.join(', ')}`);
-  await db.drop();
+  const superuser = new pg.Client({ connectionString: inject('superuserUrl') });
+  await superuser.connect();
+  await superuser.query(`drop role if exists ${LOGINS.join(', ')}`);
+  await superuser.end();
 }
 beforeAll(dropLogins);
 afterAll(dropLogins);

@@ -1,0 +1,167 @@
+import { randomBytes } from 'node:crypto';
+import { readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { events } from '../support/bodies.ts';
+import { holds } from '../support/forms.ts';
+import { startPipeline, until, type Pipeline } from '../support/pipeline.ts';
+
+let pipeline: Pipeline;
+let output = '';
+beforeAll(async () => {
+  pipeline = await startPipeline();
+  await pipeline.send(events(60));
+  await pipeline.run('load', [], { SQS_WAIT_TIME_SECONDS: '1' }).ended;
+  await work();
+});
+afterAll(() => pipeline.stop());
+
+/** What a command prints, and its exit code. */
+async function run(
+  command: string,
+  args: string[],
+  variables: Record<string, string> = {},
+): Promise<{ code: number | string; printed: string }> {
+  const run = pipeline.run(command, args, variables);
+  const code = await run.ended;
+  if (command === 'keys') output += run.output();
+  return { code, printed: run.output() };
+}
+const keys = (args: string[], variables: Record<string, string> = {}) => run('keys', args, variables);
+
+/** Has a worker do whatever there is to do. */
+async function work(): Promise<void> {
+  const worker = pipeline.run('worker');
+  await until(async () => (await open()) === 0);
+  worker.process.kill('SIGTERM');
+  expect(await worker.ended).toBe(0);
+}
+const open = async (): Promise<number> =>
+  Number(
+    (
+      await pipeline.superuser.query(
+        `select (select count(*) from staging.batches where acked_at is null)
+              + (select count(*) from masking.rotations where state = 'running') as open`,
+      )
+    ).rows[0].open,
+  );
+const states = async () =>
+  (
+    await pipeline.superuser.query(
+      `select purpose || ' ' || version as key, state from masking.keys order by purpose, version`,
+    )
+  ).rows.map(({ key, state }) => `${key} ${state}`);
+const rotationStates = async () =>
+  (await pipeline.superuser.query('select state from masking.rotations order by rotation_id')).rows.map(
+    ({ state }) => state,
+  );
+const sealed = async () =>
+  (await pipeline.superuser.query('select masking.is_sealed() as sealed')).rows[0].sealed;
+
+test('list shows every key with its state', async () => {
+  const { code, printed } = await keys(['list']);
+  expect(code).toBe(0);
+  expect(printed.match(/active/g)).toHaveLength(5);
+  for (const word of ['token', 'cipher', 'ip', 'device_id', 'body']) expect(printed).toContain(word);
+});
+
+test('rotate begins one rotation, pause and resume hold it, status shows it, and workers end it', async () => {
+  expect((await keys(['rotate', '--purpose', 'token', '--field', 'ip'])).code).toBe(0);
+  expect(await rotationStates()).toEqual(['running']);
+  expect((await keys(['pause'])).code).toBe(0);
+  expect(await rotationStates()).toEqual(['paused']);
+
+  const json = await run('status', ['--json']);
+  expect(JSON.parse(json.printed).rotations).toMatchObject([
+    { purpose: 'token', field: 'ip', from: 1, to: 3, state: 'paused', problem: null },
+  ]);
+  expect((await run('status', [])).printed).toMatch(/ip token 1 → 3: paused in vault, 0 rows done/);
+
+  expect((await keys(['rotate', '--purpose', 'token'])).code).toBe(1);
+  expect((await keys(['resume'])).code).toBe(0);
+  await work();
+  expect(await rotationStates()).toEqual(['done']);
+  expect(JSON.parse((await run('status', ['--json'])).printed).rotations).toEqual([]);
+});
+
+test('destroy refuses with the way out, and then destroys', async () => {
+  const active = await keys(['destroy', 'cipher', '1']);
+  expect(active).toMatchObject({ code: 1, printed: expect.stringContaining('ML007') });
+  await keys(['rotate', '--purpose', 'cipher', '--field', 'ip']);
+  const held = await keys(['destroy', 'cipher', '1']);
+  expect(held).toMatchObject({ code: 1, printed: expect.stringContaining('ML006') });
+  expect(await keys(['destroy', 'cipher', '1', '--losing', '1'])).toMatchObject({ code: 1 });
+  expect(await states()).toContain('cipher 1 retiring');
+  await work();
+  expect(await keys(['destroy', 'cipher', '1'])).toMatchObject({ code: 0 });
+  expect(await states()).toContain('cipher 1 destroyed');
+});
+
+test('rewrap changes the key-encryption key, after which the old one unseals no more', async () => {
+  const file = path.join(path.dirname(pipeline.stack.file.kekFile), 'next-kek');
+  const old = readFileSync(pipeline.stack.file.kekFile, 'utf8').trim();
+  const next = randomBytes(32).toString('hex');
+  writeFileSync(file, `${next}\n`);
+  expect(await keys(['rewrap', '--new-kek-file', file])).toMatchObject({ code: 0 });
+  expect(await keys(['seal'])).toMatchObject({ code: 0 });
+  expect(await sealed()).toBe(true);
+  expect(await keys(['rotate'])).toMatchObject({ code: 1, printed: expect.stringContaining('ML001') });
+  expect(await keys(['unseal'])).toMatchObject({ code: 1, printed: expect.stringContaining('ML002') });
+  expect(await sealed()).toBe(true);
+  // It is the stack's key that is used where none is given.
+  writeFileSync(pipeline.stack.file.kekFile, `${next}\n`);
+  expect(await keys(['unseal'])).toMatchObject({ code: 0 });
+  expect(await sealed()).toBe(false);
+  expect(await keys(['unseal'], { MASKING_KEK: old })).toMatchObject({ code: 1 });
+  writeFileSync(file, `${old}\n`);
+  expect(await keys(['rewrap', '--new-kek-file', file])).toMatchObject({ code: 1 });
+  for (const key of [old, next]) expect(holds(Buffer.from(output), Buffer.from(key, 'hex'))).toBe(false);
+});
+
+test.each([
+  [[]],
+  [['no-such-command']],
+  [['list', 'too much']],
+  [['rotate', '--purpose', 'other']],
+  [['rotate', '--field', 'user_id']],
+  [['destroy']],
+  [['destroy', 'token']],
+  [['destroy', 'other', '1']],
+  [['destroy', 'token', 'one']],
+  [['destroy', 'token', '1', '--losing', '-1']],
+  [['destroy', 'token', '1', '--losing', 'all']],
+  [['rewrap']],
+  [['rewrap', '--new-kek-file', '/nonexistent']],
+  [['seal', 'now']],
+])('keys %j is a wrong call, which ends with exit code 2 and changes nothing', async (args) => {
+  const before = [await states(), await rotationStates(), await sealed()];
+  expect((await keys(args)).code).toBe(2);
+  expect([await states(), await rotationStates(), await sealed()]).toEqual(before);
+});
+
+test('a file that holds no key is refused, and what it holds is not shown', async () => {
+  const file = path.join(path.dirname(pipeline.stack.file.kekFile), 'no-kek');
+  const text = randomBytes(20).toString('hex');
+  writeFileSync(file, text);
+  const { code, printed } = await keys(['rewrap', '--new-kek-file', file]);
+  expect(code).toBe(2);
+  expect(printed).not.toContain(text);
+});
+
+test('unsealing without a key is a wrong call', async () => {
+  const url = pipeline.stack.file.urls.custodian;
+  expect((await keys(['unseal'], { DATABASE_URL: url })).code).toBe(2);
+});
+
+test('who is no custodian is refused', async () => {
+  const DATABASE_URL = pipeline.stack.file.urls.analyst;
+  expect((await keys(['rotate'], { DATABASE_URL })).code).toBe(1);
+});
+
+test('no data key was in anything that was printed', async () => {
+  const { rows } = await pipeline.superuser.query<{ key: Buffer }>(
+    `select masking.unwrapped(wrapped) as key from masking.keys where state <> 'destroyed'`,
+  );
+  expect(rows.length).toBeGreaterThan(5);
+  for (const { key } of rows) expect(holds(Buffer.from(output), key)).toBe(false);
+});

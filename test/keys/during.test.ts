@@ -1,0 +1,139 @@
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import {
+  distinct,
+  expectAllReveal,
+  expectDuplicatesExact,
+  liftLimits,
+  load,
+  masks,
+  request,
+  reveal,
+  revealAll,
+  rotate,
+  sharedLogins,
+  step,
+  tokensByValue,
+  whileFlushing,
+  type Login,
+} from '../support/keys.ts';
+import { sqlstate } from '../support/sqlstate.ts';
+
+/** Rows a step: small, so that a step ends inside every phase. */
+const ROWS = 4;
+
+let db: TestDatabase;
+let sent: Map<string, Login>;
+beforeEach(async () => {
+  db = await createTestDatabase();
+  await liftLimits(db);
+  sent = await load(db, sharedLogins(40));
+});
+afterEach(() => db.drop());
+
+/** Steps to the end, and looks around after each step and before the first. */
+async function atEveryStep(look: (n: number) => Promise<void>): Promise<number> {
+  await look(0);
+  for (let n = 1; ; n += 1) {
+    const more = await step(db, ROWS);
+    await look(n);
+    if (!more) return n;
+    if (n > 300) throw new Error('the rotation does not end');
+  }
+}
+
+const requestFind = (field: string, value: string) =>
+  db.pool('unmasker').query(`select unmask.request_find($1, $2, reason => 'a test')`, [field, value]);
+const find = async (field: string, value: string): Promise<string[]> => {
+  const { rows } = await whileFlushing(
+    db,
+    db.pool('unmasker').query<{ token: string }>('select unmask.find($1, $2) as token', [field, value]),
+  );
+  return rows.map(({ token }) => token);
+};
+const valuesOf = (field: 'ip' | 'device') => distinct([...sent.values()].map((login) => login[field]));
+
+test('at every step of rotating all keys, with logins coming in, every login reveals to what was sent', async () => {
+  await rotate(db);
+  const steps = await atEveryStep(async (n) => {
+    if (n % 5 === 0) {
+      const more = await load(db, [
+        { user: 'old', ip: '10.0.0.1', device: 'device-1' },
+        { user: 'new', ip: `10.1.0.${n}`, device: `device-new-${n}` },
+      ]);
+      for (const [id, login] of more) sent.set(id, login);
+    }
+    await expectAllReveal(db, sent);
+  });
+  expect(steps).toBeGreaterThan(40);
+  await expectDuplicatesExact(db, sent);
+});
+
+test('at every step, a request and tokens of before reveal the same values', async () => {
+  const old = distinct((await masks(db)).map(({ device }) => device));
+  const [earlier, values] = [await request(db, 'device_id', old), await revealAll(db, 'device_id', old)];
+  await rotate(db);
+  await atEveryStep(async () => {
+    for (const shown of [await reveal(db, earlier), await revealAll(db, 'device_id', old)]) {
+      for (const token of old) expect(shown.get(token)).toBe(values.get(token));
+    }
+  });
+});
+
+test('at every step, a user is requested with what they have', async () => {
+  const wanted = [...sent.values()].filter(({ user }) => user === 'user-3');
+  const values = distinct(wanted.flatMap(({ ip, device }) => [ip, device])).sort();
+  await rotate(db, 'token');
+  await atEveryStep(async () => {
+    const { rows } = await db
+      .pool('unmasker')
+      .query<{ id: string }>(`select unmask.request_user('user-3', reason => 'a test') as id`);
+    expect(distinct((await reveal(db, rows[0]!.id)).values()).sort()).toEqual(values);
+  });
+});
+
+test('at every step, finding a value gives the tokens that its logins have, and never more than two', async () => {
+  for (const value of valuesOf('ip')) await requestFind('ip', value);
+  await rotate(db, 'token', 'ip');
+  let doubled = 0;
+  await atEveryStep(async () => {
+    const tokens = await tokensByValue(db, sent, 'ip');
+    for (const value of valuesOf('ip')) expect(new Set(await find('ip', value))).toEqual(tokens.get(value));
+    for (const each of tokens.values()) {
+      expect(each.size).toBeLessThanOrEqual(2);
+      doubled += each.size - 1;
+    }
+  });
+  // Otherwise this looked at no moment in the middle.
+  expect(doubled).toBeGreaterThan(0);
+  for (const value of valuesOf('ip')) expect(await find('ip', value)).toHaveLength(1);
+});
+
+test('a value that nobody has is found nowhere at any step', async () => {
+  await requestFind('device_id', 'nobody has it');
+  await rotate(db, 'token', 'device_id');
+  await atEveryStep(async () => expect(await find('device_id', 'nobody has it')).toEqual([]));
+});
+
+test('at every step, tokens of different values and of different fields differ', async () => {
+  await rotate(db, 'token');
+  await atEveryStep(async () => {
+    const fields = [await tokensByValue(db, sent, 'ip'), await tokensByValue(db, sent, 'device')];
+    const tokens = fields.flatMap((byValue) => [...byValue.values()].flatMap((each) => [...each]));
+    expect(new Set(tokens).size).toBe(tokens.length);
+  });
+});
+
+test('a cipher key being rotated shows an analyst nothing at all', async () => {
+  const before = new Map((await masks(db)).map((mask) => [mask.id, mask]));
+  await rotate(db, 'cipher');
+  await atEveryStep(async () => {
+    expect(new Map((await masks(db)).map((mask) => [mask.id, mask]))).toEqual(before);
+  });
+});
+
+test('a request for tokens of the other field is refused while both have two keys', async () => {
+  const devices = distinct((await masks(db)).map(({ device }) => device));
+  await rotate(db, 'token');
+  await atEveryStep(async () => expect(await sqlstate(request(db, 'ip', devices))).toBe('ML110'));
+});

@@ -1,0 +1,169 @@
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import {
+  distinct,
+  expectDuplicatesExact,
+  finish,
+  liftLimits,
+  load,
+  masks,
+  openTransaction,
+  revealAll,
+  rotate,
+  sharedLogins,
+  step,
+  untilBlocked,
+  versionsIn,
+  type Login,
+} from '../support/keys.ts';
+
+/** Logins of whom `ann` is one, who shares some values with the others. */
+const LOGINS: Login[] = [
+  ...sharedLogins(40),
+  { user: 'ann', ip: 'ann-1', device: 'ann-1' },
+  { user: 'ann', ip: '10.0.0.0', device: 'device-0' },
+  { user: 'ann', ip: 'ann-2', device: 'device-1' },
+  { user: 'ann', ip: '10.0.1.1', device: 'ann-2' },
+  { user: 'zoe', ip: 'zoe', device: 'zoe' },
+];
+
+let db: TestDatabase;
+let sent: Map<string, Login>;
+beforeEach(async () => {
+  db = await createTestDatabase();
+  await liftLimits(db);
+  sent = await load(db, LOGINS);
+});
+afterEach(() => db.drop());
+
+const forget = () => db.pool('custodian').query(`select masking.forget_user('ann', 'a test')`);
+const forgetStep = async (rows: number): Promise<boolean> =>
+  (await db.pool('worker').query('select masking.forget_step(max_rows => $1) as more', [rows])).rows[0].more;
+async function forgetAll(rows = 500): Promise<void> {
+  for (let n = 0; n < 100; n += 1) if (!(await forgetStep(rows))) return;
+  throw new Error('the erasure does not end');
+}
+
+/** Ann has nothing, nobody else lost anything, and nothing of hers is in the vault under any token. */
+async function expectForgotten(): Promise<void> {
+  const seen = await masks(db);
+  expect(
+    distinct(seen.filter(({ user }) => user === 'ann').flatMap(({ ip, device }) => [ip, device])),
+  ).toEqual([]);
+  const others = new Map([...sent].filter(([, { user }]) => user !== 'ann'));
+  const left = seen.filter(({ id }) => others.has(id));
+  expect(left).toHaveLength(others.size);
+  const ips = await revealAll(db, 'ip', distinct(left.map(({ ip }) => ip)));
+  const devices = await revealAll(db, 'device_id', distinct(left.map(({ device }) => device)));
+  for (const { id, ip, device } of left) {
+    expect(ip && ips.get(ip)).toBe(others.get(id)!.ip);
+    expect(device && devices.get(device)).toBe(others.get(id)!.device);
+  }
+  const { rows } = await db.superuser.query<{ token: string }>('select token from masking.vault order by 1');
+  const carried = distinct(seen.flatMap(({ ip, device }) => [ip, device]));
+  const named = await db.superuser.query<{ token: string }>(
+    `select distinct coalesce(r.new_token, t.token) as token
+       from unnest($1::uuid[]) as t (token) left join masking.retokened r on r.old_token = t.token order by 1`,
+    [carried],
+  );
+  // During a rotation a value may have an entry under both tokens; nothing else has one.
+  const known = new Set([...named.rows.map(({ token }) => token), ...carried]);
+  expect(rows.filter(({ token }) => !known.has(token))).toEqual([]);
+}
+
+async function expectDone(): Promise<void> {
+  await finish(db, 6);
+  await expectForgotten();
+  expect(await versionsIn(db, 'ip')).toEqual([3]);
+  expect(await versionsIn(db, 'device')).toEqual([4]);
+  const others = new Map([...sent].filter(([, { user }]) => user !== 'ann'));
+  await expectDuplicatesExact(db, others);
+}
+
+test('a user is forgotten at any place of a token rotation', async () => {
+  for (let place = 0; place < 16; place += 3) {
+    await rotate(db, 'token');
+    for (let n = 0; n < place; n += 1) await step(db, 12);
+    await forget();
+    await forgetAll(2);
+    await expectForgotten();
+    await finish(db, 12);
+    await expectForgotten();
+    for (const [id, login] of await load(
+      db,
+      LOGINS.filter(({ user }) => user === 'ann'),
+    ))
+      sent.set(id, login);
+  }
+  await forget();
+  await forgetAll();
+  await expectForgotten();
+});
+
+test('an erasure that began before a rotation ends in the middle of it', async () => {
+  await forget();
+  await forgetStep(1);
+  await rotate(db, 'token');
+  for (let more = true; more;) {
+    more = await forgetStep(1);
+    await step(db, 8);
+  }
+  await expectDone();
+});
+
+test('values that came again under the new token are forgotten under both', async () => {
+  await rotate(db, 'token');
+  const again = await load(
+    db,
+    LOGINS.filter(({ user }) => user === 'ann'),
+  );
+  for (const [id, login] of again) sent.set(id, login);
+  await forget();
+  await forgetAll(2);
+  await expectForgotten();
+  await expectDone();
+});
+
+test.each(['vault', 'logins'])(
+  'an erasure that comes while the rotation is at the %s waits for the step',
+  async (phase) => {
+    await rotate(db, 'token', 'ip');
+    await rotate(db, 'token', 'device_id');
+    if (phase === 'logins') await step(db);
+    await forget();
+    const stepping = await openTransaction(db.pool('worker'));
+    await stepping.client.query('select masking.rotate_step(max_rows => 30)');
+    const erasing = await openTransaction(db.pool('worker'));
+    const erased = erasing.client.query('select masking.forget_step()');
+    await untilBlocked(db, erasing.pid);
+    await stepping.client.query('commit');
+    await erased;
+    await erasing.client.query('commit');
+    for (const { client } of [stepping, erasing]) client.release();
+    await forgetAll();
+    await expectForgotten();
+    await expectDone();
+  },
+);
+
+test.each(['vault', 'logins'])(
+  'a rotation that is at the %s waits for a step of an erasure',
+  async (phase) => {
+    await rotate(db, 'token', 'ip');
+    await rotate(db, 'token', 'device_id');
+    if (phase === 'logins') await step(db);
+    await forget();
+    const erasing = await openTransaction(db.pool('worker'));
+    await erasing.client.query('select masking.forget_step(max_rows => 2)');
+    const stepping = await openTransaction(db.pool('worker'));
+    const stepped = stepping.client.query('select masking.rotate_step(max_rows => 30)');
+    await untilBlocked(db, stepping.pid);
+    await erasing.client.query('commit');
+    await stepped;
+    await stepping.client.query('commit');
+    for (const { client } of [stepping, erasing]) client.release();
+    await forgetAll();
+    await expectForgotten();
+    await expectDone();
+  },
+);

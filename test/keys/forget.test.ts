@@ -1,0 +1,254 @@
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import {
+  distinct,
+  expectAllReveal,
+  liftLimits,
+  load,
+  masks,
+  openTransaction,
+  request,
+  reveal,
+  revealAll,
+  untilBlocked,
+  whileFlushing,
+  type Login,
+} from '../support/keys.ts';
+import { sqlstate } from '../support/sqlstate.ts';
+import { event, maskAll, message, stage } from '../support/staging.ts';
+
+/** Ann shares her address with Bob and one device with nobody. */
+const LOGINS: Login[] = [
+  { user: 'ann', ip: '10.0.0.1', device: 'ann-only' },
+  { user: 'ann', ip: '10.0.0.2', device: 'ann-only' },
+  { user: 'ann', ip: '10.0.0.1', device: null },
+  { user: 'ann', ip: null, device: null },
+  { user: 'bob', ip: '10.0.0.1', device: 'bob-only' },
+  { user: 'bob', ip: '10.0.0.3', device: 'shared' },
+];
+
+let db: TestDatabase;
+let sent: Map<string, Login>;
+beforeEach(async () => {
+  db = await createTestDatabase();
+  await liftLimits(db);
+  sent = await load(db, LOGINS);
+});
+afterEach(() => db.drop());
+
+const forget = async (user: string | null, reason: string | null = 'DSR-1'): Promise<string> =>
+  (await db.pool('custodian').query('select masking.forget_user($1, $2) as id', [user, reason])).rows[0].id;
+const forgetStep = async (rows = 500): Promise<boolean> =>
+  (await db.pool('worker').query('select masking.forget_step(max_rows => $1) as more', [rows])).rows[0].more;
+async function forgetAll(rows = 500): Promise<number> {
+  for (let steps = 1; steps < 100; steps += 1) if (!(await forgetStep(rows))) return steps;
+  throw new Error('the erasure does not end');
+}
+const erasures = async () =>
+  (
+    await db.superuser.query(
+      `select phase, logins_cleared::int as logins, values_erased::int as values, bodies_erased::int as bodies
+         from masking.erasures order by erasure_id`,
+    )
+  ).rows;
+const shownErasures = async () =>
+  (await db.pool('auditor').query('select erasures from staging.status()')).rows[0].erasures;
+/** A body that is refused for its address. */
+const body = (user: unknown) => JSON.stringify({ user_id: user, ip: 7, device_id: 'x' });
+const quarantined = async () =>
+  (await db.superuser.query('select message_id as id from staging.quarantine')).rows;
+const of = (user: string) => async () => (await masks(db)).filter((mask) => mask.user === user);
+const [ann, bob] = [of('ann'), of('bob')];
+const bobs = () => new Map([...sent].filter(([, { user }]) => user === 'bob'));
+const expectBobWhole = async () => {
+  const seen = (await bob()).map(({ id }) => id).sort();
+  expect(seen).toEqual([...bobs().keys()].sort());
+  const shown = await revealAll(db, 'ip', distinct((await bob()).map(({ ip }) => ip)));
+  expect([...shown.values()].sort()).toEqual(['10.0.0.1', '10.0.0.3']);
+};
+
+test('a forgotten user keeps their logins and loses every mask in them; others lose nothing', async () => {
+  const others = await bob();
+  await forget('ann');
+  await forgetAll();
+  expect((await ann()).map(({ id, ip, device }) => [id, ip, device]).sort()).toEqual(
+    [...sent].filter(([, { user }]) => user === 'ann').map(([id]) => [id, null, null]).sort(),
+  ); // prettier-ignore
+  expect(await bob()).toEqual(others);
+  await expectBobWhole();
+});
+
+test('values of theirs alone are gone, and values that they shared stay', async () => {
+  const before = await ann();
+  const own = distinct(before.map(({ device }) => device));
+  const addresses = distinct(before.map(({ ip }) => ip));
+  const earlier = await request(db, 'ip', addresses);
+  const [device] = [await request(db, 'device_id', own)];
+  await forget('ann');
+  await forgetAll();
+  expect(await erasures()).toMatchObject([{ phase: 'done', logins: 3, values: 2, bodies: 0 }]);
+  // A request of before shows only what others have as well, and one for theirs alone nothing.
+  expect([...(await reveal(db, earlier)).values()]).toEqual(['10.0.0.1']);
+  expect(await sqlstate(reveal(db, device))).toBe('ML107');
+  expect(await sqlstate(request(db, 'device_id', own))).toBe('ML107');
+  expect([...(await revealAll(db, 'ip', addresses)).values()]).toEqual(['10.0.0.1']);
+});
+
+test('a user without a masked value left cannot be requested, and their value is found nowhere', async () => {
+  await forget('ann');
+  await forgetAll();
+  const asUser = db.pool('unmasker').query(`select unmask.request_user('ann', reason => 'a test')`);
+  expect(await sqlstate(asUser)).toBe('ML110');
+  await db.pool('unmasker').query(`select unmask.request_find('device_id', 'ann-only', reason => 'a test')`);
+  const found = db.pool('unmasker').query(`select unmask.find('device_id', 'ann-only')`);
+  expect((await whileFlushing(db, found)).rows).toEqual([]);
+});
+
+test('quarantined messages of theirs are deleted, those of others and those that name nobody stay', async () => {
+  const theirs = [message(body('ann')), message(body('ann'))];
+  const others = [
+    message(body('bob')),
+    message(body(null)),
+    message('no JSON'),
+    message('[]'),
+    message('"ann"'),
+  ];
+  await maskAll(db, [...theirs, ...others]);
+  await forget('ann');
+  await forgetAll(10);
+  expect((await quarantined()).map(({ id }) => id).sort()).toEqual(others.map(({ id }) => id).sort());
+  expect(await erasures()).toMatchObject([{ bodies: 2 }]);
+});
+
+test('it is done in steps, of which any may be aborted or killed', async () => {
+  await maskAll(db, [message(JSON.stringify({ user_id: 'ann', ip: 7 }))]);
+  await forget('ann');
+  for (let more = true, n = 0; more; n += 1) {
+    const { client, pid } = await openTransaction(db.pool('worker'));
+    const before = [await erasures(), await masks(db)];
+    await client.query('select masking.forget_step(max_rows => 1)');
+    await (n % 2 === 0
+      ? client.query('rollback')
+      : db.superuser.query('select pg_terminate_backend($1, 10000)', [pid]));
+    client.release();
+    expect([await erasures(), await masks(db)]).toEqual(before);
+    more = await forgetStep(1);
+  }
+  expect(await erasures()).toEqual([{ phase: 'done', logins: 3, values: 2, bodies: 1 }]);
+  await expectBobWhole();
+});
+
+test('two workers that step at once erase each login once', async () => {
+  await forget('ann');
+  await forget('bob');
+  const worker = async () => {
+    for (let n = 0; n < 100 && (await erasures()).some(({ phase }) => phase !== 'done'); n += 1)
+      await forgetStep(1);
+  };
+  await Promise.all([worker(), worker()]);
+  expect(await erasures()).toMatchObject([{ logins: 3 }, { logins: 2 }]);
+  expect((await db.superuser.query('select from masking.vault')).rowCount).toBe(0);
+});
+
+test('status shows an erasure that is not done, and not whose it is', async () => {
+  await forget('ann');
+  await forgetStep(1);
+  expect(await shownErasures()).toEqual([{ erasure_id: 1, phase: 'logins', logins: 1 }]);
+  await forgetAll();
+  expect(await shownErasures()).toEqual([]);
+});
+
+test('logins that arrive after the erasure are masked as ever, and values of before get their masks again', async () => {
+  const before = (await ann()).find(({ device }) => device !== null)!.device;
+  await forget('ann');
+  const late = await load(db, [{ user: 'ann', ip: '10.0.0.2', device: 'ann-only' }]);
+  await forgetAll();
+  const login = (await ann()).find(({ id }) => late.has(id));
+  expect(login!.device).toBe(before);
+  expect([...(await revealAll(db, 'device_id', [login!.device!])).values()]).toEqual(['ann-only']);
+  await forget('ann');
+  await forgetAll();
+  expect(distinct((await ann()).flatMap(({ ip, device }) => [ip, device]))).toEqual([]);
+});
+
+test('the order, its reason and its outcome are on the record', async () => {
+  await forget('ann', '  DSR-4711 ');
+  await forgetAll();
+  const { rows } = await db
+    .pool('auditor')
+    .query(`select actor, action, details from audit.events where action like 'forg%' order by event_id`);
+  expect(rows).toEqual([
+    {
+      actor: 'local_custodian', action: 'forget user', details: { erasure_id: 1, user_id: 'ann', reason: 'DSR-4711' },
+    }, // prettier-ignore
+    {
+      actor: 'local_worker', action: 'forgotten user', details: { erasure_id: 1, logins: 3, values: 2, bodies: 0 },
+    }, // prettier-ignore
+  ]);
+});
+
+test('an erasure needs a user and a reason, and a custodian', async () => {
+  for (const [user, reason] of [
+    [null, 'x'],
+    ['', 'x'],
+    ['ann', ' '],
+    ['ann', null],
+  ] as const) {
+    expect(await sqlstate(forget(user, reason))).toBe('ML110');
+  }
+  for (const login of ['worker', 'analyst', 'unmasker', 'approver', 'auditor'] as const) {
+    expect(await sqlstate(db.pool(login).query(`select masking.forget_user('ann', 'x')`))).toBe('42501');
+  }
+  expect(await sqlstate(db.pool('custodian').query('select masking.forget_step()'))).toBe('42501');
+});
+
+test('a user whom nobody knows is forgotten at once', async () => {
+  await forget('nobody');
+  await forgetAll();
+  expect(await erasures()).toEqual([{ phase: 'done', logins: 0, values: 0, bodies: 0 }]);
+  await expectAllReveal(db, sent);
+});
+
+test('an erasure waits for a batch of before that is being masked, and erases its logins too', async () => {
+  const batchId = await stage(db, [
+    message(event({ user_id: 'ann', ip: '10.5.5.5', device_id: 'ann-late' })),
+  ]);
+  const batch = await openTransaction(db.pool('worker'));
+  await batch.client.query('select masking.mask_batch($1)', [batchId]);
+  await forget('ann');
+  const erasing = await openTransaction(db.pool('worker'));
+  const erased = erasing.client.query('select masking.forget_step()');
+  await untilBlocked(db, erasing.pid);
+  await batch.client.query('commit');
+  await erased;
+  await erasing.client.query('commit');
+  for (const { client } of [batch, erasing]) client.release();
+  await forgetAll();
+  expect(distinct((await ann()).flatMap(({ ip, device }) => [ip, device]))).toEqual([]);
+  expect(await ann()).toHaveLength(5);
+  await expectBobWhole();
+});
+
+test('a batch of somebody who has the same value waits for the erasure, and encrypts it anew', async () => {
+  await forget('ann');
+  const erasing = await openTransaction(db.pool('worker'));
+  await erasing.client.query('select masking.forget_step()');
+  const comer = message(event({ user_id: 'cyd', ip: '10.0.0.2', device_id: 'ann-only' }));
+  const batch = await openTransaction(db.pool('worker'));
+  const masked = batch.client.query('select masking.mask_batch($1)', [await stage(db, [comer])]);
+  await untilBlocked(db, batch.pid);
+  await erasing.client.query('commit');
+  await masked;
+  await batch.client.query('commit');
+  for (const { client } of [batch, erasing]) client.release();
+  const login = (await masks(db)).find(({ id }) => id === comer.id)!;
+  expect([...(await revealAll(db, 'device_id', [login.device!])).values()]).toEqual(['ann-only']);
+  expect([...(await revealAll(db, 'ip', [login.ip!])).values()]).toEqual(['10.0.0.2']);
+});
+
+test('a damaged body in quarantine does not hold up erasures', async () => {
+  await maskAll(db, [message('no JSON')]);
+  await db.superuser.query(`update staging.quarantine set body = substr(body, 1, 20)`);
+  await forget('ann');
+  expect(await sqlstate(forgetAll())).toBe('none');
+});

@@ -1,0 +1,215 @@
+import { randomBytes } from 'node:crypto';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { bytea, copyIn, encodeRows } from '../../src/database/copy.ts';
+import { isSealed, rewrap, unseal } from '../../src/database/kek.ts';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import {
+  destroy,
+  expectAllReveal,
+  finish,
+  liftLimits,
+  load,
+  openTransaction,
+  rotate,
+  sharedLogins,
+  untilBlocked,
+  type Login,
+} from '../support/keys.ts';
+import { failure, sqlstate } from '../support/sqlstate.ts';
+import { mask, message, stage } from '../support/staging.ts';
+
+let db: TestDatabase;
+let sent: Map<string, Login>;
+beforeEach(async () => {
+  db = await createTestDatabase();
+  await liftLimits(db);
+  sent = await load(db, sharedLogins(20));
+});
+afterEach(() => db.drop());
+
+const NEXT = randomBytes(32);
+const custodian = () => db.pool('custodian');
+const seal = () => custodian().query('select masking.seal()');
+const actions = async () =>
+  (await db.pool('auditor').query('select action, actor from audit.events order by event_id')).rows.map(
+    ({ action, actor }) => `${actor} ${action}`,
+  );
+const wrapped = async () =>
+  (
+    await db.superuser.query(
+      'select wrapped from masking.keys where wrapped is not null order by purpose, version',
+    )
+  ).rows.map(({ wrapped: key }) => (key as Buffer).toString('hex'));
+const clear = async () =>
+  (
+    await db.superuser.query(
+      `select encode(masking.unwrapped(wrapped), 'hex') as key from masking.keys where wrapped is not null order by purpose, version`,
+    )
+  ).rows;
+const restored = async (kek: Buffer) => {
+  await unseal(db.pool('worker'), kek);
+  await expectAllReveal(db, sent);
+};
+
+test('rewrapping wraps every key anew, keeps the keys, and goes on without sealing', async () => {
+  const [before, keys] = [await wrapped(), await clear()];
+  await rewrap(custodian(), NEXT);
+  const after = await wrapped();
+  expect(after).toHaveLength(before.length);
+  expect(after.filter((key) => before.includes(key))).toEqual([]);
+  expect(await clear()).toEqual(keys);
+  expect(await isSealed(custodian())).toBe(false);
+  expect(await mask(db, await stage(db, [message()]))).toHaveLength(1);
+});
+
+test('after rewrapping the new key unseals, and the old one is refused with a word on what became of it', async () => {
+  await rewrap(custodian(), NEXT);
+  await seal();
+  const refusal = await failure(unseal(db.pool('worker'), db.kek));
+  expect(refusal!.code).toBe('ML002');
+  // A key that was never this database's is told from one that was.
+  const stranger = await failure(unseal(db.pool('worker'), randomBytes(32)));
+  expect(stranger!.code).toBe('ML002');
+  expect(refusal!.message).not.toBe(stranger!.message);
+  expect(await isSealed(custodian())).toBe(true);
+  await restored(NEXT);
+});
+
+test('a key that was in use before is no new key, however often it was changed since', async () => {
+  expect(await sqlstate(rewrap(custodian(), db.kek))).toBe('none');
+  await rewrap(custodian(), NEXT);
+  await rewrap(custodian(), randomBytes(32));
+  const before = await wrapped();
+  for (const old of [db.kek, NEXT]) expect(await sqlstate(rewrap(custodian(), old))).toBe('ML002');
+  expect(await wrapped()).toEqual(before);
+});
+
+test('a key of another length is refused, and so is none', async () => {
+  const before = await wrapped();
+  for (const kek of [randomBytes(31), randomBytes(33), Buffer.alloc(0)]) {
+    expect(await sqlstate(rewrap(custodian(), kek))).toBe('ML002');
+  }
+  const client = await custodian().connect();
+  const data = encodeRows([bytea], [[null]]);
+  expect(await sqlstate(copyIn(client, 'copy masking.next_kek_inlet from stdin (format binary)', data))).toBe(
+    'ML002',
+  );
+  client.release(true);
+  expect(await wrapped()).toEqual(before);
+  await seal();
+  await restored(db.kek);
+});
+
+test('a sealed database is not rewrapped', async () => {
+  await seal();
+  expect(await sqlstate(rewrap(custodian(), NEXT))).toBe('ML001');
+  await restored(db.kek);
+});
+
+test('rewrapping to the present key changes nothing and is not on the record', async () => {
+  const before = await wrapped();
+  await rewrap(custodian(), db.kek);
+  expect(await wrapped()).toEqual(before);
+  expect(await actions()).not.toContain('local_custodian rewrap');
+});
+
+test('keys that are destroyed stay so', async () => {
+  await rotate(db, 'cipher', 'ip');
+  await finish(db);
+  await destroy(db, 'cipher', 1);
+  await rewrap(custodian(), NEXT);
+  const { rows } = await db.superuser.query(`select wrapped from masking.keys where state = 'destroyed'`);
+  expect(rows).toEqual([{ wrapped: null }]);
+  await seal();
+  await restored(NEXT);
+});
+
+test('a rotation begun under one key-encryption key goes on under the next', async () => {
+  await rotate(db);
+  await finish(db, 3, 5).catch(() => {});
+  await rewrap(custodian(), NEXT);
+  expect(await finish(db, 3)).toBeGreaterThan(5);
+  await seal();
+  await restored(NEXT);
+});
+
+test.each(['after the rows were copied', 'while it waits for its turn'])(
+  'a rewrap whose connection is killed %s leaves the old state whole',
+  async (moment) => {
+    const before = await wrapped();
+    const { client, pid } = await openTransaction(custodian());
+    const holder = await openTransaction(db.superuser);
+    const copy = () =>
+      copyIn(client, 'copy masking.next_kek_inlet from stdin (format binary)', encodeRows([bytea], [[NEXT]]));
+    let copied: Promise<unknown> = Promise.resolve();
+    if (moment.startsWith('while')) {
+      // Its last act is to append to the record: everything else has been written by then.
+      await holder.client.query('select from audit.head for update');
+      copied = copy().catch(() => {});
+      await untilBlocked(db, pid);
+    } else await copy();
+    await holder.client.query('select pg_terminate_backend($1, 10000)', [pid]);
+    await holder.client.query('commit');
+    holder.client.release();
+    await copied;
+    client.release();
+
+    expect(await wrapped()).toEqual(before);
+    expect(await sqlstate(unseal(db.pool('worker'), NEXT))).toBe('ML003');
+    await seal();
+    expect(await sqlstate(unseal(db.pool('worker'), NEXT))).toBe('ML002');
+    await restored(db.kek);
+    // It is as if nobody had tried.
+    expect(await sqlstate(rewrap(custodian(), NEXT))).toBe('none');
+  },
+);
+
+test('rewrapping waits for a batch that is being masked', async () => {
+  const batch = await openTransaction(db.pool('worker'));
+  await batch.client.query('select masking.mask_batch($1)', [await stage(db, [message()])]);
+  const rewrapping = rewrap(custodian(), NEXT);
+  const pid = async () =>
+    (
+      await db.superuser.query(
+        `select pid from pg_stat_activity where query like 'copy masking.next_kek_inlet%'`,
+      )
+    ).rows;
+  await expect.poll(pid).toHaveLength(1);
+  await untilBlocked(db, (await pid())[0].pid);
+  await batch.client.query('commit');
+  batch.client.release();
+  await rewrapping;
+  await seal();
+  await unseal(db.pool('worker'), NEXT);
+});
+
+test('sealing, unsealing and rewrapping are on the record, with who did it and no key', async () => {
+  await seal();
+  await unseal(custodian(), db.kek);
+  // Unsealing what is unsealed does nothing, and a refusal is none of the things that happened.
+  await unseal(db.pool('worker'), db.kek);
+  expect(await sqlstate(unseal(db.pool('worker'), NEXT))).toBe('ML003');
+  await rewrap(custodian(), NEXT);
+  expect((await actions()).filter((each) => !each.startsWith('postgres '))).toEqual([
+    'local_worker unseal',
+    'local_custodian seal',
+    'local_custodian unseal',
+    'local_custodian rewrap',
+  ]);
+  const { rows } = await db.pool('auditor').query('select details::text as details from audit.events');
+  for (const { details } of rows) {
+    for (const kek of [db.kek, NEXT]) expect(details).not.toContain(kek.toString('hex').slice(0, 8));
+  }
+  expect((await db.pool('auditor').query('select intact from audit.verify()')).rows).toEqual([
+    { intact: true },
+  ]);
+});
+
+test('only custodians change the key-encryption key and seal, and nobody reads from the inlets', async () => {
+  for (const login of ['worker', 'loader', 'analyst', 'unmasker', 'auditor'] as const) {
+    expect(await sqlstate(rewrap(db.pool(login), NEXT))).toBe('42501');
+    expect(await sqlstate(db.pool(login).query('select masking.seal()'))).toBe('42501');
+  }
+  expect(await sqlstate(custodian().query('select * from masking.next_kek_inlet'))).toBe('42501');
+  expect(await sqlstate(custodian().query('select * from masking.kek_history'))).toBe('42501');
+});

@@ -1,0 +1,244 @@
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import {
+  distinct,
+  expectAllReveal,
+  finish,
+  liftLimits,
+  load,
+  masks,
+  openTransaction,
+  rotate,
+  sharedLogins,
+  step,
+  untilBlocked,
+  type Login,
+} from '../support/keys.ts';
+import { sqlstate } from '../support/sqlstate.ts';
+import { event, stage } from '../support/staging.ts';
+
+let db: TestDatabase;
+beforeEach(async () => {
+  db = await createTestDatabase();
+  await liftLimits(db);
+});
+afterEach(() => db.drop());
+
+/** The middle of a month relative to this one, by the database's clock, in milliseconds. */
+async function inMonth(offset: number): Promise<number> {
+  const { rows } = await db.superuser.query<{ ms: string }>(
+    `select extract(epoch from (date_trunc('month', now() at time zone 'UTC') + make_interval(months => $1, days => 14))
+       at time zone 'UTC') * 1000 as ms`,
+    [offset],
+  );
+  return Number(rows[0]!.ms);
+}
+/** Makes a partition of a month that is over, as time would have: the service makes them only ahead. */
+async function makePartition(offset: number): Promise<string> {
+  const { rows } = await db.superuser.query<{ name: string }>(
+    `select format('user_logins_%s', to_char(date_trunc('month', now() at time zone 'UTC') + make_interval(months => $1), 'YYYY_MM')) as name`,
+    [offset],
+  );
+  const { name } = rows[0]!;
+  await db.superuser.query(`set timezone = 'UTC'; do $$ begin
+    execute format('create table public.%I partition of public.user_logins for values from (%L) to (%L)', '${name}',
+      date_trunc('month', now()) + make_interval(months => ${offset}),
+      date_trunc('month', now()) + make_interval(months => ${offset + 1}));
+    execute format('alter table public.%I owner to logins_owner', '${name}'); end $$; reset timezone`);
+  return name;
+}
+const partitions = async () =>
+  (
+    await db.superuser.query(
+      `select inhrelid::regclass::text as name from pg_inherits where inhparent = 'public.user_logins'::regclass order by 1`,
+    )
+  ).rows.map(({ name }) => name);
+const keepMonths = (months: number | null) =>
+  db.pool('custodian').query('select masking.set_retention(keep_months => $1)', [months]);
+const retain = async (): Promise<number> =>
+  (await db.pool('worker').query('select masking.retention() as dropped')).rows[0].dropped;
+const purgeStep = async (rows: number): Promise<boolean> =>
+  (await db.pool('worker').query('select masking.purge_step(max_rows => $1) as more', [rows])).rows[0].more;
+async function purge(rows = 500): Promise<void> {
+  for (let n = 0; n < 200; n += 1) if (!(await purgeStep(rows))) return;
+  throw new Error('the purge does not end');
+}
+const vault = async (): Promise<string[]> =>
+  (await db.superuser.query('select token from masking.vault order by 1')).rows.map(({ token }) => token);
+const referenced = async (): Promise<string[]> =>
+  distinct((await masks(db)).flatMap(({ ip, device }) => [ip, device])).sort();
+const startPurge = () =>
+  db.superuser.query(
+    `update masking.retention_policy set purge_position = '00000000-0000-0000-0000-000000000000'`,
+  );
+const owned = (who: string): Login[] => [{ user: who, ip: `ip-of-${who}`, device: `device-of-${who}` }];
+
+test('without a policy nothing is dropped and nothing purged', async () => {
+  await makePartition(-30);
+  await load(db, owned('old'), await inMonth(-30));
+  expect(await retain()).toBe(0);
+  expect(await purgeStep(10)).toBe(false);
+  expect(await masks(db)).toHaveLength(1);
+});
+
+test('partitions of months before those to keep are dropped with their logins, and no other', async () => {
+  const [four, three, two] = [await makePartition(-4), await makePartition(-3), await makePartition(-2)];
+  for (const month of [-4, -3, -2, -1, 0]) await load(db, owned(`month${month}`), await inMonth(month));
+  await keepMonths(2);
+  expect(await retain()).toBe(2);
+  const left = await partitions();
+  for (const name of [four, three]) expect(left).not.toContain(name);
+  expect(left).toContain(two);
+  expect((await masks(db)).map(({ user }) => user).sort()).toEqual(['month-1', 'month-2', 'month0']);
+  expect(await retain()).toBe(0);
+});
+
+test('old logins in the default partition are deleted as well, and the others there stay', async () => {
+  for (const month of [-40, -3, -2, 20]) await load(db, owned(`month${month}`), await inMonth(month));
+  await keepMonths(2);
+  expect(await retain()).toBe(0);
+  expect((await masks(db)).map(({ user }) => user).sort()).toEqual(['month-2', 'month20']);
+  await purge(1);
+  expect(await vault()).toEqual(await referenced());
+});
+
+test('what only dropped logins referred to is purged, and nothing else', async () => {
+  await makePartition(-5);
+  await load(db, [...owned('old'), { user: 'both', ip: 'shared', device: 'shared' }], await inMonth(-5));
+  const kept = await load(
+    db,
+    [...owned('new'), { user: 'both', ip: 'shared', device: null }],
+    await inMonth(0),
+  );
+  for (const [id, login] of await load(db, sharedLogins(30), await inMonth(0))) kept.set(id, login);
+  await keepMonths(1);
+  await retain();
+  expect(await vault()).not.toEqual(await referenced());
+  await purge(4);
+  expect(await vault()).toEqual(await referenced());
+  await expectAllReveal(db, kept);
+});
+
+test('a purge that was interrupted goes on where it was', async () => {
+  await load(db, sharedLogins(40), await inMonth(-9));
+  await keepMonths(1);
+  await retain();
+  const before = await vault();
+  await purgeStep(5);
+  const { client, pid } = await openTransaction(db.pool('worker'));
+  await client.query('select masking.purge_step(max_rows => 5)');
+  await db.superuser.query('select pg_terminate_backend($1, 10000)', [pid]);
+  client.release();
+  expect(await vault()).toHaveLength(before.length - 5);
+  await purge(5);
+  expect(await vault()).toEqual([]);
+});
+
+test('logins that still carry an old token keep its value during a rotation', async () => {
+  const kept = await load(db, sharedLogins(30), await inMonth(0));
+  await load(db, owned('old'), await inMonth(-9));
+  await rotate(db, 'token');
+  await keepMonths(1);
+  await retain();
+  for (let more = true; more;) {
+    more = await step(db, 7);
+    await startPurge();
+    await purge(6);
+    await expectAllReveal(db, kept);
+  }
+  expect(await vault()).toEqual(await referenced());
+});
+
+/** A value that nobody refers to any more, and a login with it that waits to be masked. */
+async function orphanAndComer(): Promise<{ batchId: string; sent: Map<string, Login> }> {
+  await load(db, owned('someone'), await inMonth(-9));
+  await keepMonths(1);
+  await retain();
+  const id = '00000000-0000-4000-8000-000000000001';
+  const [login] = owned('someone');
+  const body = event({ user_id: login!.user, ip: login!.ip, device_id: login!.device });
+  return {
+    batchId: await stage(db, [{ id, body, sentAt: await inMonth(0) }]),
+    sent: new Map([[id, login!]]),
+  };
+}
+
+test('a purge waits for a batch that relies on an orphan, and then leaves it', async () => {
+  const { batchId, sent } = await orphanAndComer();
+  const batch = await openTransaction(db.pool('worker'));
+  await batch.client.query('select masking.mask_batch($1)', [batchId]);
+  const purging = await openTransaction(db.pool('worker'));
+  const purged = purging.client.query('select masking.purge_step()');
+  await untilBlocked(db, purging.pid);
+  await batch.client.query('commit');
+  await purged;
+  await purging.client.query('commit');
+  for (const { client } of [batch, purging]) client.release();
+  expect(await vault()).toEqual(await referenced());
+  await expectAllReveal(db, sent);
+});
+
+test('a batch that relies on an orphan being purged waits, and encrypts it anew', async () => {
+  const { batchId, sent } = await orphanAndComer();
+  const purging = await openTransaction(db.pool('worker'));
+  await purging.client.query('select masking.purge_step()');
+  const batch = await openTransaction(db.pool('worker'));
+  const masked = batch.client.query('select masking.mask_batch($1)', [batchId]);
+  await untilBlocked(db, batch.pid);
+  await purging.client.query('commit');
+  await masked;
+  await batch.client.query('commit');
+  for (const { client } of [batch, purging]) client.release();
+  expect(await vault()).toEqual(await referenced());
+  await expectAllReveal(db, sent);
+});
+
+test('a rotation step and a purge that want the same entries do not bring one back', async () => {
+  await orphanAndComer();
+  await rotate(db, 'token');
+  const purging = await openTransaction(db.pool('worker'));
+  await purging.client.query('select masking.purge_step()');
+  const stepping = await openTransaction(db.pool('worker'));
+  const stepped = stepping.client.query('select masking.rotate_step()');
+  await untilBlocked(db, stepping.pid);
+  await purging.client.query('commit');
+  await stepped;
+  await stepping.client.query('commit');
+  for (const { client } of [stepping, purging]) client.release();
+  await finish(db);
+  expect(await vault()).toEqual([]);
+});
+
+test('dropped partitions, the policy and the end of a purge are on the record', async () => {
+  const name = await makePartition(-5);
+  await keepMonths(3);
+  await retain();
+  await purge();
+  const { rows } = await db
+    .pool('auditor')
+    .query(
+      `select action, details from audit.events where action not in ('unseal', 'policy update') order by event_id`,
+    );
+  expect(rows).toEqual([
+    { action: 'set retention', details: { keep_months: 3 } },
+    { action: 'drop partition', details: { partition: name } },
+    { action: 'purge vault', details: {} },
+  ]);
+});
+
+test('a policy of no months, or beyond a century, is refused; none again keeps logins for ever', async () => {
+  for (const months of [0, -1, 1201]) expect(await sqlstate(keepMonths(months))).toBe('22023');
+  await keepMonths(1);
+  await keepMonths(null);
+  await load(db, owned('old'), await inMonth(-9));
+  await retain();
+  expect(await masks(db)).toHaveLength(1);
+});
+
+test('only custodians say how long, and only workers drop and purge', async () => {
+  expect(await sqlstate(db.pool('worker').query('select masking.set_retention(1)'))).toBe('42501');
+  for (const login of ['custodian', 'analyst', 'auditor'] as const) {
+    expect(await sqlstate(db.pool(login).query('select masking.retention()'))).toBe('42501');
+    expect(await sqlstate(db.pool(login).query('select masking.purge_step()'))).toBe('42501');
+  }
+});

@@ -1,0 +1,161 @@
+import { randomUUID } from 'node:crypto';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import {
+  expectAllReveal,
+  expectDuplicatesExact,
+  finish,
+  keysIn,
+  liftLimits,
+  load,
+  masks,
+  openTransaction,
+  rotate,
+  sharedLogins,
+  step,
+  untilBlocked,
+  versionsIn,
+  type Login,
+} from '../support/keys.ts';
+import { event, stage } from '../support/staging.ts';
+
+let db: TestDatabase;
+let sent: Map<string, Login>;
+beforeEach(async () => {
+  db = await createTestDatabase();
+  await liftLimits(db);
+  sent = await load(db, sharedLogins(20));
+});
+afterEach(() => db.drop());
+
+/** Stages logins, of which one is new, and leaves them to be masked. */
+async function staged(logins: readonly Login[]): Promise<string> {
+  const messages = logins.map(({ user, ip, device }) => ({
+    id: randomUUID(),
+    body: event({ user_id: user, ip, device_id: device }),
+  }));
+  for (const [n, { id }] of messages.entries()) sent.set(id, logins[n]!);
+  return stage(db, messages);
+}
+
+/** A login with values that are there already, and one with new ones. */
+const LATE = [
+  { ...sharedLogins(1)[0]!, user: 'late' },
+  { user: 'late', ip: '10.9.9.9', device: 'device-late' },
+];
+const maskIn = (client: { query(sql: string, values: unknown[]): Promise<unknown> }, batchId: string) =>
+  client.query('select masking.mask_batch($1)', [batchId]);
+
+test('rotating waits for a batch that is being masked, whose logins it then finds', async () => {
+  const batch = await openTransaction(db.pool('worker'));
+  await maskIn(batch.client, await staged(LATE));
+  const rotation = await openTransaction(db.pool('custodian'));
+  const rotating = rotation.client.query(`select masking.rotate('token')`);
+  await untilBlocked(db, rotation.pid);
+  expect(await keysIn(db, 'retiring')).toEqual([]);
+
+  await batch.client.query('commit');
+  batch.client.release();
+  await rotating;
+  await rotation.client.query('commit');
+  rotation.client.release();
+  await finish(db, 3);
+  expect(await versionsIn(db, 'ip')).toEqual([3]);
+  expect(await versionsIn(db, 'device')).toEqual([4]);
+  await expectAllReveal(db, sent);
+  await expectDuplicatesExact(db, sent);
+});
+
+test('a batch that comes while the keys change waits, and uses the new ones', async () => {
+  const batchId = await staged(LATE);
+  const rotation = await openTransaction(db.pool('custodian'));
+  await rotation.client.query(`select masking.rotate()`);
+  const batch = await openTransaction(db.pool('worker'));
+  const masking = maskIn(batch.client, batchId);
+  await untilBlocked(db, batch.pid);
+
+  await rotation.client.query('commit');
+  rotation.client.release();
+  await masking;
+  await batch.client.query('commit');
+  batch.client.release();
+  const late = (await masks(db)).filter(({ user }) => user === 'late');
+  expect(late.map(({ ip, device }) => [ip!.slice(0, 2), device!.slice(0, 2)])).toEqual([
+    ['03', '04'],
+    ['03', '04'],
+  ]);
+  await finish(db, 3);
+  await expectAllReveal(db, sent);
+  await expectDuplicatesExact(db, sent);
+});
+
+test('a batch that waited for a rotation that was rolled back uses the key of before', async () => {
+  const batchId = await staged(LATE);
+  const rotation = await openTransaction(db.pool('custodian'));
+  await rotation.client.query(`select masking.rotate()`);
+  const batch = await openTransaction(db.pool('worker'));
+  const masking = maskIn(batch.client, batchId);
+  await untilBlocked(db, batch.pid);
+
+  await rotation.client.query('rollback');
+  rotation.client.release();
+  await masking;
+  await batch.client.query('commit');
+  batch.client.release();
+  expect(await versionsIn(db, 'ip')).toEqual([1]);
+  await expectAllReveal(db, sent);
+  await expectDuplicatesExact(db, sent);
+});
+
+test('batches are masked while a step is under way, and neither waits for the other', async () => {
+  await rotate(db);
+  const stepping = await openTransaction(db.pool('worker'));
+  await stepping.client.query('select masking.rotate_step(max_rows => 5)');
+  for (const [id, login] of await load(db, [{ user: 'new', ip: '10.8.8.8', device: 'device-new' }]))
+    sent.set(id, login);
+  const batch = await openTransaction(db.pool('worker'));
+  await maskIn(batch.client, await staged([{ user: 'newer', ip: '10.7.7.7', device: 'device-newer' }]));
+  await stepping.client.query('commit');
+  stepping.client.release();
+  await step(db, 5);
+  await batch.client.query('commit');
+  batch.client.release();
+  await finish(db, 5);
+  await expectAllReveal(db, sent);
+  await expectDuplicatesExact(db, sent);
+});
+
+test('a value that comes again while its entry is being moved ends as one entry', async () => {
+  await rotate(db, 'token');
+  const stepping = await openTransaction(db.pool('worker'));
+  await stepping.client.query('select masking.rotate_step()');
+  const batch = await openTransaction(db.pool('worker'));
+  const masking = maskIn(batch.client, await staged(LATE));
+  // The very token that the step has inserted and not yet committed.
+  await untilBlocked(db, batch.pid);
+  await stepping.client.query('commit');
+  stepping.client.release();
+  await masking;
+  await batch.client.query('commit');
+  batch.client.release();
+  await finish(db);
+  await expectAllReveal(db, sent);
+  await expectDuplicatesExact(db, sent);
+});
+
+test('a month that gets its partition in the middle of a rotation is rotated as well', async () => {
+  // Far enough ahead to be in the default partition still.
+  const { rows } = await db.superuser.query<{ ms: string }>(
+    `select extract(epoch from date_trunc('month', now()) + interval '6 months 3 days') * 1000 as ms`,
+  );
+  for (const [id, login] of await load(db, sharedLogins(25), Math.round(Number(rows[0]!.ms))))
+    sent.set(id, login);
+  await rotate(db, 'token');
+  for (let n = 0; n < 8; n += 1) await step(db, 10);
+  await db.pool('worker').query('select staging.maintain_partitions(months_ahead => 8)');
+  await finish(db, 10);
+  expect(await versionsIn(db, 'ip')).toEqual([3]);
+  expect(await versionsIn(db, 'device')).toEqual([4]);
+  await expectAllReveal(db, sent);
+  await expectDuplicatesExact(db, sent);
+});

@@ -1,0 +1,243 @@
+import { randomUUID } from 'node:crypto';
+import { expect } from 'vitest';
+import type { StackLogin } from '../../src/config.ts';
+import pg from 'pg';
+import { until } from './pipeline.ts';
+import { event, maskAll } from './staging.ts';
+
+/** What these helpers need of a database: a test's own, or a whole stack's. */
+export interface Pools {
+  superuser: pg.Pool;
+  pool(login: StackLogin): pg.Pool;
+}
+
+/** What a message said. */
+export interface Login {
+  user: string;
+  ip: string | null;
+  device: string | null;
+}
+
+export interface Mask {
+  id: string;
+  user: string;
+  ip: string | null;
+  device: string | null;
+}
+
+export interface Rotation {
+  purpose: string;
+  field: string;
+  state: string;
+  phase: string;
+  rows: number;
+  problem: string | null;
+}
+
+export type Purpose = 'token' | 'cipher';
+
+/** `count` logins, of which several share an address, a device or a user. */
+export function sharedLogins(count: number): Login[] {
+  return Array.from({ length: count }, (_, n) => ({
+    user: `user-${n % 7}`,
+    ip: n % 11 === 10 ? null : `10.0.${n % 3}.${n % 13}`,
+    device: n % 9 === 8 ? null : `device-${n % 10}`,
+  }));
+}
+
+/** Loads logins in one batch, and returns what was sent by message id. */
+export async function load(
+  db: Parameters<typeof maskAll>[0],
+  logins: readonly Login[],
+  sentAt?: number,
+): Promise<Map<string, Login>> {
+  const sent = new Map(logins.map((login) => [randomUUID() as string, login]));
+  const messages = [...sent].map(([id, { user, ip, device }]) => ({
+    id,
+    body: event({ user_id: user, ip, device_id: device }),
+    ...(sentAt === undefined ? {} : { sentAt }),
+  }));
+  await maskAll(db, messages);
+  return sent;
+}
+
+/** Limits that no test meets: they are tested elsewhere. */
+export async function liftLimits({ superuser }: Pools): Promise<void> {
+  await superuser.query(
+    'update unmask.policy set values_per_request = 1000000, values_per_day = 1000000000, approval_above = 1000000',
+  );
+}
+
+/** @returns the ids of the rotations that it began */
+export async function rotate(db: Pools, purpose?: Purpose, field?: string): Promise<string[]> {
+  const { rows } = await db
+    .pool('custodian')
+    .query<{ id: string }>('select masking.rotate(purpose => $1, field => $2) as id', [
+      purpose ?? null,
+      field ?? null,
+    ]);
+  return rows.map(({ id }) => id);
+}
+
+/** One step, as a worker does it; says whether there is more to do. */
+export async function step(db: Pools, rows = 500): Promise<boolean> {
+  const { rows: answer } = await db
+    .pool('worker')
+    .query<{ more: boolean }>('select masking.rotate_step(max_rows => $1) as more', [rows]);
+  return answer[0]!.more;
+}
+
+/** Steps until no rotation runs, and returns how many steps that took. A rotation that never ends is an error. */
+export async function finish(db: Pools, rows = 500, most = 500): Promise<number> {
+  for (let steps = 1; steps <= most; steps += 1) {
+    // A step also says no while somebody else has the rotation, be it a call that has just failed.
+    if (await step(db, rows)) continue;
+    if ((await rotationsOf(db)).every(({ state }) => state !== 'running')) return steps;
+  }
+  throw new Error('the rotation does not end');
+}
+
+export async function destroy(db: Pools, purpose: Purpose, version: number, losing?: number): Promise<void> {
+  await (losing === undefined
+    ? db.pool('custodian').query('select masking.destroy_key($1, $2)', [purpose, version])
+    : db
+        .pool('custodian')
+        .query('select masking.destroy_key($1, $2, losing => $3)', [purpose, version, losing]));
+}
+
+/** Keys as `purpose field version`, of one state. */
+export async function keysIn(db: Pools, state: 'active' | 'retiring' | 'destroyed'): Promise<string[]> {
+  const { rows } = await db
+    .pool('custodian')
+    .query<Record<string, string>>('select * from masking.list_keys() where state = $1', [state]);
+  return rows.map(({ purpose, field, version }) => `${purpose} ${field} ${version}`);
+}
+
+export async function rotationsOf(db: Pools): Promise<Rotation[]> {
+  const { rows } = await db.superuser.query(
+    'select purpose, field, state, phase, rows_done::int as rows, problem from masking.rotations order by rotation_id',
+  );
+  return rows;
+}
+
+/** What an analyst sees of every login. */
+export async function masks(db: Pools): Promise<Mask[]> {
+  const { rows } = await db
+    .pool('analyst')
+    .query<Mask>(
+      'select message_id as id, user_id as user, masked_ip as ip, masked_device_id as device from public.user_logins',
+    );
+  return rows;
+}
+
+export async function request(db: Pools, field: 'ip' | 'device_id', tokens: string[]): Promise<string> {
+  const { rows } = await db
+    .pool('unmasker')
+    .query<{ id: string }>(`select unmask.request($1, $2, reason => 'a test') as id`, [field, tokens]);
+  return rows[0]!.id;
+}
+
+/** Values by token. */
+export async function reveal(db: Pools, requestId: string): Promise<Map<string, string>> {
+  const { rows } = await whileFlushing(
+    db,
+    db
+      .pool('unmasker')
+      .query<{ token: string; value: string }>('select * from unmask.reveal($1)', [requestId]),
+  );
+  return new Map(rows.map(({ token, value }) => [token, value]));
+}
+
+/**
+ * Flushes WAL for as long as a call is under way. On an idle server a reveal right after its request waits for up to
+ * 15 seconds for WAL that nobody flushes (test/keys/idle.test.ts); a busy server flushes all the time, and so do we.
+ */
+export async function whileFlushing<T>({ superuser }: Pools, call: Promise<T>): Promise<T> {
+  const settled = new AbortController();
+  const end = () => settled.abort();
+  call.then(end, end);
+  while (!settled.signal.aborted) await superuser.query(`select pg_logical_emit_message(true, 'test', '')`);
+  return call;
+}
+
+/** Every value that any login's mask stands for. */
+export async function revealAll(
+  db: Pools,
+  field: 'ip' | 'device_id',
+  tokens: string[],
+): Promise<Map<string, string>> {
+  return tokens.length === 0 ? new Map() : reveal(db, await request(db, field, tokens));
+}
+
+export function distinct<T>(values: Iterable<T | null>): T[] {
+  return [...new Set(values)].filter((value) => value !== null);
+}
+
+/** Every login still reveals to what was sent, through the masks that it has now. */
+export async function expectAllReveal(db: Pools, sent: ReadonlyMap<string, Login>): Promise<void> {
+  const seen = await masks(db);
+  const ips = await revealAll(db, 'ip', distinct(seen.map(({ ip }) => ip)));
+  const devices = await revealAll(db, 'device_id', distinct(seen.map(({ device }) => device)));
+  const shown = seen.map(({ id, user, ip, device }) => [
+    id,
+    { user, ip: ip && ips.get(ip), device: device && devices.get(device) },
+  ]);
+  expect(Object.fromEntries(shown)).toEqual(Object.fromEntries(sent));
+}
+
+/** The tokens that each value has, by value. */
+export async function tokensByValue(
+  db: Pools,
+  sent: ReadonlyMap<string, Login>,
+  field: 'ip' | 'device',
+): Promise<Map<string, Set<string>>> {
+  const byValue = new Map<string, Set<string>>();
+  for (const mask of await masks(db)) {
+    const value = sent.get(mask.id)?.[field];
+    const token = mask[field];
+    if (value == null || token === null) continue;
+    byValue.set(value, (byValue.get(value) ?? new Set()).add(token));
+  }
+  return byValue;
+}
+
+/** Equal values have equal tokens, different values different ones, and no value has more than one vault entry. */
+export async function expectDuplicatesExact(db: Pools, sent: ReadonlyMap<string, Login>): Promise<void> {
+  const fields = [await tokensByValue(db, sent, 'ip'), await tokensByValue(db, sent, 'device')];
+  const tokens = fields.flatMap((byValue) => [...byValue.values()].flatMap((each) => [...each]));
+  const values = fields.reduce((sum, byValue) => sum + byValue.size, 0);
+  expect(tokens).toHaveLength(values);
+  expect(new Set(tokens).size).toBe(values);
+  const { rows } = await db.superuser.query('select count(*)::int as entries from masking.vault');
+  expect(rows[0].entries).toBe(values);
+}
+
+/** The versions of token keys in the logins' masks of a field. */
+export async function versionsIn(db: Pools, field: 'ip' | 'device'): Promise<number[]> {
+  const tokens = distinct((await masks(db)).map((mask) => mask[field]));
+  return distinct(tokens.map((token) => Number.parseInt(token.slice(0, 2), 16))).sort((a, b) => a - b);
+}
+
+/**
+ * A connection in a transaction of its own, and its server process. It is not the pool's: one that a failed test leaves
+ * open would keep the pool from ending.
+ */
+export async function openTransaction(
+  pool: pg.Pool,
+): Promise<{ client: pg.Client & { release(broken?: boolean): void }; pid: number }> {
+  const client = new pg.Client(pool.options);
+  client.on('error', () => {});
+  await client.connect();
+  await client.query('begin');
+  const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid');
+  const release = () => void client.end().catch(() => {});
+  return { client: Object.assign(client, { release }), pid: rows[0]!.pid };
+}
+
+/** Waits until a server process waits for a lock, by what Postgres says of its locks. */
+export function untilBlocked({ superuser }: Pools, pid: number): Promise<void> {
+  return until(async () => {
+    const { rowCount } = await superuser.query('select from pg_locks where pid = $1 and not granted', [pid]);
+    return rowCount !== 0;
+  }, 15_000);
+}

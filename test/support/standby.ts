@@ -1,0 +1,73 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { appendFileSync, closeSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import pg from 'pg';
+import { childEnvironment } from '../../src/config.ts';
+import { findBinaries } from '../../src/local/binaries.ts';
+import { asUser, serverUser } from '../../src/local/os-user.ts';
+import { freePort } from '../../src/local/ports.ts';
+import { until } from './pipeline.ts';
+
+/** A hot standby of a test's own. `src/local` has none: it waits for a server that takes writes. */
+export interface Standby {
+  port: number;
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts a server on a base backup, which streams from the server that it was taken of.
+ *
+ * @param directory of `takeBaseBackup`
+ * @param primaryUrl a superuser's connection string
+ */
+export async function startStandby(directory: string, primaryUrl: string, logFile: string): Promise<Standby> {
+  const { postgres } = await findBinaries();
+  const primary = new URL(primaryUrl);
+  const conninfo = `host=${primary.hostname} port=${primary.port} user=${primary.username} password=${primary.password}`;
+  writeFileSync(path.join(directory, 'standby.signal'), '');
+  appendFileSync(path.join(directory, 'postgresql.auto.conf'), `primary_conninfo = '${conninfo}'\n`);
+  const port = await freePort();
+  const settings = {
+    port: String(port),
+    listen_addresses: '127.0.0.1',
+    unix_socket_directories: '',
+    hot_standby: 'on',
+  };
+  const log = openSync(logFile, 'a', 0o600);
+  const child = spawn(
+    postgres,
+    ['-D', directory, ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])],
+    { ...asUser(serverUser()), cwd: directory, env: childEnvironment({}), stdio: ['ignore', log, log] },
+  );
+  closeSync(log);
+  const ended = once(child, 'exit');
+  const url = new URL(primaryUrl);
+  url.port = String(port);
+  await until(async () => {
+    const client = new pg.Client({ connectionString: url.toString() });
+    client.on('error', () => {});
+    await client.connect();
+    await client.end();
+    return true;
+  });
+  return {
+    port,
+    async stop() {
+      child.kill('SIGINT');
+      await ended;
+    },
+  };
+}
+
+/** The files below a directory in which any of the forms is, by path. */
+export function filesHolding(directory: string, forms: readonly Buffer[]): string[] {
+  return readdirSync(directory, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => path.join(entry.parentPath, entry.name))
+    .filter((file) => {
+      const content = readFileSync(file);
+      return forms.some((form) => content.includes(form));
+    })
+    .map((file) => path.relative(directory, file));
+}

@@ -1,0 +1,130 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { expect } from 'vitest';
+import { createPool } from '../../src/database/pool.ts';
+import type { StackLogin } from '../../src/config.ts';
+import {
+  expectAllReveal,
+  expectDuplicatesExact,
+  liftLimits,
+  rotationsOf,
+  versionsIn,
+  type Login,
+  type Pools,
+} from './keys.ts';
+import { until, type Pipeline, type Run } from './pipeline.ts';
+
+export interface RotationUnderLoad {
+  /** Messages in all: half of them before the rotation begins, the others a part at each kill. */
+  logins: number;
+  /** How often the worker is killed on the way. */
+  kills: number;
+  /**
+   * Whether a killed worker's jobs are given back at once, as the clock and the heartbeats do within a minute, instead
+   * of waiting for these.
+   */
+  hurry: boolean;
+  report?: (line: string) => void;
+}
+
+/** Addresses and devices that many logins share, and as many that are nobody else's. */
+function loginNumber(n: number, of: number): Login {
+  const shared = n % 2 === 0;
+  const address = shared ? n % Math.ceil(of / 20) : n;
+  return {
+    user: `user-${n % Math.ceil(of / 10)}`,
+    ip: `10.${address >> 16}.${(address >> 8) & 255}.${address & 255}`,
+    device: shared ? `device-${n % Math.ceil(of / 15)}` : `device-own-${n}`,
+  };
+}
+
+/**
+ * Rotates every key of a stack with real processes: loading goes on, and the worker is killed on the way. In the end
+ * everything is under the new keys, reveals to what was sent, and duplicates are exact.
+ *
+ * @returns how many logins there were
+ */
+export async function rotateUnderLoad(pipeline: Pipeline, options: RotationUnderLoad): Promise<number> {
+  const { logins, kills, hurry, report = () => {} } = options;
+  const { superuser, stack } = pipeline;
+  const pools = new Map<StackLogin, ReturnType<typeof createPool>>();
+  const db: Pools = {
+    superuser,
+    pool(login) {
+      const known =
+        pools.get(login) ?? createPool(stack.file.urls[login], { max: 4, applicationName: `test ${login}` });
+      pools.set(login, known);
+      return known;
+    },
+  };
+  const startedAt = performance.now();
+  const say = (line: string) => report(`${((performance.now() - startedAt) / 1000).toFixed(1)} s: ${line}`);
+  const sent = new Map<string, Login>();
+  const send = async (from: number, to: number) => {
+    const events = Array.from({ length: to - from }, (_, n) => loginNumber(from + n, logins));
+    const ids = await pipeline.send(
+      events.map(({ user, ip, device }) => JSON.stringify({ user_id: user, ip, device_id: device })),
+    );
+    for (const [n, id] of ids.entries()) sent.set(id, events[n]!);
+  };
+  const count = async (what: string): Promise<number> =>
+    Number((await superuser.query(`select count(*) as count from ${what}`)).rows[0].count);
+  const startWorker = (): Run => pipeline.run('worker', [], { SQS_VISIBILITY_TIMEOUT_SECONDS: '300' });
+
+  try {
+    await liftLimits(db);
+    pipeline.run('load', ['--follow'], { SQS_WAIT_TIME_SECONDS: '1' });
+    let worker = startWorker();
+    const half = Math.floor(logins / 2);
+    await send(0, half);
+    await until(async () => (await count('public.user_logins')) === half, 600_000);
+    say(`${half} logins are loaded`);
+
+    const rotating = pipeline.run('keys', ['rotate']);
+    expect(await rotating.ended).toBe(0);
+    expect(await rotationsOf(db)).toHaveLength(5);
+    // Vault once for a cipher key; vault and logins for a token key.
+    const whole = 2 * (await count('masking.vault')) + 2 * logins;
+    const done = async () => (await rotationsOf(db)).reduce((sum, { rows }) => sum + rows, 0);
+    const finished = async () => (await rotationsOf(db)).every(({ state }) => state === 'done');
+
+    for (let kill = 1; kill <= kills; kill += 1) {
+      const enough = (whole * kill) / (kills + 2);
+      await until(async () => (await done()) >= enough, 600_000);
+      const loaded = await count('public.user_logins');
+      const slice = (part: number) => half + Math.floor(((logins - half) * part) / kills);
+      const sending = send(slice(kill - 1), slice(kill));
+      await until(async () => (await count('public.user_logins')) > loaded, 600_000);
+      expect(await finished()).toBe(false);
+      worker.process.kill('SIGKILL');
+      expect(await worker.ended).toBe('SIGKILL');
+      say(
+        `killed the worker after ${await done()} rows, of ${await count('public.user_logins')} logins so far`,
+      );
+      if (hurry) {
+        await superuser.query('update graphile_worker._private_jobs set locked_at = null, locked_by = null');
+      }
+      worker = startWorker();
+      await sending;
+    }
+    await until(async () => (await count('public.user_logins')) === logins, 600_000);
+    say('all logins are loaded');
+    while (!(await finished())) {
+      expect(worker.process.exitCode).toBeNull();
+      await sleep(100);
+    }
+    say(`the rotation is done, after ${await done()} rows`);
+
+    expect(await versionsIn(db, 'ip')).toEqual([3]);
+    expect(await versionsIn(db, 'device')).toEqual([4]);
+    const { rows } = await superuser.query(
+      'select distinct key_version as version from masking.vault order by 1',
+    );
+    expect(rows.map(({ version }) => version)).toEqual([4, 5]);
+    await expectAllReveal(db, sent);
+    await expectDuplicatesExact(db, sent);
+    say(`${sent.size} logins reveal to what was sent, and duplicates are exact`);
+    return sent.size;
+  } finally {
+    await Promise.all([...pools.values()].map((pool) => pool.end()));
+  }
+}

@@ -1,0 +1,61 @@
+/** The plans of statements that work with keys, which debug_print_plan shows to whoever has them run. */
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { event, message, stage as stageBatch } from '../support/staging.ts';
+import { guard, loadPeople, quarantine, setStage } from '../support/unmask.ts';
+import type { Person, Session, Stage } from '../support/unmask.ts';
+
+const PLANS = `set client_min_messages = log; set debug_print_plan = on; set plan_cache_mode = force_custom_plan`;
+
+let stage: Stage;
+let people: Person[];
+beforeEach(async () => {
+  stage = await setStage();
+  people = await loadPeople(stage.db, 2);
+  await quarantine(stage.db, ['no JSON']);
+  await guard(stage, people);
+});
+afterEach(() => stage.drop());
+
+async function traced(role: string): Promise<Session> {
+  const session = await stage.join(role, `logins_${role}`);
+  await session.run(PLANS);
+  return session;
+}
+
+test('a custodian who rotates a key is not shown the key-encryption key', async () => {
+  const custodian = await traced('custodian');
+  expect(await custodian.state('select masking.rotate()')).toBe('none');
+  expect(stage.leaks(custodian)).toEqual([]);
+});
+
+test.each([
+  ['cipher', 'ip'],
+  ['cipher', 'body'],
+  ['token', 'device_id'],
+])('a worker who works at the rotation of the %s key of %s is not shown a key', async (purpose, field) => {
+  await stage.db.pool('custodian').query('select masking.rotate($1, $2)', [purpose, field]);
+  await guard(stage, people);
+  const worker = await traced('worker');
+  await worker.run('select masking.rotate_step()');
+  await worker.run('select masking.rotate_step()');
+  expect(stage.leaks(worker)).toEqual([]);
+});
+
+test('a worker who masks a message that nobody foresaw is not shown a key', async () => {
+  await stage.db.superuser.query(
+    `create function public.refuse() returns trigger language plpgsql as $$ begin raise exception using errcode = '22000'; end $$;
+     create trigger refuse before insert on public.user_logins_default for each row execute function public.refuse()`,
+  );
+  const batch = await stageBatch(stage.db, [message(event())]);
+  const worker = await traced('worker');
+  expect(await worker.state('select message_id from masking.mask_batch($1)', [batch])).toBe('none');
+  expect(stage.leaks(worker)).toEqual([]);
+});
+
+test('a worker who masks what it knows is not shown a key', async () => {
+  const batch = await stageBatch(stage.db, [message(event()), message('no JSON')]);
+  const worker = await traced('worker');
+  expect(await worker.state('select message_id from masking.mask_batch($1)', [batch])).toBe('none');
+  expect(worker.notices.length).toBeGreaterThan(5);
+  expect(stage.leaks(worker)).toEqual([]);
+});

@@ -1,0 +1,173 @@
+/** I5: what is shown has a committed record, whatever transaction the two are put into. */
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { guard, loadPeople, quarantine, request, revealed, REVEAL, setStage } from '../support/unmask.ts';
+import type { Person, Session, Stage } from '../support/unmask.ts';
+
+let stage: Stage;
+let person: Person;
+let attacker: Session;
+let bodies: string[];
+beforeAll(async () => {
+  stage = await setStage();
+  const people = await loadPeople(stage.db, 2);
+  person = people[0]!;
+  await guard(stage, people);
+  stage.secrets['body'] = `no JSON ${person.device}`;
+  bodies = await quarantine(stage.db, [stage.secrets['body']]);
+  attacker = await stage.join('attacker', 'logins_unmasker');
+});
+afterEach(async () => {
+  await attacker.run('rollback; reset all');
+  stage.refuteLeaks(attacker);
+});
+afterAll(() => stage.drop());
+
+const asked = () => `select unmask.request('ip', array['${person.ipToken}']::uuid[], 'INC-1')`;
+
+/** A block that requests, does something, and reveals. */
+const block = (between: string) => `do $$ declare id uuid; seen text; begin
+  id := (${asked()}); ${between};
+  select v.value into seen from unmask.reveal(id) v; rollback; end $$`;
+
+test('the witness sees what somebody with a right to it is shown', async () => {
+  const honest = await stage.join('honest', 'logins_unmasker');
+  expect(stage.leaks(honest)).toEqual([]);
+  await revealed(honest, await request(honest, 'ip', [person.ipToken]));
+  expect(stage.leaks(honest)).toEqual([`${honest.login}: ip 0`]);
+});
+
+describe.each(['read committed', 'repeatable read', 'serializable'])('under %s', (isolation) => {
+  test('a request is not revealed in its own transaction', async () => {
+    await attacker.run(`begin isolation level ${isolation}`);
+    const id = await request(attacker, 'ip', [person.ipToken]);
+    expect(await attacker.state(REVEAL, [id])).toBe('ML103');
+  });
+
+  test('nor from within a savepoint of it', async () => {
+    await attacker.run(`begin isolation level ${isolation}; savepoint s`);
+    const id = await request(attacker, 'ip', [person.ipToken]);
+    await attacker.run('savepoint t');
+    expect(await attacker.state(REVEAL, [id])).toBe('ML103');
+  });
+
+  test('nor after its savepoint was released', async () => {
+    await attacker.run(`begin isolation level ${isolation}; savepoint s`);
+    const id = await request(attacker, 'ip', [person.ipToken]);
+    await attacker.run('release savepoint s');
+    expect(await attacker.state(REVEAL, [id])).toBe('ML103');
+  });
+
+  test('nor after its savepoint was rolled back', async () => {
+    await attacker.run(`begin isolation level ${isolation}; savepoint s`);
+    const id = await request(attacker, 'ip', [person.ipToken]);
+    await attacker.run('rollback to savepoint s');
+    expect(await attacker.state(REVEAL, [id])).toBe('ML101');
+  });
+
+  test('nor by another session while it is not committed, nor by a snapshot older than it', async () => {
+    const second = await stage.again(attacker);
+    await second.run(`begin isolation level ${isolation}; select 1`);
+    await attacker.run(`begin isolation level ${isolation}`);
+    const id = await request(attacker, 'ip', [person.ipToken]);
+    expect(await second.state(REVEAL, [id])).toBe('ML101');
+    await second.run('rollback');
+    if (isolation === 'read committed') return;
+    await second.run(`begin isolation level ${isolation}; select 1`);
+    await attacker.run('commit');
+    expect(await second.state(REVEAL, [id])).toBe('ML101');
+    expect(stage.leaks(second)).toEqual([]);
+  });
+});
+
+test('a request in one statement with its reveal is not revealed', async () => {
+  const states = [
+    await attacker.state(`select * from unmask.reveal((${asked()}))`),
+    await attacker.state(
+      `with r as materialized (${asked()} as id) select v.* from r, unmask.reveal(r.id) v`,
+    ),
+    await attacker.state(`select v.* from (${asked()} as id offset 0) r, lateral unmask.reveal(r.id) v`),
+  ];
+  for (const state of states) expect(['ML101', 'ML103']).toContain(state);
+});
+
+test('two statements sent at once are one transaction', async () => {
+  expect(
+    await attacker.state(`${asked()}; select v.* from unmask.open_requests o, unmask.reveal(o.request_id) v`),
+  ).toBe('ML103');
+});
+
+test.each([
+  [
+    'an SQL function',
+    `create function pg_temp.both() returns text language sql as $f$
+     select string_agg(v.value, '') from (select unmask.request('ip', array['TOKEN']::uuid[], 'INC-1') as id) r, unmask.reveal(r.id) v $f$`,
+  ],
+  [
+    'a PL/pgSQL function',
+    `create function pg_temp.both() returns text language plpgsql as $f$ declare id uuid; begin
+     id := unmask.request('ip', array['TOKEN']::uuid[], 'INC-1'); return (select v.value from unmask.reveal(id) v); end $f$`,
+  ],
+  [
+    'a PL/pgSQL function that catches errors',
+    `create function pg_temp.both() returns text language plpgsql as $f$ declare id uuid; begin
+     begin id := unmask.request('ip', array['TOKEN']::uuid[], 'INC-1'); exception when others then null; end;
+     begin return (select v.value from unmask.reveal(id) v); exception when division_by_zero then return 'none'; end; end $f$`,
+  ],
+])('%s that does both is refused', async (_, definition) => {
+  await attacker.run(definition.replace('TOKEN', person.ipToken));
+  expect(['ML101', 'ML103']).toContain(await attacker.state('select pg_temp.both()'));
+  await attacker.run('drop function pg_temp.both()');
+});
+
+test('a DO block that does both is refused, and one that commits in between leaves the record', async () => {
+  expect(await attacker.state(block('null'))).toBe('ML103');
+  const requests = 'select count(*)::int from unmask.requests';
+  const superuser = await stage.superuser();
+  const before = await superuser.value<number>(requests);
+  expect(await attacker.state(block('commit'))).toBe('none');
+  expect(await superuser.value<number>(requests)).toBe(before + 1);
+});
+
+test('a request in a prepared transaction is not revealed before that is committed', async () => {
+  const name = `${attacker.login}_prepared`;
+  await attacker.run('begin');
+  const id = await request(attacker, 'ip', [person.ipToken]);
+  expect(await attacker.state(`prepare transaction '${name}'`)).toBe('none');
+  expect(await attacker.state(REVEAL, [id])).toBe('ML101');
+  await attacker.run(`rollback prepared '${name}'`);
+  expect(await attacker.state(REVEAL, [id])).toBe('ML101');
+});
+
+test('a request that was rolled back is not there', async () => {
+  await attacker.run('begin');
+  const id = await request(attacker, 'ip', [person.ipToken]);
+  await attacker.run('rollback');
+  expect(await attacker.state(REVEAL, [id])).toBe('ML101');
+});
+
+test('requests of users and of bodies are held to the same', async () => {
+  for (const [statement, value] of [
+    [`select unmask.request_user($1, 'INC-1')`, person.user],
+    [`select unmask.request_quarantined($1, 'INC-1')`, bodies],
+  ] as const) {
+    await attacker.run('begin');
+    const id = await attacker.value(statement, [value]);
+    expect(await attacker.state(REVEAL, [id])).toBe('ML103');
+    await attacker.run('rollback');
+  }
+});
+
+test('a reveal in a transaction that cannot write shows nothing', async () => {
+  const id = await request(attacker, 'ip', [person.ipToken]);
+  await attacker.run('begin read only');
+  expect(await attacker.state(REVEAL, [id])).toBe('25006');
+});
+
+test('a cursor held over the rollback of its reveal leaves the request on the record', async () => {
+  const id = await request(attacker, 'ip', [person.ipToken]);
+  await attacker.run(
+    `begin; declare c cursor for select count(*) from unmask.reveal('${id}'); fetch all from c; rollback`,
+  );
+  const { rows } = await stage.db.superuser.query('select from unmask.requests where request_id = $1', [id]);
+  expect(rows).toHaveLength(1);
+});

@@ -1,0 +1,192 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { rewrap, unseal } from '../../src/database/kek.ts';
+import { randomBytes } from 'node:crypto';
+import { guard, loadPeople, request, REVEAL, setPolicy, setStage } from '../support/unmask.ts';
+import { findLeaks } from '../support/leak-scan.ts';
+import { until } from '../support/pipeline.ts';
+import { sqlstate } from '../support/sqlstate.ts';
+import type { Person, Session, Stage } from '../support/unmask.ts';
+
+const WRITERS = 8;
+const ROUNDS = 12;
+const VERIFY =
+  'select intact, events::int, head_event_id::int, head_hash, broken_event_id::int from audit.verify()';
+
+let stage: Stage;
+let people: Person[];
+let auditor: Session;
+beforeAll(async () => {
+  stage = await setStage();
+  people = await loadPeople(stage.db, WRITERS);
+  await guard(stage, people);
+  auditor = await stage.join('auditor', 'logins_auditor');
+});
+afterAll(() => stage.drop());
+
+async function verify(): Promise<Record<string, unknown>> {
+  const { state, rows } = await auditor.run(VERIFY);
+  expect(state).toBe('none');
+  return rows[0]!;
+}
+
+/** Requests, has it approved, reveals, and now and then rolls back, as one person of several. */
+async function work(unmasker: Session, approver: Session, person: Person): Promise<void> {
+  for (let n = 0; n < ROUNDS; n += 1) {
+    const id = await request(unmasker, 'ip', [person.ipToken]);
+    expect(await unmasker.state(REVEAL, [id])).toBe('ML105');
+    expect(await approver.state('select unmask.approve($1)', [id])).toBe('none');
+    await unmasker.run('begin');
+    expect(await unmasker.state(REVEAL, [id])).toBe('none');
+    await unmasker.run(n % 3 === 0 ? 'rollback' : 'commit');
+  }
+}
+
+async function turnKeys(): Promise<void> {
+  const custodian = stage.db.pool('custodian');
+  for (let n = 0; n < 3; n += 1) {
+    stage.secrets[`kek ${n}`] = randomBytes(32);
+    await rewrap(custodian, stage.secrets[`kek ${n}`] as Buffer);
+    await custodian.query('select masking.pause_rotation()');
+  }
+}
+
+/** Verifies until it is told to stop; says how often. */
+async function watch(signal: AbortSignal): Promise<number> {
+  let checks = 0;
+  for (; !signal.aborted; checks += 1) expect(await verify()).toMatchObject({ intact: true });
+  return checks;
+}
+
+test('with eight writers at once the chain is intact, and its order is that of their commits', async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
+  const pairs = await Promise.all(
+    people.map(async (person, n) => ({
+      person,
+      unmasker: await stage.join(`unmasker_${n}`, 'logins_unmasker'),
+      approver: await stage.join(`approver_${n}`, 'logins_approver'),
+    })),
+  );
+  const working = new AbortController();
+  const watching = watch(working.signal);
+  await Promise.all([
+    turnKeys(),
+    ...pairs.map(({ unmasker, approver, person }) => work(unmasker, approver, person)),
+  ]);
+  working.abort();
+  expect(await watching).toBeGreaterThan(1);
+
+  const verdict = await verify();
+  const count = WRITERS * (ROUNDS + ROUNDS + ROUNDS - ROUNDS / 3);
+  expect(verdict).toMatchObject({ intact: true, head_event_id: verdict['events'] });
+  expect(verdict['events']).toBeGreaterThanOrEqual(count + 6);
+  const { rows } = await stage.db.superuser.query(
+    `select count(*)::int as n from (
+       select lag(at) over (order by event_id) > at as time_goes_back,
+              lag(event_id) over (order by event_id) + 1 <> event_id as gap
+         from audit.events) e where time_goes_back or gap`,
+  );
+  expect(rows).toEqual([{ n: 0 }]);
+});
+
+test('each request, approval and reveal is one event, in this order, in the name of its login', async () => {
+  const { rows } = await stage.db.superuser.query<{ order: string }>(
+    `select string_agg(e.action || ' ' || (e.actor = case e.action when 'approve' then a.approved_by else r.requested_by end), ', '
+              order by e.event_id) as order
+       from unmask.requests r join unmask.approvals a using (request_id)
+       join audit.events e on e.details ->> 'request_id' = r.request_id::text
+      group by r.request_id`,
+  );
+  expect(rows).toHaveLength(WRITERS * ROUNDS);
+  const orders = new Set(rows.map(({ order }) => order));
+  expect(orders).toEqual(new Set(['request true, approve true, reveal true', 'request true, approve true']));
+});
+
+test('whoever appends waits for whoever appended before', async () => {
+  const [first, second] = await Promise.all([
+    stage.join('first', 'logins_unmasker'),
+    stage.join('second', 'logins_unmasker'),
+  ]);
+  await first.run('begin');
+  await request(first, 'ip', [people[0]!.ipToken]);
+  const waiting = request(second, 'ip', [people[1]!.ipToken]);
+  const pid = await stage.superuser();
+  const blocked = () =>
+    pid.value<number>(
+      `select count(*)::int from pg_stat_activity where usename = '${second.login}' and wait_event_type = 'Lock'`,
+    );
+  await until(async () => (await blocked()) === 1);
+  await first.run('commit');
+  await waiting;
+  const { rows } = await auditor.run('select actor from audit.events order by event_id desc limit 2');
+  expect(rows).toEqual([{ actor: second.login }, { actor: first.login }]);
+});
+
+test.each(['repeatable read', 'serializable'])(
+  'a writer under %s that was overtaken gets 40001',
+  async (isolation) => {
+    const [slow, fast] = await Promise.all([
+      stage.join(`slow_${isolation.length}`, 'logins_unmasker'),
+      stage.join(`fast_${isolation.length}`, 'logins_unmasker'),
+    ]);
+    await slow.run(`begin isolation level ${isolation}; select 1 from unmask.policy`);
+    await request(fast, 'ip', [people[0]!.ipToken]);
+    expect(await slow.state(`select unmask.request('ip', $1, 'INC-1')`, [[people[1]!.ipToken]])).toBe(
+      '40001',
+    );
+    await slow.run('rollback');
+    expect(await verify()).toMatchObject({ intact: true });
+  },
+);
+
+test('the actions of custodians are on the record', async () => {
+  const custodian = stage.db.pool('custodian');
+  const { rows: last } = await stage.db.superuser.query<{ id: string }>(
+    'select max(event_id) as id from audit.events',
+  );
+  await custodian.query('select masking.seal()');
+  await unseal(custodian, stage.secrets['kek 2'] as Buffer);
+  await custodian.query(`select masking.rotate('cipher', 'ip')`);
+  await custodian.query('select masking.pause_rotation()');
+  await custodian.query('select masking.resume_rotation()');
+  await custodian.query('select masking.set_retention(12)');
+  await custodian.query(`select masking.forget_user($1, 'Art. 17')`, [people[0]!.user]);
+  await custodian.query('select staging.replay($1)', [[people[0]!.ipToken]]);
+  const { rows } = await auditor.run(
+    'select action, actor from audit.events where event_id > $1 order by event_id',
+    [last[0]!.id],
+  );
+  expect(rows.map(({ action }) => action)).toEqual([
+    'seal',
+    'unseal',
+    'rotate',
+    'pause rotation',
+    'resume rotation',
+    'set retention',
+    'forget user',
+    'replay',
+  ]);
+  expect(new Set(rows.map(({ actor }) => actor))).toEqual(new Set(['local_custodian']));
+  expect(await verify()).toMatchObject({ intact: true });
+});
+
+test('auditors read and verify the record, nobody else does', async () => {
+  expect(await auditor.state('select * from audit.events')).toBe('none');
+  expect(await auditor.state('select * from unmask.requests, unmask.approvals')).toBe('none');
+  for (const login of ['loader', 'worker', 'analyst', 'unmasker', 'approver', 'custodian'] as const) {
+    for (const statement of [
+      'select from audit.events',
+      'select * from audit.verify()',
+      'select from audit.head',
+      'select from unmask.requests',
+      'select from unmask.approvals',
+    ]) {
+      expect(await sqlstate(stage.db.pool(login).query(statement))).toBe('42501');
+    }
+  }
+});
+
+test('nothing of it holds a value or a key', async () => {
+  await stage.db.superuser.query('create extension if not exists pg_stat_statements schema public');
+  expect(await findLeaks(stage.db.superuser, stage.secrets)).toEqual([]);
+  stage.refuteLeaks(auditor);
+});

@@ -1,0 +1,73 @@
+/** A record that a crash can take back is none: what is shown waits until its record is durable. */
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { loadPeople, request, REVEAL, setPolicy, setStage } from '../support/unmask.ts';
+import type { Session, Stage } from '../support/unmask.ts';
+
+/** A WAL writer that flushes by itself hides a reveal that does not wait. Twenty tries are hard to be lucky in. */
+const TRIES = 20;
+
+let stage: Stage;
+let token: string;
+let unmasker: Session;
+beforeAll(async () => {
+  stage = await setStage();
+  token = (await loadPeople(stage.db, 1))[0]!.ipToken;
+  unmasker = await stage.join('unmasker', 'logins_unmasker');
+  await unmasker.run('set synchronous_commit = off');
+});
+afterAll(() => stage.drop());
+
+/** Commits, and says whether that was on disk by the time the reveal that follows had answered. */
+async function durableWhenShown(session: Session, id: string): Promise<boolean> {
+  const { state, rows } = await session.run(
+    `commit;
+     select set_config('test.written', pg_current_wal_insert_lsn()::text, false);
+     select count(*) from unmask.reveal('${id}');
+     select pg_current_wal_flush_lsn() >= current_setting('test.written')::pg_lsn as durable`,
+  );
+  return state === 'none' && rows[0]!['durable'] === true;
+}
+
+test('with synchronous_commit off, a reveal at once waits until the request is durable', async () => {
+  for (let n = 0; n < TRIES; n += 1) {
+    await unmasker.run('begin');
+    const id = await request(unmasker, 'ip', [token]);
+    expect(await durableWhenShown(unmasker, id)).toBe(true);
+  }
+});
+
+test('a request that was made in a transaction held open waits as well', async () => {
+  await unmasker.run('begin');
+  const id = await request(unmasker, 'ip', [token]);
+  await unmasker.run('select pg_sleep(1.1)');
+  expect(await durableWhenShown(unmasker, id)).toBe(true);
+});
+
+test('an approval that is not durable yet is waited for', async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
+  const approver = await stage.join('approver', 'logins_approver');
+  await approver.run('set synchronous_commit = off');
+  const id = await request(unmasker, 'ip', [token]);
+  await approver.run('begin');
+  await approver.run('select unmask.approve($1)', [id]);
+  await approver.run('select pg_sleep(1.1)');
+  const written = await approver.value(`commit; select pg_current_wal_insert_lsn()::text`);
+  expect((await unmasker.run(REVEAL, [id])).rows).toHaveLength(1);
+  expect(await unmasker.value('select pg_current_wal_flush_lsn() >= $1::pg_lsn', [written])).toBe(true);
+});
+
+test('a reveal does not wait for WAL that nobody flushes', async () => {
+  await unmasker.run('set synchronous_commit = on');
+  await setPolicy(stage.db, 'logins_unmasker');
+  const idle = await stage.superuser();
+  await idle.run('create table public.unrelated (n int)');
+  // A transaction that stays open has written something; nobody brings the last page of it to disk for a while.
+  await idle.run('begin');
+  for (let n = 0; n < TRIES; n += 1) {
+    const id = await request(unmasker, 'ip', [token]);
+    await idle.run('insert into public.unrelated values (1)');
+    await unmasker.run(`set statement_timeout = '4s'`);
+    expect(await unmasker.state(REVEAL, [id])).toBe('none');
+    await unmasker.run('reset statement_timeout');
+  }
+});

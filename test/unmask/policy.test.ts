@@ -1,0 +1,177 @@
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { until } from '../support/pipeline.ts';
+import { loadPeople, request, REVEAL, setPolicy, setStage } from '../support/unmask.ts';
+import type { Session, Stage } from '../support/unmask.ts';
+
+const REQUEST = `select unmask.request('ip', $1, 'INC-1')`;
+const APPROVE = 'select unmask.approve($1)';
+
+let stage: Stage;
+let tokens: string[];
+let unmasker: Session;
+let colleague: Session;
+let approver: Session;
+beforeAll(async () => {
+  stage = await setStage();
+  tokens = (await loadPeople(stage.db, 10)).map(({ ipToken }) => ipToken);
+  unmasker = await stage.join('unmasker', 'logins_unmasker');
+  colleague = await stage.join('colleague', 'logins_unmasker');
+  approver = await stage.join('approver', 'logins_approver');
+});
+beforeEach(async () => {
+  await forgetRequests();
+  await setPolicy(stage.db, 'logins_unmasker');
+});
+afterAll(() => stage.drop());
+
+/** Gives the day's quota back. */
+async function forgetRequests(): Promise<void> {
+  await stage.db.superuser.query(`begin; set local session_replication_role = replica;
+    delete from unmask.approvals; delete from unmask.requests; commit`);
+}
+
+test('a request for as many values as the policy allows is made, and one more is ML106', async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { perRequest: 3 });
+  expect(await unmasker.state(REQUEST, [tokens.slice(0, 3)])).toBe('none');
+  const { state, hint } = await unmasker.run(REQUEST, [tokens.slice(0, 4)]);
+  expect({ state, hint: typeof hint }).toEqual({ state: 'ML106', hint: 'string' });
+});
+
+test('a value that is asked for twice counts once', async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { perRequest: 1 });
+  expect(await unmasker.state(REQUEST, [[tokens[0], tokens[0], tokens[0]]])).toBe('none');
+});
+
+test("the day's values are shared by all members of the role", async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { perDay: 5 });
+  expect(await unmasker.state(REQUEST, [tokens.slice(0, 3)])).toBe('none');
+  expect(await colleague.state(REQUEST, [tokens.slice(0, 3)])).toBe('ML106');
+  expect(await colleague.state(REQUEST, [tokens.slice(0, 2)])).toBe('none');
+  expect(await unmasker.state(REQUEST, [tokens.slice(0, 1)])).toBe('ML106');
+});
+
+test("two logins at the same moment do not both get the last of the day's values", async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { perDay: 5 });
+  await unmasker.run('begin');
+  expect(await unmasker.state(REQUEST, [tokens.slice(0, 3)])).toBe('none');
+  const second = colleague.state(REQUEST, [tokens.slice(0, 3)]);
+  await until(async () => {
+    const { rowCount } = await stage.db.superuser.query(
+      `select from pg_stat_activity where usename = $1 and wait_event_type = 'Lock'`,
+      [colleague.login],
+    );
+    return rowCount === 1;
+  });
+  await unmasker.run('commit');
+  expect(await second).toBe('ML106');
+});
+
+test("yesterday's requests do not count", async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { perDay: 3 });
+  expect(await unmasker.state(REQUEST, [tokens.slice(0, 3)])).toBe('none');
+  await stage.db.superuser.query(`begin; alter table unmask.requests disable trigger all;
+    update unmask.requests set requested_at = date_trunc('day', now(), 'UTC') - interval '1 second';
+    alter table unmask.requests enable trigger all; commit`);
+  expect(await unmasker.state(REQUEST, [tokens.slice(0, 3)])).toBe('none');
+});
+
+test('every kind of request counts', async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { perDay: 1 });
+  expect(await unmasker.state(`select unmask.request_find('ip', '203.0.113.1', 'INC-1')`)).toBe('none');
+  expect(await unmasker.state(REQUEST, [tokens.slice(0, 1)])).toBe('ML106');
+});
+
+test('a request that was rolled back does not count', async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { perDay: 3 });
+  await unmasker.run('begin');
+  expect(await unmasker.state(REQUEST, [tokens.slice(0, 3)])).toBe('none');
+  await unmasker.run('rollback');
+  expect(await unmasker.state(REQUEST, [tokens.slice(0, 3)])).toBe('none');
+});
+
+test('a role of its own has limits of its own, the most generous that cover a login apply', async () => {
+  const group = `${unmasker.login}_group`;
+  await stage.db.superuser.query(`create role ${group} in role logins_unmasker`);
+  try {
+    const member = await stage.join('member', group);
+    await setPolicy(stage.db, 'logins_unmasker', { perRequest: 2, perDay: 2 });
+    expect(await unmasker.state(REQUEST, [tokens.slice(0, 2)])).toBe('none');
+    expect(await member.state(REQUEST, [tokens.slice(0, 1)])).toBe('ML106');
+
+    await setPolicy(stage.db, group, { perRequest: 4, perDay: 4, approvalAbove: 3, lifetime: '1 hour' });
+    expect(await member.state(REQUEST, [tokens.slice(0, 5)])).toBe('ML106');
+    await request(member, 'ip', tokens.slice(0, 4));
+    expect(await member.state(REQUEST, [tokens.slice(0, 1)])).toBe('ML106');
+    expect(await unmasker.state(REQUEST, [tokens.slice(0, 1)])).toBe('ML106');
+    const { rows } = await stage.db.superuser.query(
+      `select needs_approval, expires_at - requested_at = '1 hour' as an_hour from unmask.requests where role_name = $1`,
+      [group],
+    );
+    expect(rows).toEqual([{ needs_approval: true, an_hour: true }]);
+  } finally {
+    await stage.db.superuser.query(`delete from unmask.policy where role_name = '${group}'`);
+    await stage.db.superuser.query(`drop role ${group}`);
+  }
+});
+
+test('a login that no row of the policy covers may request nothing', async () => {
+  await stage.db.superuser.query(`delete from unmask.policy`);
+  expect(await unmasker.state(REQUEST, [tokens.slice(0, 1)])).toBe('ML106');
+});
+
+test('every change of the policy is on the record, with what it was', async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { perRequest: 7 });
+  const { rows } = await stage.db.superuser.query(
+    `select action, details #>> '{before,values_per_request}' as before, details #>> '{after,values_per_request}' as after
+       from audit.events order by event_id desc limit 1`,
+  );
+  expect(rows).toEqual([{ action: 'policy update', before: '10000', after: '7' }]);
+});
+
+test('above the threshold a request waits for an approver, who finds it in a list', async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 2 });
+  const small = await request(unmasker, 'ip', tokens.slice(0, 2));
+  expect(await unmasker.state(REVEAL, [small])).toBe('none');
+
+  const notices = unmasker.notices.length;
+  const large = await request(unmasker, 'ip', tokens.slice(0, 3));
+  expect(unmasker.notices.length).toBe(notices + 1);
+  const { state, hint } = await unmasker.run(REVEAL, [large]);
+  expect({ state, hint: typeof hint }).toEqual({ state: 'ML105', hint: 'string' });
+
+  const waiting = 'select request_id, value_count, requested_by from unmask.open_requests';
+  expect((await approver.run(waiting)).rows).toEqual([
+    { request_id: large, value_count: 3, requested_by: unmasker.login },
+  ]);
+  expect(await approver.state(APPROVE, [large])).toBe('none');
+  expect((await approver.run(waiting)).rows).toEqual([]);
+  expect((await unmasker.run(REVEAL, [large])).rows).toHaveLength(3);
+  expect(await approver.state(APPROVE, [large])).toBe('ML111');
+});
+
+test('two approvals at once are one', async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
+  const id = await request(unmasker, 'ip', tokens.slice(0, 1));
+  const second = await stage.join('approver_2', 'logins_approver');
+  const states = await Promise.all([approver, second].map((each) => each.state(APPROVE, [id])));
+  expect(states.sort()).toEqual(['ML111', 'none']);
+});
+
+test('an approval that is not committed approves nothing', async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
+  const id = await request(unmasker, 'ip', tokens.slice(0, 1));
+  await approver.run('begin');
+  expect(await approver.state(APPROVE, [id])).toBe('none');
+  expect(await unmasker.state(REVEAL, [id])).toBe('ML105');
+  await approver.run('rollback');
+  expect(await unmasker.state(REVEAL, [id])).toBe('ML105');
+});
+
+test('nobody approves a request that is not there, or not committed yet', async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
+  expect(await approver.state('select unmask.approve(gen_random_uuid())')).toBe('ML101');
+  await unmasker.run('begin');
+  const id = await request(unmasker, 'ip', tokens.slice(0, 1));
+  expect(await approver.state(APPROVE, [id])).toBe('ML101');
+  await unmasker.run('rollback');
+});

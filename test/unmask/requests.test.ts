@@ -1,0 +1,196 @@
+import { randomUUID } from 'node:crypto';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { maskAll, message } from '../support/staging.ts';
+import { loadPeople, request, revealed, REVEAL, setPolicy, setStage } from '../support/unmask.ts';
+import type { Person, Session, Stage } from '../support/unmask.ts';
+
+const REQUEST = 'select unmask.request($1, $2, $3)';
+
+let stage: Stage;
+let people: Person[];
+let unmasker: Session;
+let other: Session;
+beforeAll(async () => {
+  stage = await setStage();
+  people = await loadPeople(stage.db, 12);
+  unmasker = await stage.join('unmasker', 'logins_unmasker');
+  other = await stage.join('other', 'logins_unmasker');
+});
+afterAll(() => stage.drop());
+
+test('a committed request shows the values asked for, and nothing else', async () => {
+  const [first, second] = people;
+  const ips = await request(unmasker, 'ip', [first!.ipToken, second!.ipToken, first!.ipToken]);
+  expect(await revealed(unmasker, ips)).toEqual({
+    [first!.ipToken]: first!.ip,
+    [second!.ipToken]: second!.ip,
+  });
+  const devices = await request(unmasker, 'device_id', [first!.deviceToken]);
+  expect(await revealed(unmasker, devices)).toEqual({ [first!.deviceToken]: first!.device });
+});
+
+test('values join with the logins they are from', async () => {
+  const id = await request(unmasker, 'ip', [people[0]!.ipToken]);
+  const { rows } = await unmasker.run(
+    `select l.user_id, r.value from public.user_logins l join unmask.reveal($1) r on r.token = l.masked_ip`,
+    [id],
+  );
+  expect(rows).toEqual([{ user_id: people[0]!.user, value: people[0]!.ip }]);
+});
+
+test('a request for a user shows every address and device of their logins', async () => {
+  const person = people[2]!;
+  await maskAll(stage.db, [
+    message(JSON.stringify({ user_id: person.user, ip: '203.0.113.77', device_id: null })),
+  ]);
+  const id = await unmasker.value('select unmask.request_user($1, reason => $2)', [person.user, 'INC-2']);
+  const values = Object.values(await revealed(unmasker, id));
+  expect(values.sort()).toEqual([person.ip, person.device, '203.0.113.77'].sort());
+});
+
+test('a request keeps who, what, why and until when', async () => {
+  const tokens = [people[0]!.ipToken, people[1]!.ipToken].sort();
+  const id = await request(unmasker, 'ip', tokens, '  INC-3  ');
+  const { rows } = await stage.db.superuser.query(
+    `select kind, tokens, reason, subject, requested_by, role_name, needs_approval,
+            expires_at - requested_at = interval '1 day' as a_day, clock_timestamp() - requested_at < '1 minute' as now
+       from unmask.requests where request_id = $1`,
+    [id],
+  );
+  expect(rows).toEqual([
+    {
+      kind: 'ip',
+      tokens,
+      reason: 'INC-3',
+      subject: null,
+      requested_by: unmasker.login,
+      role_name: 'logins_unmasker',
+      needs_approval: false,
+      a_day: true,
+      now: true,
+    },
+  ]);
+});
+
+test('a request is seen among the open ones by its maker alone', async () => {
+  const id = await request(unmasker, 'ip', [people[0]!.ipToken]);
+  const listed = async (session: Session) =>
+    (await session.run('select request_id, value_count from unmask.open_requests')).rows.filter(
+      (row) => row['request_id'] === id,
+    );
+  expect(await listed(unmasker)).toEqual([{ request_id: id, value_count: 1 }]);
+  expect(await listed(other)).toEqual([]);
+  expect(await listed(await stage.join('approver', 'logins_approver'))).toEqual([]);
+});
+
+test.each<[string, unknown[]]>([
+  ['no reason', ['ip', 'TOKENS', null]],
+  ['an empty reason', ['ip', 'TOKENS', '']],
+  ['a reason of spaces', ['ip', 'TOKENS', '   ']],
+  ['a reason without end', ['ip', 'TOKENS', 'x'.repeat(1001)]],
+  ['no field', [null, 'TOKENS', 'INC']],
+  ['another field', ['user_id', 'TOKENS', 'INC']],
+  ["another field's tokens", ['device_id', 'TOKENS', 'INC']],
+  ['no array', ['ip', null, 'INC']],
+  ['an empty array', ['ip', [], 'INC']],
+  ['a null among the tokens', ['ip', ['TOKEN', null], 'INC']],
+  ['nothing but a null', ['ip', [null], 'INC']],
+  ['ids that are no tokens', ['ip', ['ffffffff-ffff-8fff-bfff-ffffffffffff'], 'INC']],
+])('a request with %s is ML110 and is not made', async (_, [field, tokens, reason]) => {
+  const token = people[0]!.ipToken;
+  const given =
+    tokens === 'TOKENS' ? [token] : (tokens as unknown[] | null)?.map((t) => (t === 'TOKEN' ? token : t));
+  const count = 'select count(*)::int from unmask.requests';
+  const superuser = await stage.superuser();
+  const before = await superuser.value<number>(count);
+  expect(await unmasker.state(REQUEST, [field, given ?? null, reason])).toBe('ML110');
+  expect(await superuser.value<number>(count)).toBe(before);
+});
+
+test('a reason of a thousand characters is taken', async () => {
+  expect(await unmasker.state(REQUEST, ['ip', [people[0]!.ipToken], 'x'.repeat(1000)])).toBe('none');
+});
+
+test('a user without logins, or with nothing masked, is ML110', async () => {
+  const bare = randomUUID();
+  await maskAll(stage.db, [message(JSON.stringify({ user_id: bare }))]);
+  for (const user of ['nobody', null, bare]) {
+    expect(await unmasker.state('select unmask.request_user($1, $2)', [user, 'INC'])).toBe('ML110');
+  }
+});
+
+test('a request that does not exist is ML101', async () => {
+  for (const id of [randomUUID(), null]) expect(await unmasker.state(REVEAL, [id])).toBe('ML101');
+});
+
+test("somebody else's request is ML102, and stays good for its maker", async () => {
+  const id = await request(unmasker, 'ip', [people[0]!.ipToken]);
+  expect(await other.state(REVEAL, [id])).toBe('ML102');
+  expect(await unmasker.state(REVEAL, [id])).toBe('none');
+});
+
+test('a request may be revealed again until it expires, and each time is on the record', async () => {
+  const id = await request(unmasker, 'ip', [people[3]!.ipToken]);
+  const first = await revealed(unmasker, id);
+  expect(await revealed(unmasker, id)).toEqual(first);
+  const { rows } = await stage.db.superuser.query(
+    `select actor, details from audit.events where action = 'reveal' and details ->> 'request_id' = $1`,
+    [id],
+  );
+  const record = { actor: unmasker.login, details: { request_id: id, values: 1 } };
+  expect(rows).toEqual([record, record]);
+});
+
+test('an expired request is ML104, and no longer among the open ones', async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { lifetime: '1 microsecond', approvalAbove: 0 });
+  try {
+    const id = await request(unmasker, 'ip', [people[0]!.ipToken]);
+    expect(await unmasker.state(REVEAL, [id])).toBe('ML104');
+    const approver = await stage.join('late_approver', 'logins_approver');
+    expect(await approver.state('select unmask.approve($1)', [id])).toBe('ML104');
+    const { rows } = await unmasker.run('select from unmask.open_requests where request_id = $1', [id]);
+    expect(rows).toEqual([]);
+  } finally {
+    await setPolicy(stage.db, 'logins_unmasker');
+  }
+});
+
+test('values that were all erased are ML107, when asked for and when revealed; others are shown without them', async () => {
+  const [gone, kept, alone] = people.slice(5, 8).map(({ ipToken }) => ipToken) as [string, string, string];
+  const both = await request(unmasker, 'ip', [gone, kept]);
+  const one = await request(unmasker, 'ip', [gone]);
+  await stage.db.superuser.query('delete from masking.vault where token = $1', [gone]);
+  expect(await unmasker.state(REQUEST, ['ip', [gone], 'INC'])).toBe('ML107');
+  expect(await unmasker.state(REVEAL, [one])).toBe('ML107');
+  const before = unmasker.notices.length;
+  expect(await revealed(unmasker, both)).toEqual({ [kept]: people[6]!.ip });
+  expect(unmasker.notices.length).toBe(before + 1);
+  expect(await unmasker.state(REQUEST, ['ip', [gone, alone], 'INC'])).toBe('none');
+});
+
+test('errors that a person can do something about say what', async () => {
+  const id = await request(other, 'ip', [people[0]!.ipToken]);
+  await unmasker.run('begin');
+  const uncommitted = await request(unmasker, 'ip', [people[0]!.ipToken]);
+  const answers = [await unmasker.run(REVEAL, [uncommitted])];
+  await unmasker.run('rollback');
+  for (const [statement, values] of [
+    [REVEAL, [randomUUID()]],
+    [REVEAL, [id]],
+    [REQUEST, ['ip', [people[0]!.ipToken], '']],
+    [REQUEST, ['ip', [null], 'INC']],
+    [REQUEST, ['device_id', [people[0]!.ipToken], 'INC']],
+    ['select unmask.find($1, $2)', ['ip', '203.0.113.99']],
+  ] as [string, unknown[]][])
+    answers.push(await unmasker.run(statement, values));
+  expect(answers.map(({ state }) => state)).toEqual([
+    'ML103',
+    'ML101',
+    'ML102',
+    'ML110',
+    'ML110',
+    'ML110',
+    'ML101',
+  ]);
+  expect(answers.filter(({ hint }) => hint === undefined)).toEqual([]);
+});
