@@ -51,6 +51,9 @@ const seeds =
     : Array.from({ length: options.seeds ?? (options.long ? 1 : DEFAULT_SEEDS) }, (_, index) => index + 1);
 const messages = options.messages ?? (options.long ? LONG_MESSAGES : SHORT_MESSAGES);
 
+// Servers and processes end with this one if it ends by `exit`.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1));
+
 const reports: SeedReport[] = [];
 const left = [...seeds];
 async function lane(): Promise<void> {

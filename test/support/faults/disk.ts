@@ -52,7 +52,13 @@ async function makeDisk({ superuser, atEnd, localDir, diskMiB }: World): Promise
   const place = path.join(localDir, 'small-disk');
   mkdirSync(place);
   execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${diskMiB}m,mode=0711`, 'tmpfs', place]);
-  atEnd.push(() => void execFileSync('umount', [place]));
+  // Also where somebody ends the run: the server, which still has files open there, ends a moment later.
+  const unmount = (): void => void execFileSync('umount', ['--lazy', place]);
+  process.once('exit', unmount);
+  atEnd.push(() => {
+    process.off('exit', unmount);
+    unmount();
+  });
   const data = path.join(place, 'data');
   mkdirSync(data);
   const user = serverUser();

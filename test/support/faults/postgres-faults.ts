@@ -75,6 +75,7 @@ export async function cut(world: World, at: Cut): Promise<void> {
   const kind = {
     'commit:before': 'connection cut at the loader\'s COMMIT, before the server has it',
     'commit:after': 'connection cut at the loader\'s COMMIT, the answer lost',
+    'job:after': 'connection cut at the worker\'s taking of a job, the answer lost',
     'mask:after': 'connection cut at the worker\'s masking, the answer lost',
   }[at]; // prettier-ignore
   const done = world.postgres.cutAt(at);
@@ -82,6 +83,7 @@ export async function cut(world: World, at: Cut): Promise<void> {
   if (!(await Promise.race([done.then(() => true), sleep(LONGEST_WAIT_MS, false)])))
     throw new FaultError(`nobody came to ${at}`);
   world.hit(kind);
+  await world.recovery.measure(kind);
 }
 
 export async function reset(world: World): Promise<void> {

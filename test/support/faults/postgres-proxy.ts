@@ -5,15 +5,22 @@ import { setTimeout as sleep } from 'node:timers/promises';
 /** Frontend messages of Postgres's protocol: a simple query, and the Parse that begins a parametrised one. */
 const QUERY = 0x51;
 const PARSE = 0x50;
+const BIND = 0x42;
 const COMMIT = Buffer.from('commit\0');
 /** ReadyForQuery outside a transaction: the last that a server sends when what it was asked has lasted. */
 const READY = Buffer.from([0x5a, 0, 0, 0, 5, 0x49]);
 
 /**
  * Where to cut a connection: the loader's COMMIT before the server sees it, or once it has done it and before the
- * client hears of it; or the worker's masking, which commits by itself, once the server has done it.
+ * client hears of it; or the worker's masking, or its taking of a job, which commit by themselves, once the server has
+ * done it.
  */
-export type Cut = 'commit:before' | 'commit:after' | 'mask:after';
+export type Cut = 'commit:before' | 'commit:after' | 'mask:after' | 'job:after';
+
+/** Name of the prepared statement, or part of the text of one that is not. */
+const TAKES_JOB = [Buffer.from('get_job'), Buffer.from('for update\n    skip locked')];
+/** CommandComplete of the update by which graphile-worker takes a job. */
+const ONE_JOB = Buffer.from('UPDATE 1\0');
 
 /** A way to Postgres that can be made bad. */
 export class PostgresProxy {
@@ -83,7 +90,7 @@ export class PostgresProxy {
 
   #forward(client: Socket): void {
     const postgres = connect(this.#targetPort, '127.0.0.1');
-    let losesAnswer: (() => void) | undefined;
+    let losing: { at: Cut; done: () => void } | undefined;
     const close = (): void => {
       client.destroy();
       postgres.destroy();
@@ -108,14 +115,20 @@ export class PostgresProxy {
         cut.done();
         return;
       }
-      losesAnswer = cut.done;
+      losing = cut;
       there(data);
     });
     postgres.on('data', (data) => {
-      if (losesAnswer === undefined) return back(data);
+      if (losing === undefined) return back(data);
+      if (losing.at === 'job:after' && !data.includes(ONE_JOB)) {
+        // There was no job to take: the next time, then.
+        this.#cut = losing;
+        losing = undefined;
+        return back(data);
+      }
       if (!data.subarray(-READY.length).equals(READY)) return;
       close();
-      losesAnswer();
+      losing.done();
     });
   }
 
@@ -142,5 +155,7 @@ export class PostgresProxy {
 /** The driver sends nothing before it has its answer, so a request begins where a piece of data begins. */
 function isAt(cut: Cut, data: Buffer): boolean {
   if (cut === 'mask:after') return data[0] === PARSE && data.includes('masking.mask_batch(');
+  if (cut === 'job:after')
+    return (data[0] === PARSE || data[0] === BIND) && TAKES_JOB.some((each) => data.includes(each));
   return data[0] === QUERY && data.subarray(5, 5 + COMMIT.length).equals(COMMIT);
 }

@@ -41,6 +41,7 @@ const NETWORK: Step[] = [
   { name: 'reset', run: reset },
   { name: 'cut before COMMIT', run: (world) => cut(world, 'commit:before') },
   { name: 'cut after COMMIT', run: (world) => cut(world, 'commit:after') },
+  { name: 'cut after taking a job', run: (world) => cut(world, 'job:after') },
   { name: 'cut after masking', run: (world) => cut(world, 'mask:after') },
   { name: 'black hole', run: swallow },
 ];
