@@ -1,79 +1,7 @@
---! Previous: sha1:dcc033b9d7e3a08c35dc10458b6d1ee748a72c57
---! Hash: sha1:9f6bedde66ae69291f5e13a33c3bdc5064e03c5f
+--! Previous: sha1:0b0ac4cb2438dd45c878739c07bc1e7381184293
+--! Hash: sha1:d9580bd03b58b731b1964cb5ec4638ed3c23ca12
 --! Message: truncate staging in slots
 
---! Included functions/masking.mask_batch.sql
--- masking.mask_batch(batch_id uuid) -> setof (message_id uuid, receipt_handle text)
---
--- what:    masks a staged batch, writes the outcome to its row in the ledger, and returns the receipts with which
---          the messages may be deleted from SQS once this transaction is committed
--- called:  by the worker's task mask_batch, as logins_worker
--- reads:   staging.raw_messages, masking.keys, masking.kek
--- writes:  masking.vault, public.user_logins, staging.quarantine, staging.batches
--- twice:   yes: a masked batch returns its receipts again until it is closed; one whose rows a crash took is marked
---          lost and returns none, so that SQS delivers its messages again
--- raises:  ML001 sealed; ML002 wrong key-encryption key; ML012 no such batch; other SQLSTATEs for faults of the
---          server, with their details removed
-create or replace function masking.mask_batch(batch_id uuid)
-returns table (message_id uuid, receipt_handle text)
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  batch staging.batches;
-  counts record;
-begin
-  -- One at a time for a batch, whoever asks.
-  select b.* into batch from staging.batches b where b.batch_id = mask_batch.batch_id for update;
-  if not found then
-    raise exception using errcode = 'ML012', message = 'no batch has this id';
-  end if;
-  if batch.acked_at is not null then
-    return;
-  end if;
-
-  if not exists (select from staging.raw_messages m where m.batch_id = mask_batch.batch_id) then
-    update staging.batches b
-       set lost_at = now()
-     where b.batch_id = mask_batch.batch_id
-       and b.acked_at is null
-       and b.lost_at is null;
-    return;
-  end if;
-
-  if batch.masked_at is null then
-    counts := masking.mask_staged(batch_id);
-
-    update staging.batches b
-       set masked_at = clock_timestamp(),
-           inserted = counts.inserted,
-           quarantined = counts.quarantined,
-           duplicates = counts.rows - counts.inserted - counts.quarantined
-     where b.batch_id = mask_batch.batch_id;
-  end if;
-
-  return query
-    select m.message_id, m.receipt_handle
-      from staging.raw_messages m
-     where m.batch_id = mask_batch.batch_id;
-
-exception when others then
-  -- A server's error may print a row or a statement; its code says enough. Our own say nothing of anybody.
-  if sqlstate like 'ML%' then
-    raise;
-  end if;
-  raise exception using
-    errcode = sqlstate,
-    message = 'masking a batch failed';
-end
-$$;
-
-comment on function masking.mask_batch(uuid) is 'Masks a staged batch and returns the receipts of its messages';
-revoke all on function masking.mask_batch(uuid) from public;
-grant execute on function masking.mask_batch(uuid) to logins_worker;
---! EndIncluded functions/masking.mask_batch.sql
 --! Included tables/staging.slots.sql
 -- Which slot of staging.raw_messages takes what comes in: one row.
 create table if not exists staging.slots (
@@ -156,6 +84,78 @@ comment on table staging.raw_messages_2 is 'Slot of staging.raw_messages';
 with staged as (delete from only staging.raw_messages returning *)
 insert into staging.raw_messages_0 select * from staged;
 truncate only staging.raw_messages;
+--! Included functions/masking.mask_batch.sql
+-- masking.mask_batch(batch_id uuid) -> setof (message_id uuid, receipt_handle text)
+--
+-- what:    masks a staged batch, writes the outcome to its row in the ledger, and returns the receipts with which
+--          the messages may be deleted from SQS once this transaction is committed
+-- called:  by the worker's task mask_batch, as logins_worker
+-- reads:   staging.raw_messages, masking.keys, masking.kek
+-- writes:  masking.vault, public.user_logins, staging.quarantine, staging.batches
+-- twice:   yes: a masked batch returns its receipts again until it is closed; one whose rows a crash took is marked
+--          lost and returns none, so that SQS delivers its messages again
+-- raises:  ML001 sealed; ML002 wrong key-encryption key; ML012 no such batch; other SQLSTATEs for faults of the
+--          server, with their details removed
+create or replace function masking.mask_batch(batch_id uuid)
+returns table (message_id uuid, receipt_handle text)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  batch staging.batches;
+  counts record;
+begin
+  -- One at a time for a batch, whoever asks.
+  select b.* into batch from staging.batches b where b.batch_id = mask_batch.batch_id for update;
+  if not found then
+    raise exception using errcode = 'ML012', message = 'no batch has this id';
+  end if;
+  if batch.acked_at is not null then
+    return;
+  end if;
+
+  if not exists (select from staging.raw_messages m where m.batch_id = mask_batch.batch_id) then
+    update staging.batches b
+       set lost_at = now()
+     where b.batch_id = mask_batch.batch_id
+       and b.acked_at is null
+       and b.lost_at is null;
+    return;
+  end if;
+
+  if batch.masked_at is null then
+    counts := masking.mask_staged(batch_id);
+
+    update staging.batches b
+       set masked_at = clock_timestamp(),
+           inserted = counts.inserted,
+           quarantined = counts.quarantined,
+           duplicates = counts.rows - counts.inserted - counts.quarantined
+     where b.batch_id = mask_batch.batch_id;
+  end if;
+
+  return query
+    select m.message_id, m.receipt_handle
+      from staging.raw_messages m
+     where m.batch_id = mask_batch.batch_id;
+
+exception when others then
+  -- A server's error may print a row or a statement; its code says enough. Our own say nothing of anybody.
+  if sqlstate like 'ML%' then
+    raise;
+  end if;
+  raise exception using
+    errcode = sqlstate,
+    message = 'masking a batch failed';
+end
+$$;
+
+comment on function masking.mask_batch(uuid) is 'Masks a staged batch and returns the receipts of its messages';
+revoke all on function masking.mask_batch(uuid) from public;
+grant execute on function masking.mask_batch(uuid) to logins_worker;
+--! EndIncluded functions/masking.mask_batch.sql
 --! Included functions/staging.receive_message.sql
 -- staging.receive_message() -> trigger, and the trigger that fills staging.raw_messages
 --
@@ -171,6 +171,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   if new.batch_id is null or new.message_id is null or new.receipt_handle is null
@@ -328,6 +329,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   replay_batch_id uuid := gen_random_uuid();
