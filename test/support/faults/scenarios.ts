@@ -4,6 +4,8 @@ import { retried } from './postgres-faults.ts';
 import { FaultError } from './protocol.ts';
 import type { World } from './world.ts';
 
+/** Longer than this look at what is in flight takes, and short enough for what a later fault leaves there to come back. */
+const LONG_VISIBILITY_SECONDS = 100;
 const HOUR_MS = 3_600_000;
 
 function expect(holds: boolean, words: string): asserts holds {
@@ -19,7 +21,7 @@ export async function stopUnderLoad(world: World): Promise<void> {
   // What earlier faults left in flight has to come back before, or it would count here.
   await until(async () => (await inFlight(world)) === 0, 60_000);
   const usual = queue.visibilitySeconds;
-  queue.visibilitySeconds = 600;
+  queue.visibilitySeconds = LONG_VISIBILITY_SECONDS;
   try {
     await traffic.send(400);
     await until(async () => (await numberOf(superuser, OPEN_BATCHES)) > 0, 10_000, 10);
