@@ -1,5 +1,5 @@
 --! Previous: sha1:0b0ac4cb2438dd45c878739c07bc1e7381184293
---! Hash: sha1:d9580bd03b58b731b1964cb5ec4638ed3c23ca12
+--! Hash: sha1:ea539a191d85a5b2956ead8ad729ef98f55ea3f8
 --! Message: truncate staging in slots
 
 --! Included tables/staging.slots.sql
@@ -84,6 +84,255 @@ comment on table staging.raw_messages_2 is 'Slot of staging.raw_messages';
 with staged as (delete from only staging.raw_messages returning *)
 insert into staging.raw_messages_0 select * from staged;
 truncate only staging.raw_messages;
+--! Included functions/masking.canonical_ip.sql
+-- masking.canonical_ip(ip text) -> text
+--
+-- what:    the one way to write an address, so that equal addresses have equal tokens: IPv6 as host(inet) renders it, an
+--          IPv4-mapped one as the IPv4 address; a network (1.2.3.0/24) or what is no address as it stands; null for null
+--          and ''. IPv4 has one way to be written: inet takes more (010.1.2.3, 1.2.3.4., ::ffff:1.2), but 010 is 8 to
+--          some who write it, and what was sent must not turn into something else.
+-- takes:   ip: a column and not a constant: the planner inlines this function, and would cast a constant before it asks
+--          whether it can, with an error that quotes it
+-- called:  by masking.mask_rows, and by whatever looks an address up
+-- raises:  nothing for a column: pg_input_is_valid asks before the cast
+-- source:  RFC 5952 (IPv6 text), RFC 4291 2.5.5.2 (IPv4-mapped)
+create or replace function masking.canonical_ip(ip text)
+returns text
+language sql
+stable
+parallel safe
+as $$
+  select case
+    when ip = '' then null
+    when strpos(ip, ':') = 0 or strpos(ip, '/') > 0 or not pg_input_is_valid(ip, 'inet') then ip
+    when strpos(ip, '.') > 0 and ip !~ ':(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}$' then ip
+    when ip::inet <<= inet '::ffff:0:0/96' then substr(host(ip::inet), 8)
+    else host(ip::inet)
+  end
+$$;
+
+comment on function masking.canonical_ip(text) is 'An address in the one form that is masked';
+revoke all on function masking.canonical_ip(text) from public;
+--! EndIncluded functions/masking.canonical_ip.sql
+--! Included functions/masking.mask_rows.sql
+-- masking.mask_rows(batch_id uuid, lenient boolean, only_message_id uuid default null)
+--   -> (rows integer, inserted integer, quarantined integer)
+--
+-- what:    classifies, masks, encrypts what is new, and moves the rows of a batch (or one message of it) on, in one
+--          statement
+-- takes:   lenient: false casts all bodies and fails as a whole on one that cannot be cast, which is quick and
+--          nearly always right; true reads each body in a sub-transaction of its own
+-- called:  by masking.mask_staged and masking.mask_one_by_one
+-- reads:   staging.raw_messages, masking.keys, masking.kek
+-- writes:  masking.vault, public.user_logins, staging.quarantine
+-- twice:   yes: what is there already stays as it is
+-- raises:  ML001, ML002; without lenient whatever a body makes jsonb raise
+--
+-- The plan must be the same whatever the tables' sizes are or were when it was made: a plan made for an empty vault
+-- and kept while it fills was 150 times slower. So `offset 0` in a `not exists` keeps it a probe of an index for each
+-- row, where the planner would make a join of it, and the settings leave no other way. A generic plan spares planning
+-- and, unlike a custom one, never has a key folded into it. With work_mem well above the loader's largest batch, nothing
+-- in the clear spills to a temporary file.
+create or replace function masking.mask_rows(
+  batch_id uuid,
+  lenient boolean,
+  only_message_id uuid default null,
+  out rows integer,
+  out inserted integer,
+  out quarantined integer
+)
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set jit = off
+set work_mem = '256MB'
+as $$
+declare
+  ip_token record := masking.active_key('token', 'ip');
+  device_token record := masking.active_key('token', 'device_id');
+  ip_cipher record := masking.active_key('cipher', 'ip');
+  device_cipher record := masking.active_key('cipher', 'device_id');
+  body_cipher record := masking.active_key('cipher', 'body');
+  -- pgcrypto takes passwords as text.
+  ip_password text := encode(ip_cipher.key, 'hex');
+  device_password text := encode(device_cipher.key, 'hex');
+  body_password text := encode(body_cipher.key, 'hex');
+begin
+  with
+
+  -- Each `offset 0` keeps the planner from pulling a level up and computing its expressions once per use.
+  events as (
+    select
+      m.message_id,
+      m.sent_at,
+      m.body,
+      case when lenient then masking.read_body(m.body) else convert_from(m.body, 'UTF8')::jsonb end as event
+    from staging.raw_messages m
+    where m.batch_id = mask_rows.batch_id
+      and (only_message_id is null or m.message_id = only_message_id)
+    offset 0
+  ),
+
+  -- The fields as text, and the JSON types that tell a string from a number that looks like one.
+  texts as (
+    select
+      e.message_id,
+      e.sent_at,
+      e.body,
+      e.event,
+      e.event ->> 'user_id' as user_id,
+      e.event ->> 'ip' as ip,
+      e.event ->> 'device_id' as device_id,
+      e.event ->> 'device_type' as device_type,
+      e.event ->> 'locale' as locale,
+      e.event ->> 'app_version' as app_version,
+      jsonb_typeof(e.event -> 'user_id') as user_id_type,
+      jsonb_typeof(e.event -> 'ip') as ip_type,
+      jsonb_typeof(e.event -> 'device_id') as device_id_type,
+      jsonb_typeof(e.event -> 'device_type') as device_type_type,
+      jsonb_typeof(e.event -> 'locale') as locale_type,
+      jsonb_typeof(e.event -> 'app_version') as app_version_type
+    from events e
+    offset 0
+  ),
+
+  fields as (
+    select
+      t.message_id,
+      t.sent_at,
+      t.body,
+      t.user_id,
+      t.device_type,
+      t.locale,
+      t.app_version,
+      masking.canonical_ip(t.ip) as ip,
+      nullif(t.device_id, '') as device_id,
+      case
+        when t.event is null then masking.fault_of_body(t.body)
+        when jsonb_typeof(t.event) <> 'object' then 'body: not a JSON object'
+        when t.user_id_type is null then 'user_id: missing'
+        when t.user_id_type = 'null' then 'user_id: null'
+        when t.user_id_type <> 'string' then 'user_id: not a string'
+        when t.user_id = '' then 'user_id: empty'
+        when length(t.user_id) > 128 then 'user_id: longer than 128 characters'
+        when t.ip_type not in ('string', 'null') then 'ip: not a string'
+        when octet_length(t.ip) > 256 then 'ip: longer than 256 bytes'
+        when t.device_id_type not in ('string', 'null') then 'device_id: not a string'
+        when octet_length(t.device_id) > 256 then 'device_id: longer than 256 bytes'
+        when t.device_type_type not in ('string', 'null') then 'device_type: not a string'
+        when length(t.device_type) > 32 then 'device_type: longer than 32 characters'
+        when t.locale_type not in ('string', 'null') then 'locale: not a string'
+        when length(t.locale) > 32 then 'locale: longer than 32 characters'
+        when t.app_version_type not in ('string', 'null') then 'app_version: not a string'
+        when length(t.app_version) > 64 then 'app_version: longer than 64 characters'
+      end as fault
+    from texts t
+    offset 0
+  ),
+
+  digests as (
+    select
+      f.*,
+      crypto.hmac(convert_to(f.ip, 'UTF8'), ip_token.key, 'sha256') as ip_digest,
+      crypto.hmac(convert_to(f.device_id, 'UTF8'), device_token.key, 'sha256') as device_digest
+    from fields f
+    offset 0
+  ),
+
+  masked as materialized (
+    select
+      d.message_id,
+      d.sent_at,
+      case when d.fault is not null then d.body end as body,
+      d.user_id,
+      d.device_type,
+      d.locale,
+      d.app_version,
+      d.ip,
+      d.device_id,
+      d.fault,
+      masking.token_of(d.ip_digest, ip_token.version) as masked_ip,
+      masking.token_of(d.device_digest, device_token.version) as masked_device_id
+    from digests d
+  ),
+
+  -- In the order of tokens, so that two batches with the same new values wait for each other in the same order
+  -- and cannot deadlock.
+  vaulted as (
+    insert into masking.vault (token, key_version, ciphertext)
+    select
+      v.token,
+      v.key_version,
+      crypto.pgp_sym_encrypt_bytea(masking.padded(v.value), v.password, masking.cipher_options())
+    from (
+      select distinct on (each.token) each.*
+      from (
+        select m.masked_ip as token, m.ip as value, ip_cipher.version as key_version, ip_password as password
+        from masked m
+        where m.fault is null and m.masked_ip is not null
+        union all
+        select m.masked_device_id, m.device_id, device_cipher.version, device_password
+        from masked m
+        where m.fault is null and m.masked_device_id is not null
+      ) each
+      where not exists (select from masking.vault known where known.token = each.token offset 0)
+      order by each.token
+    ) v
+    on conflict (token) do nothing
+  ),
+
+  loaded as (
+    insert into public.user_logins
+      (user_id, create_date, message_id, device_type, masked_ip, masked_device_id, locale, app_version)
+    select
+      m.user_id, m.sent_at, m.message_id, m.device_type, m.masked_ip, m.masked_device_id, m.locale, m.app_version
+    from masked m
+    where m.fault is null
+      -- Quarantined once, it stays there until somebody replays it: a message is in one place.
+      and not exists (select from staging.quarantine q where q.message_id = m.message_id offset 0)
+    order by m.user_id, m.sent_at, m.message_id
+    on conflict do nothing
+    returning 1
+  ),
+
+  refused as (
+    insert into staging.quarantine (message_id, sent_at, reason, key_version, body)
+    select
+      m.message_id,
+      m.sent_at,
+      m.fault,
+      body_cipher.version,
+      crypto.pgp_sym_encrypt_bytea(m.body, body_password, masking.cipher_options())
+    from masked m
+    where m.fault is not null
+      and not exists (select from staging.quarantine q where q.message_id = m.message_id offset 0)
+      -- Loaded once, before the rules became stricter, say, it stays loaded.
+      and not exists (
+        select
+        from public.user_logins l
+        where l.user_id = m.user_id and l.create_date = m.sent_at and l.message_id = m.message_id
+        offset 0
+      )
+    order by m.message_id
+    on conflict do nothing
+    returning 1
+  )
+
+  select
+    (select count(*) from masked),
+    (select count(*) from loaded),
+    (select count(*) from refused)
+  into mask_rows.rows, mask_rows.inserted, mask_rows.quarantined;
+end
+$$;
+
+comment on function masking.mask_rows(uuid, boolean, uuid) is 'Masks the rows of a batch and moves them on, in one statement';
+revoke all on function masking.mask_rows(uuid, boolean, uuid) from public;
+--! EndIncluded functions/masking.mask_rows.sql
 --! Included functions/masking.mask_batch.sql
 -- masking.mask_batch(batch_id uuid) -> setof (message_id uuid, receipt_handle text)
 --
@@ -156,6 +405,153 @@ comment on function masking.mask_batch(uuid) is 'Masks a staged batch and return
 revoke all on function masking.mask_batch(uuid) from public;
 grant execute on function masking.mask_batch(uuid) to logins_worker;
 --! EndIncluded functions/masking.mask_batch.sql
+--! Included functions/masking.open_values.sql
+-- masking.open_values(tokens uuid[]) -> setof (token uuid, value text)
+--
+-- what:    the values of vault entries, in the clear, each checked: its token, computed again from the value, must be
+--          the one it stands under
+-- takes:   tokens: as they are in the vault now (masking.current_tokens)
+-- called:  by unmask.reveal and rotation. STABLE, so that it sees the vault as the query does that found the tokens,
+--          whatever a rotation commits meanwhile
+-- reads:   masking.vault, masking.keys, masking.kek
+-- keeps:   what is in the clear in memory (work_mem), off the disk
+-- raises:  ML001 sealed; ML002 wrong key-encryption key; ML004 a ciphertext was changed or swapped
+create or replace function masking.open_values(tokens uuid[])
+returns table (token uuid, value text)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+set work_mem = '256MB'
+as $$
+begin
+  return query
+    with keys as materialized (
+      select k.purpose, k.version, k.opened as key, encode(k.opened, 'hex') as password
+      from (
+        select k.purpose, k.version, masking.unwrapped(k.wrapped) as opened
+        from masking.keys k
+        where k.state <> 'destroyed'
+        offset 0
+      ) k
+    )
+    select v.token, masking.opened_value(v.token, v.ciphertext, c.password, t.version, t.key)
+    from unnest(tokens) asked
+    join masking.vault v on v.token = asked
+    left join keys t on t.purpose = 'token' and t.version = get_byte(uuid_send(v.token), 0)
+    left join keys c on c.purpose = 'cipher' and c.version = v.key_version;
+end
+$$;
+
+comment on function masking.open_values(uuid[]) is 'Values of vault entries, in the clear and checked';
+revoke all on function masking.open_values(uuid[]) from public;
+--! EndIncluded functions/masking.open_values.sql
+--! Included functions/masking.open_bodies.sql
+-- masking.open_bodies(message_ids uuid[]) -> setof (message_id uuid, body bytea)
+--
+-- what:    the bodies of quarantined messages, in the clear
+-- called:  by unmask.reveal, staging.replay and masking.forget_step
+-- reads:   staging.quarantine, masking.keys, masking.kek
+-- keeps:   what is in the clear in memory (work_mem), off the disk
+-- raises:  ML001 sealed; ML002 wrong key-encryption key; ML004 a ciphertext was changed
+create or replace function masking.open_bodies(message_ids uuid[])
+returns table (message_id uuid, body bytea)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
+as $$
+begin
+  return query
+    with keys as materialized (
+      select k.version, encode(masking.unwrapped(k.wrapped), 'hex') as password
+      from masking.keys k
+      where k.purpose = 'cipher' and k.field = 'body' and k.state <> 'destroyed'
+    )
+    select q.message_id, crypto.pgp_sym_decrypt_bytea(q.body, k.password)
+    from staging.quarantine q
+    join keys k on k.version = q.key_version
+    where q.message_id = any (message_ids);
+exception when external_routine_invocation_exception then
+  raise exception using
+    errcode = 'ML004',
+    message = 'a ciphertext in the quarantine was changed',
+    hint = 'Restore staging.quarantine from a backup, and find out who changed it';
+end
+$$;
+
+comment on function masking.open_bodies(uuid[]) is 'Bodies of quarantined messages, in the clear';
+revoke all on function masking.open_bodies(uuid[]) from public;
+--! EndIncluded functions/masking.open_bodies.sql
+--! Included functions/unmask.reveal.sql
+-- unmask.reveal(request_id uuid) -> setof (token uuid, value text)
+--
+-- what:    the values of a request: of each token asked for, and, where a rotation has replaced that token since, the
+--          same value under its new token too, so that a join with user_logins finds it either way. For quarantined
+--          messages token is the message's id, and value its body (as \x and hexadecimal digits where it is no text).
+--          Values that were erased since have no row; a notice says how many. Writes an event, and a line to the
+--          server's log that no rollback removes: the request's id and how many values, never one of them.
+--          work_mem keeps what it returns in memory: a temporary file would hold it in the clear.
+-- called:  by unmaskers
+-- reads:   unmask.requests, unmask.approvals, audit.events, masking.vault, masking.keys, masking.kek, staging.quarantine
+-- writes:  audit.events
+-- twice:   yes, until the request expires; each time is on the record
+-- raises:  ML001 sealed; ML004 a ciphertext was changed or swapped; ML101 no such request; ML102 somebody else's;
+--          ML103 not committed yet; ML104 expired; ML105 not approved; ML107 all of it has been erased; ML108 changed;
+--          ML110 a request to find
+create or replace function unmask.reveal(request_id uuid)
+returns table (token uuid, value text)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
+as $$
+declare
+  request unmask.requests := unmask.granted(reveal.request_id);
+  shown bigint;
+begin
+  if request.kind = 'find' then
+    raise exception using
+      errcode = 'ML110',
+      message = 'this request is to find a value, not to reveal one',
+      hint = format('Run: select * from unmask.find(%L, …)', request.subject);
+  elsif request.kind = 'body' then
+    return query
+      select b.message_id, masking.body_as_text(b.body) from masking.open_bodies(request.tokens) b;
+    get diagnostics shown = row_count;
+  else
+    return query
+      with current as materialized (
+        select c.asked, c.token from masking.current_tokens(request.tokens) c
+      ),
+      opened as materialized (
+        select o.token, o.value from masking.open_values(array(select distinct c.token from current c)) o
+      )
+      select c.asked, o.value from current c join opened o on o.token = c.token
+      union
+      select o.token, o.value from opened o;
+    select count(distinct c.asked) into shown from masking.current_tokens(request.tokens) c;
+  end if;
+
+  if shown = 0 then
+    raise exception using errcode = 'ML107', message = 'all of these values have been erased';
+  elsif shown < cardinality(request.tokens) then
+    raise notice '% of % values have been erased', cardinality(request.tokens) - shown, cardinality(request.tokens);
+  end if;
+  raise log 'masked-logins: % revealed % values of request %', session_user, shown, request.request_id;
+  perform audit.append('reveal', jsonb_build_object('request_id', request.request_id, 'values', shown));
+end
+$$;
+
+comment on function unmask.reveal(uuid) is 'The values of a committed request';
+revoke all on function unmask.reveal(uuid) from public;
+grant execute on function unmask.reveal(uuid) to logins_unmasker;
+--! EndIncluded functions/unmask.reveal.sql
 --! Included functions/staging.receive_message.sql
 -- staging.receive_message() -> trigger, and the trigger that fills staging.raw_messages
 --

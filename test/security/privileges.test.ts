@@ -156,9 +156,7 @@ describe('tables', () => {
 
   test('with what is in the clear are unlogged, and no others', async () => {
     const unlogged = `select n.nspname || '.' || c.relname as name ${OURS} and c.relpersistence <> 'p' order by 1`;
-    expect(await rowsOf(unlogged)).toEqual(
-      ['masking.kek', ...STAGED].map((name) => ({ name })),
-    );
+    expect(await rowsOf(unlogged)).toEqual(['masking.kek', ...STAGED].map((name) => ({ name })));
   });
 
   test('have no statistics on columns with content, because statistics are logged', async () => {

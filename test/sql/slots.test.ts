@@ -32,6 +32,9 @@ async function residue(): Promise<string[]> {
   return rows.map(({ name }) => name);
 }
 
+const openSlot = async (): Promise<number> =>
+  (await db.superuser.query('select current_slot from staging.slots')).rows[0].current_slot;
+
 const canary = () => message(event({ device_id: CANARY }));
 
 test('what was masked and acknowledged is off the disk after two rotations', async () => {
@@ -114,11 +117,9 @@ test('rotation gives up on a slot that somebody holds, and does it the next time
 });
 
 test('the slot takes turns, and an idle one is left alone', async () => {
-  const slot = async () =>
-    (await db.superuser.query('select current_slot from staging.slots')).rows[0].current_slot;
   const seen: number[] = [];
   for (let turn = 0; turn < 3; turn += 1) {
-    seen.push(await slot());
+    seen.push(await openSlot());
     const { batchId } = await maskAll(db, [message()]);
     await close(db, batchId);
     await rotate();
@@ -127,5 +128,5 @@ test('the slot takes turns, and an idle one is left alone', async () => {
   expect(seen).toEqual([0, 1, 2]);
   await rotate();
   await rotate();
-  expect(await slot()).toBe(0);
+  expect(await openSlot()).toBe(0);
 });

@@ -135,9 +135,13 @@ export async function interrupt(world: World): Promise<Record<string, string>> {
   const lock = await witness.codeOf(maskHeld());
   await waiting.query('set lock_timeout = 0');
   const ending = witness.codeOf(maskHeld());
-  await db.superuser.query(
-    `select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock' and query like '%mask_batch%'`,
-  );
+  // It may not wait for the lock yet.
+  await until(async () => {
+    const { rowCount } = await db.superuser.query(
+      `select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock' and query like '%mask_batch%'`,
+    );
+    return rowCount === 1;
+  });
   const terminated = await ending;
   waiting.release(true);
   await holder.query('rollback');
