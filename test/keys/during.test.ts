@@ -65,6 +65,10 @@ test('at every step of rotating all keys, with logins coming in, every login rev
   });
   expect(steps).toBeGreaterThan(40);
   await expectDuplicatesExact(db, sent);
+  const { rows } = await db.superuser.query(
+    'select distinct key_version as version from masking.vault order by 1',
+  );
+  expect(rows.map(({ version }) => version)).toEqual([4, 5]);
 });
 
 test('at every step, a request and tokens of before reveal the same values', async () => {
