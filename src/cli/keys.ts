@@ -98,7 +98,7 @@ async function destroy(pool: pg.Pool, given: Command): Promise<void> {
 
 async function rewrapKeys(pool: pg.Pool, given: Command): Promise<void> {
   const file = given.opts<{ newKekFile: string }>().newKekFile;
-  await rewrap(pool, await readKek({ file }));
+  await rewrap(pool, await readKek({ file }, '--new-kek-file'));
   print(
     'the data keys are wrapped under the new key: put it where your workers find MASKING_KEK or MASKING_KEK_FILE',
   );

@@ -11,19 +11,23 @@ const KEK_BYTES = 32;
  * Reads the key-encryption key from where the operator put it. A file is read anew each time, because agents of
  * secret stores write it when they please.
  *
+ * @param fileSetting what named the file, for the error's message
  * @returns 32 bytes
- * @throws {SettingError} naming the variable, where the file cannot be read or holds something else
+ * @throws {SettingError} naming the setting, where the file cannot be read or holds something else
  */
-export async function readKek(source: NonNullable<Settings['kek']>): Promise<Buffer> {
+export async function readKek(
+  source: NonNullable<Settings['kek']>,
+  fileSetting = 'MASKING_KEK_FILE',
+): Promise<Buffer> {
   if ('text' in source) return parseKek(source.text, 'MASKING_KEK');
   let content: string;
   try {
     content = await readFile(source.file, 'utf8');
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    throw new SettingError(`MASKING_KEK_FILE names a file that cannot be read (${code}): ${source.file}`);
+    throw new SettingError(`${fileSetting} names a file that cannot be read (${code}): ${source.file}`);
   }
-  return parseKek(content, 'MASKING_KEK_FILE');
+  return parseKek(content, fileSetting);
 }
 
 /** @throws {SettingError} where the text is no key; it never quotes the text */

@@ -14,7 +14,6 @@ import {
   rotationsOf,
   sharedLogins,
   untilBlocked,
-  whileFlushing,
   type Login,
 } from '../support/keys.ts';
 
@@ -36,7 +35,7 @@ test('a step that is committed in the middle of a reveal takes no value away fro
   await stepping.client.query('lock table masking.keys in access exclusive mode');
   const revealing = await openTransaction(db.pool('unmasker'));
   const revealed = revealing.client.query('select * from unmask.reveal($1)', [id]);
-  await whileFlushing(db, untilBlocked(db, revealing.pid));
+  await untilBlocked(db, revealing.pid);
   await stepping.client.query('select masking.rotate_step()');
   await stepping.client.query('commit');
   const { rows } = await revealed;
