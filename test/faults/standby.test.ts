@@ -124,7 +124,7 @@ test('the search finds what is there: the unlogged tables of the server itself',
   expect(await isSealed(primary.pool('worker'))).toBe(false);
   expect(filesHolding(directory, formsOf(kek))).toEqual([await fileOf('masking.kek')]);
   expect(filesHolding(directory, formsOf(SECRETS['ip in staging']))).toEqual([
-    await fileOf('staging.raw_messages'),
+    await fileOf('staging.raw_messages_0'),
   ]);
 });
 
