@@ -1,12 +1,12 @@
 --! Previous: sha1:0b0ac4cb2438dd45c878739c07bc1e7381184293
---! Hash: sha1:ea539a191d85a5b2956ead8ad729ef98f55ea3f8
+--! Hash: sha1:e669073053c1b2fd38ac16292a96cd927603ac50
 --! Message: truncate staging in slots
 
 --! Included tables/staging.slots.sql
 -- Which slot of staging.raw_messages takes what comes in: one row.
 create table if not exists staging.slots (
   singleton boolean primary key default true check (singleton),
-  current_slot smallint not null default 0 check (current_slot between 0 and 2),
+  current_slot integer not null default 0 check (current_slot between 0 and 2),
   opened_at timestamptz not null default now()
 );
 
