@@ -87,7 +87,7 @@ prototype.query = function (config, values, callback) {
 /** What is used here of a stream of pg-copy-streams 7.0.0. */
 interface CopyStream {
   chunks: { chunk: Buffer }[];
-  connection: { stream: { write(data: Buffer): unknown } };
+  connection: { stream: { write(data: Buffer): unknown } } | null;
   flush(callback?: () => void): void;
 }
 
@@ -97,7 +97,8 @@ function stopInTheMiddle(stream: CopyStream): void {
   const flush = stream.flush.bind(stream);
   const afterwards = async (callback?: () => void): Promise<void> => {
     await point('copy:middle');
-    flush(callback);
+    // Without a connection the stream has failed meanwhile, and has said so.
+    if (stream.connection !== null) flush(callback);
   };
   stream.flush = (callback) => {
     const data = Buffer.concat(stream.chunks.map(({ chunk }) => chunk));
@@ -105,8 +106,8 @@ function stopInTheMiddle(stream: CopyStream): void {
     const header = Buffer.alloc(5);
     header.write('d');
     header.writeUInt32BE(middle + 4, 1);
-    stream.connection.stream.write(header);
-    stream.connection.stream.write(data.subarray(0, middle));
+    stream.connection?.stream.write(header);
+    stream.connection?.stream.write(data.subarray(0, middle));
     stream.chunks = [{ chunk: data.subarray(middle) }];
     stream.flush = flush;
     void afterwards(callback);

@@ -30,8 +30,6 @@ export interface SeedReport {
   recoveries: Recovered[];
   /** Faults that this machine cannot be given, and why. */
   skipped: string[];
-  /** Ends of loader and worker that nobody here brought about; the supervisor started them again. */
-  unexpectedEnds: string[];
   seconds: number;
   /** The ends of what loader and worker wrote, where something was wrong. */
   output?: Record<string, string>;
@@ -70,6 +68,9 @@ export async function runSeed(options: SeedOptions): Promise<SeedReport> {
     await world.stop();
   }
   const { loader, worker } = world;
+  for (const { name, unexpected } of [loader, worker]) {
+    failures.push(...unexpected.map((end) => `the ${name} ended by itself (${end})`));
+  }
   return {
     seed: options.seed,
     ok: failures.length === 0,
@@ -80,9 +81,6 @@ export async function runSeed(options: SeedOptions): Promise<SeedReport> {
     hits: Object.fromEntries([...world.hits].sort()),
     recoveries: world.recovery.all,
     skipped: world.skipped,
-    unexpectedEnds: [loader, worker].flatMap(({ name, unexpected }) =>
-      unexpected.map((end) => `${name}: ${end}`),
-    ),
     seconds: Math.round((performance.now() - startedAt) / 1_000),
     ...(failures.length > 0 && { output: { loader: loader.output, worker: worker.output } }),
   };
