@@ -79,5 +79,7 @@ function watchedEvents(): { events: WorkerEvents; id: () => string; broken: Prom
   });
   events.on('pool:fatalError', ({ error }) => resolve(error));
   events.on('worker:fatalError', ({ error }) => resolve(error));
+  // Its answer may have been lost on the way: the job is then locked by a worker that is alive and knows nothing of it.
+  events.on('worker:getJob:error', ({ error }) => resolve(error));
   return { events, id: () => id, broken };
 }
