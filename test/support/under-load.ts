@@ -90,11 +90,16 @@ export async function rotateUnderLoad(pipeline: Pipeline, options: RotationUnder
     for (let kill = 1; kill <= kills; kill += 1) {
       const enough = (whole * kill) / (kills + 2);
       await until(async () => (await done()) >= enough, 600_000);
+      // However long loading takes, the worker is killed in the middle of the rotation.
+      await db.pool('custodian').query('select masking.pause_rotation()');
+      expect(await finished()).toBe(false);
       const loaded = await count('public.user_logins');
       const slice = (part: number) => half + Math.floor(((logins - half) * part) / kills);
       const sending = send(slice(kill - 1), slice(kill));
       await until(async () => (await count('public.user_logins')) > loaded, 600_000);
-      expect(await finished()).toBe(false);
+      const paused = await done();
+      await db.pool('custodian').query('select masking.resume_rotation()');
+      await until(async () => (await done()) > paused, 600_000);
       worker.process.kill('SIGKILL');
       expect(await worker.ended).toBe('SIGKILL');
       say(
