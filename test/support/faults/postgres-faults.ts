@@ -88,6 +88,7 @@ export async function cut(world: World, at: Cut): Promise<void> {
 
 export async function reset(world: World): Promise<void> {
   await world.traffic.send(60);
+  await until(() => world.postgres.connections > 0);
   const broken = world.postgres.reset();
   if (broken === 0) throw new FaultError('there were no connections to reset');
   world.hit('connections to Postgres reset');
@@ -110,7 +111,10 @@ export async function slow(world: World, way: 'latency' | 'drip'): Promise<void>
 /** Nothing passes for some seconds; then everything does, or all connections are found dead. */
 export async function swallow(world: World): Promise<void> {
   await world.traffic.send(60);
-  if (world.postgres.connections === 0) throw new FaultError('there were no connections to swallow');
+  // The first fault of a schedule comes before the processes have connected.
+  if (!(await until(() => world.postgres.connections > 0))) {
+    throw new FaultError('there were no connections to swallow');
+  }
   const end = world.postgres.swallow();
   await sleep(world.random.integer(2_000, 5_000));
   if (world.random.chance(0.5)) world.postgres.reset();
