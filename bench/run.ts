@@ -1,31 +1,57 @@
 /**
- * `npm run bench -- NAME`: runs a benchmark against a stack of its own, prints its figures, and writes them to
- * `bench/results/NAME.json`.
+ * `npm run bench`: runs all benchmarks, or those that are named, each against a stack of its own; prints what they found,
+ * and writes it to `bench/results/NAME.json`. docs/performance.md explains every row.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import Table from 'cli-table3';
-import { runCommand } from '../src/cli/command.ts';
+import { commandLine, runCommand } from '../src/cli/command.ts';
 import { SettingError } from '../src/errors.ts';
-import type { Benchmark } from './benchmark.ts';
+import { CORES, isMet, rounded, type Benchmark, type Result } from './benchmark.ts';
+import { masking } from './masking.ts';
 import { reveal } from './reveal.ts';
 
-const BENCHMARKS: Record<string, Benchmark> = { reveal };
+const BENCHMARKS: Record<string, Benchmark> = { masking, reveal };
+const NAMES = Object.keys(BENCHMARKS);
+
+const RESULTS = path.join(import.meta.dirname, 'results');
 
 await runCommand(async () => {
-  const name = process.argv[2] ?? '';
-  const benchmark = BENCHMARKS[name];
-  if (benchmark === undefined || process.argv.length > 3) {
-    throw new SettingError(`name a benchmark: ${Object.keys(BENCHMARKS).join(', ')}`);
-  }
-  const { figures, accepted, postgres } = await benchmark();
-  const table = new Table({ style: { head: [], border: [] } });
-  table.push(...Object.entries(figures).map(([figure, value]) => [figure, value]));
-  process.stdout.write(`${table.toString()}\n`);
+  const { args } = commandLine('bench', 'Measures masking against what people would use instead')
+    .argument('[names...]', `which: ${NAMES.join(', ')} (default: all)`)
+    .parse();
+  const unknown = args.find((name) => !NAMES.includes(name));
+  if (unknown !== undefined) throw new SettingError(`no benchmark ${unknown}; there are ${NAMES.join(', ')}`);
 
-  const directory = path.join(import.meta.dirname, 'results');
-  mkdirSync(directory, { recursive: true });
-  const result = { benchmark: name, node: process.version, postgres, accepted, figures };
-  writeFileSync(path.join(directory, `${name}.json`), `${JSON.stringify(result, null, 2)}\n`);
-  return accepted ? 0 : 1;
+  let areMet = true;
+  for (const name of args.length > 0 ? args : NAMES) {
+    process.stdout.write(`${name}:\n`);
+    const result = await BENCHMARKS[name]!();
+    write(name, result);
+    print(result);
+    areMet &&= result.targets.every(isMet);
+  }
+  return areMet ? 0 : 1;
 });
+
+function write(name: string, { postgres, ...result }: Result): void {
+  mkdirSync(RESULTS, { recursive: true });
+  const machine = { node: process.version, postgres, cores: CORES };
+  const json = JSON.stringify({ benchmark: name, ...machine, ...result }, round, 2);
+  writeFileSync(path.join(RESULTS, `${name}.json`), `${json}\n`);
+}
+
+function round(_key: string, value: unknown): unknown {
+  return typeof value === 'number' ? rounded(value) : value;
+}
+
+function print({ how, figures, targets }: Result): void {
+  const table = new Table({ head: ['measured', 'value', 'promised'], style: { head: [], border: [] } });
+  for (const target of targets) {
+    const { measure, value, atLeast, atMost } = target;
+    const promise = atLeast === undefined ? `at most ${atMost}` : `at least ${atLeast}`;
+    table.push([measure, rounded(value), `${promise}: ${isMet(target) ? 'met' : 'NOT MET'}`]);
+  }
+  for (const [figure, value] of Object.entries(figures)) table.push([figure, rounded(value), '']);
+  process.stdout.write(`${how}\n${table.toString()}\n\n`);
+}

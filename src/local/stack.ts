@@ -16,6 +16,8 @@ export interface StackOptions {
   fresh?: boolean;
   /** Keeps the queue's messages over a restart. On by default; off they live in memory. */
   persistent?: boolean;
+  /** For postgresql.conf, beside what every stack has. */
+  settings?: Record<string, string>;
   log: Logger;
 }
 
@@ -61,6 +63,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       logFile: paths.postgresLog,
       port: state.postgresPort,
       superuserPassword: state.superuserPassword,
+      ...(options.settings && { settings: options.settings }),
       onRestart: () => options.log.warn('Postgres had died and was started again'),
     });
     undo.push(() => postgres.stop());
