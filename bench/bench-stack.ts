@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import pg from 'pg';
@@ -78,4 +78,16 @@ export function batchOf(bodies: readonly string[]): Batch {
     bytes: Buffer.byteLength(body),
   }));
   return { id: randomUUID(), messages, bytes: messages.reduce((sum, { bytes }) => sum + bytes, 0) };
+}
+
+/** Puts so many logins and entries of the vault in place, and lets the server settle. */
+export async function fill({ superuser }: BenchStack, logins: number, entries: number): Promise<void> {
+  await superuser.query('select bench.fill($1, $2)', [logins, entries]);
+  await superuser.query('vacuum analyze');
+  await superuser.query('checkpoint');
+}
+
+/** Runs a file of this directory. */
+export async function runSql({ superuser }: BenchStack, name: string): Promise<void> {
+  await superuser.query(readFileSync(path.join(import.meta.dirname, name), 'utf8'));
 }

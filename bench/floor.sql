@@ -1,6 +1,6 @@
 -- The floor: what moving the same staged rows on costs where nothing is masked. The table is user_logins with the
 -- address and the device in the clear: partitioned alike, with the same key and the same indexes.
-create schema bench;
+create schema if not exists bench;
 
 create table bench.plain_logins (
   user_id text not null,
@@ -16,7 +16,21 @@ create table bench.plain_logins (
 )
 partition by range (create_date);
 
-create table bench.plain_logins_default partition of bench.plain_logins default;
+do $$
+declare
+  partition record;
+begin
+  for partition in
+    select c.relname, pg_get_expr(c.relpartbound, c.oid) as bound
+      from pg_inherits i
+      join pg_class c on c.oid = i.inhrelid
+     where i.inhparent = 'public.user_logins'::regclass
+  loop
+    execute format('create table bench.%I partition of bench.plain_logins %s', partition.relname, partition.bound);
+  end loop;
+end
+$$;
+
 create index plain_logins_ip on bench.plain_logins (ip);
 create index plain_logins_device_id on bench.plain_logins (device_id);
 
@@ -41,4 +55,17 @@ begin
     offset 0
   ) e;
 end
+$$;
+
+-- As many rows as user_logins has, so that the indexes of both are equally high.
+create function bench.fill_plain()
+returns void
+language sql
+as $$
+  insert into bench.plain_logins
+    (user_id, create_date, message_id, device_type, ip, device_id, locale, app_version)
+  select
+    user_id, create_date, message_id, device_type, left(masked_ip::text, 15), left(masked_device_id::text, 11), locale,
+    app_version
+  from public.user_logins;
 $$;

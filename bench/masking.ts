@@ -1,46 +1,33 @@
-import { readFileSync } from 'node:fs';
-import path from 'node:path';
-import { stageBatch } from '../src/load/stage.ts';
-import { batchOf, withBenchStack, type BenchStack } from './bench-stack.ts';
-import { inTurns, median, medianRatio, timed, type Result } from './benchmark.ts';
+import { fill, runSql, withBenchStack, type BenchStack } from './bench-stack.ts';
+import { masked, plain } from './batches.ts';
+import { inTurns, median, medianRatio, type Result, type Series } from './benchmark.ts';
 import { Bodies } from './bodies.ts';
 
 /** A full batch of the loader's. */
 const ROWS = 2_000;
-const ROUNDS = 15;
-/** Of a batch that is mostly known, the values that the vault does not have yet. */
-const MOSTLY_KNOWN = 0.05;
+const ROUNDS = 25;
+const SERIES_ROUNDS = 7;
+/** What is in place before: in the middle between the first day and the ten millions of the benchmark table-size. */
+const LOGINS = 500_000;
+const ENTRIES = 500_000;
+/** Of a batch that is mostly known, the share of values that the vault does not have yet. */
+const MOSTLY_KNOWN = 0.02;
 const SHARES = [0, 0.02, 0.05, 0.1, 0.25, 0.5, 1];
-const SERIES_ROUNDS = 5;
+const BATCH_SIZES = [100, 250, 500, 1_000, 2_000, 4_000, 8_000];
 
 /** `mask_batch` on one connection, against the floor: the same staged rows parsed and inserted, and nothing masked. */
 export function masking(): Promise<Result> {
   return withBenchStack(async (stack) => {
-    await stack.superuser.query(readFileSync(path.join(import.meta.dirname, 'floor.sql'), 'utf8'));
     const bodies = new Bodies();
-    await warm(stack, bodies);
-    const floor = () => plain(stack, bodies.take(ROWS, MOSTLY_KNOWN));
-    const known = () => masked(stack, bodies.take(ROWS, MOSTLY_KNOWN));
-    const fresh = () => masked(stack, bodies.take(ROWS, 1));
-    const turns = await inTurns(ROUNDS, { floor, known, fresh });
-    const { rows } = await stack.superuser.query<{ ours: string }>('select masking.cipher_options() as ours');
-    const defaults = await inTurns(SERIES_ROUNDS, {
-      ours: fresh,
-      theirs: async () => {
-        await setCipherOptions(stack, '');
-        const took = await fresh();
-        await setCipherOptions(stack, rows[0]!.ours);
-        return took;
-      },
+    await prepare(stack, bodies);
+    const turns = await inTurns(ROUNDS, {
+      floor: () => plain(stack, bodies.take(ROWS, MOSTLY_KNOWN)),
+      known: () => masked(stack, bodies.take(ROWS, MOSTLY_KNOWN)),
+      fresh: () => masked(stack, bodies.take(ROWS, 1)),
     });
-    const byShare = await inTurns(
-      SERIES_ROUNDS,
-      Object.fromEntries(
-        SHARES.map((share) => [String(share), () => masked(stack, bodies.take(ROWS, share))]),
-      ),
-    );
+    const defaults = await againstDefaults(stack, bodies);
     return {
-      how: `batches of ${ROWS} rows, ${ROUNDS} rounds, one connection`,
+      how: `batches of ${ROWS} rows on one connection, ${ROUNDS} rounds; ${LOGINS} logins and ${ENTRIES} entries of the vault in place`,
       postgres: stack.version,
       targets: [
         {
@@ -65,50 +52,35 @@ export function masking(): Promise<Result> {
         'mask_batch, every value new (µs a row)': microseconds(turns.fresh),
         "pgcrypto's defaults, every value new (µs a row)": microseconds(defaults.theirs),
       },
-      series: [
-        {
-          title: 'Masking by share of new values',
-          x: 'values new to the vault (%)',
-          y: 'rows/s',
-          lines: { mask_batch: SHARES.map((share) => [share * 100, perSecond(byShare[String(share)]!)]) },
-        },
-      ],
+      series: [await byShare(stack, bodies), await byBatchSize(stack, bodies)],
     };
   });
 }
 
-/** Everything that is to be known later is. */
-async function warm(stack: BenchStack, bodies: Bodies): Promise<void> {
+async function prepare(stack: BenchStack, bodies: Bodies): Promise<void> {
+  await runSql(stack, 'floor.sql');
+  await runSql(stack, 'fill.sql');
+  await stack.superuser.query('select bench.fill($1, $2)', [LOGINS, ENTRIES]);
+  await stack.superuser.query('select bench.fill_plain()');
   const all = bodies.all();
   for (let from = 0; from < all.length; from += ROWS) await masked(stack, all.slice(from, from + ROWS));
-  await stack.superuser.query('vacuum analyze');
+  await fill(stack, 0, 0);
 }
 
-/** How long masking takes, receipts included, in milliseconds. */
-export async function masked(stack: BenchStack, bodies: readonly string[]): Promise<number> {
-  return moved(stack, bodies, (batchId) =>
-    stack.worker.query('select receipt_handle from masking.mask_batch(batch_id => $1)', [batchId]),
-  );
-}
-
-async function plain(stack: BenchStack, bodies: readonly string[]): Promise<number> {
-  return moved(stack, bodies, (batchId) =>
-    stack.superuser.query('select bench.load_plain(batch_id => $1)', [batchId]),
-  );
-}
-
-/** Stages a batch, moves it on, and closes it; only the moving counts. */
-async function moved(
-  { loader, superuser }: BenchStack,
-  bodies: readonly string[],
-  move: (batchId: string) => Promise<unknown>,
-): Promise<number> {
-  const batch = batchOf(bodies);
-  await stageBatch(loader, batch);
-  const took = await timed(() => move(batch.id));
-  await superuser.query('update staging.batches set acked_at = now() where batch_id = $1', [batch.id]);
-  await superuser.query(`select staging.rotate_slots()`);
-  return took;
+/** The same pipeline with `pgp_sym_encrypt` as it comes: AES-128, and a password stretched for every value. */
+async function againstDefaults(
+  stack: BenchStack,
+  bodies: Bodies,
+): Promise<Record<'ours' | 'theirs', number[]>> {
+  const { rows } = await stack.superuser.query<{ ours: string }>('select masking.cipher_options() as ours');
+  const ours = () => masked(stack, bodies.take(ROWS, 1));
+  const theirs = async () => {
+    await setCipherOptions(stack, '');
+    const took = await ours();
+    await setCipherOptions(stack, rows[0]!.ours);
+    return took;
+  };
+  return inTurns(SERIES_ROUNDS, { ours, theirs });
 }
 
 async function setCipherOptions({ superuser }: BenchStack, options: string): Promise<void> {
@@ -118,5 +90,41 @@ async function setCipherOptions({ superuser }: BenchStack, options: string): Pro
   );
 }
 
-const perSecond = (took: number[], rows = ROWS): number => (rows * 1_000) / median(took);
-const microseconds = (took: number[], rows = ROWS): number => (median(took) * 1_000) / rows;
+async function byShare(stack: BenchStack, bodies: Bodies): Promise<Series> {
+  const contenders: Record<string, () => Promise<number>> = Object.fromEntries(
+    SHARES.map((share) => [share, () => masked(stack, bodies.take(ROWS, share))]),
+  );
+  const floor = 'floor';
+  const turns = await inTurns(SERIES_ROUNDS, {
+    ...contenders,
+    [floor]: () => plain(stack, bodies.take(ROWS, 0)),
+  });
+  const line = (name: (share: number) => string): [number, number][] =>
+    SHARES.map((share) => [share * 100, perSecond(turns[name(share)]!, ROWS)]);
+  return {
+    title: 'Masking by share of new values',
+    x: 'values that are new to the vault (%)',
+    y: 'rows/s',
+    lines: { mask_batch: line(String), 'floor (no masking)': line(() => floor) },
+  };
+}
+
+async function byBatchSize(stack: BenchStack, bodies: Bodies): Promise<Series> {
+  const names = BATCH_SIZES.flatMap((rows) => [
+    [`ours ${rows}`, () => masked(stack, bodies.take(rows, MOSTLY_KNOWN))] as const,
+    [`floor ${rows}`, () => plain(stack, bodies.take(rows, MOSTLY_KNOWN))] as const,
+  ]);
+  const turns = await inTurns(SERIES_ROUNDS, Object.fromEntries(names));
+  const line = (who: string): [number, number][] =>
+    BATCH_SIZES.map((rows) => [rows, perSecond(turns[`${who} ${rows}`]!, rows)]);
+  return {
+    title: 'Masking by batch size',
+    x: 'rows a batch',
+    y: 'rows/s',
+    logarithmic: true,
+    lines: { mask_batch: line('ours'), 'floor (no masking)': line('floor') },
+  };
+}
+
+const perSecond = (took: number[], rows: number): number => (rows * 1_000) / median(took);
+const microseconds = (took: number[]): number => (median(took) * 1_000) / ROWS;

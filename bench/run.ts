@@ -10,8 +10,10 @@ import { SettingError } from '../src/errors.ts';
 import { CORES, isMet, rounded, type Benchmark, type Result } from './benchmark.ts';
 import { masking } from './masking.ts';
 import { reveal } from './reveal.ts';
+import { tableSize } from './table-size.ts';
+import { workers } from './workers.ts';
 
-const BENCHMARKS: Record<string, Benchmark> = { masking, reveal };
+const BENCHMARKS: Record<string, Benchmark> = { masking, workers, 'table-size': tableSize, reveal };
 const NAMES = Object.keys(BENCHMARKS);
 
 const RESULTS = path.join(import.meta.dirname, 'results');

@@ -69,6 +69,10 @@ export class QueueProxy {
   #delivered: Received[] = [];
   /** Given to every message instead of what the loader asks for, in seconds. */
   visibilitySeconds = TRUE_VISIBILITY_SECONDS;
+  /** While true, what is planned waits. */
+  isHeldBack = false;
+  /** Requests that will never be answered, until their client gives up. */
+  hanging = 0;
 
   private constructor(endpoint: string, onHit: (kind: string) => void) {
     this.#target = new URL(endpoint);
@@ -146,7 +150,11 @@ export class QueueProxy {
     for (const message of messages) {
       if (Number(message.Attributes?.ApproximateReceiveCount) > 1) this.#onHit('sqs redelivery');
     }
-    if (kind === 'sqs time-out' && messages.length > 0) return; // and never answers: the client gives up
+    if (kind === 'sqs time-out' && messages.length > 0) {
+      this.hanging += 1;
+      answer.once('close', () => (this.hanging -= 1));
+      return; // and never answers: the client gives up
+    }
     if (kind === 'sqs reset after send' && messages.length > 0) return void answer.socket?.resetAndDestroy();
     if (kind === 'sqs reordered delivery') {
       messages.reverse();
@@ -183,6 +191,7 @@ export class QueueProxy {
   }
 
   #take(operation: string): string | undefined {
+    if (this.isHeldBack) return undefined;
     const index = this.#planned.findIndex((fault) => fault.operation === operation);
     const fault = this.#planned[index];
     if (fault === undefined) return undefined;

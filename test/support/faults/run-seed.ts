@@ -56,6 +56,8 @@ export async function runSeed(options: SeedOptions): Promise<SeedReport> {
       const sending = world.traffic.send(share);
       await run(world).catch((error: unknown) => failures.push(`${name}: ${told(error)}`));
       await sending;
+      world.loader.resume();
+      world.worker.resume();
     }
     options.onStep?.('drain');
     failures.push(...(await drain(world)));

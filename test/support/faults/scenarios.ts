@@ -22,7 +22,10 @@ export async function stopUnderLoad(world: World): Promise<void> {
   await until(async () => (await inFlight(world)) === 0, 60_000);
   const usual = queue.visibilitySeconds;
   queue.visibilitySeconds = LONG_VISIBILITY_SECONDS;
+  // A poll that SQS never answers outlasts the time there is for stopping, and rightly so.
+  queue.isHeldBack = true;
   try {
+    await until(() => queue.hanging === 0, 60_000);
     await traffic.send(400);
     await until(async () => (await numberOf(superuser, OPEN_BATCHES)) > 0, 10_000, 10);
     const ended = await loader.stop('SIGTERM');
@@ -48,6 +51,7 @@ export async function stopUnderLoad(world: World): Promise<void> {
     world.hit('SIGTERM under load');
   } finally {
     queue.visibilitySeconds = usual;
+    queue.isHeldBack = false;
   }
 }
 

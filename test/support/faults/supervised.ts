@@ -67,6 +67,11 @@ export class Supervised {
     this.#spawn();
   }
 
+  /** Starts it again where a fault that failed half-way has left it ended: the faults after it need it. */
+  resume(): void {
+    if (!this.#isWanted) this.start();
+  }
+
   /**
    * Arms a point, and ends when the process is there; it waits there for `go` or for its end.
    *

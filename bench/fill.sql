@@ -1,0 +1,19 @@
+-- Logins of the last hour and entries of the vault, in random order as they come, so that their indexes have the shape
+-- that they would have.
+create schema if not exists bench;
+
+create function bench.fill(logins bigint, entries bigint)
+returns void
+language sql
+as $$
+  insert into public.user_logins
+    (user_id, create_date, message_id, device_type, masked_ip, masked_device_id, locale, app_version)
+  select
+    gen_random_uuid(), now() - random() * interval '1 hour', gen_random_uuid(), 'android', gen_random_uuid(),
+    gen_random_uuid(), 'DE', '2.3.0'
+  from generate_series(1, logins);
+
+  insert into masking.vault (token, key_version, ciphertext)
+  select gen_random_uuid(), 1, decode(repeat('00', 129), 'hex')
+  from generate_series(1, entries);
+$$;

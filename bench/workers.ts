@@ -1,0 +1,59 @@
+import pg from 'pg';
+import { closeAll, maskBatch, staged } from './batches.ts';
+import { fill, runSql, withBenchStack, type BenchStack } from './bench-stack.ts';
+import { inTurns, median, medianRatio, timed, type Result } from './benchmark.ts';
+import { Bodies } from './bodies.ts';
+
+const ROWS = 2_000;
+/** Batches a turn. */
+const BATCHES = 8;
+const ROUNDS = 11;
+const LOGINS = 500_000;
+const ENTRIES = 500_000;
+const MOSTLY_KNOWN = 0.02;
+
+/** Two workers' connections that share the batches of a turn, against one that has them all; Postgres's side alone. */
+export function workers(): Promise<Result> {
+  return withBenchStack(async (stack) => {
+    const bodies = new Bodies();
+    await runSql(stack, 'fill.sql');
+    for (const half of halves(bodies.all())) await maskBatch(stack.worker, await staged(stack, half));
+    await fill(stack, LOGINS, ENTRIES);
+    const second = new pg.Client({ connectionString: stack.file.urls.worker });
+    await second.connect();
+    try {
+      const { one, two } = await inTurns(ROUNDS, {
+        one: () => turn(stack, bodies, [stack.worker]),
+        two: () => turn(stack, bodies, [stack.worker, second]),
+      });
+      const perSecond = (took: number[]): number => (BATCHES * ROWS * 1_000) / median(took);
+      return {
+        how: `${BATCHES} batches of ${ROWS} rows a turn, ${MOSTLY_KNOWN * 100}% of the values new, ${ROUNDS} rounds`,
+        postgres: stack.version,
+        targets: [
+          { measure: 'c: two workers ÷ one worker (rows/s)', value: medianRatio(one, two), atLeast: 1.6 },
+        ],
+        figures: { 'one worker (rows/s)': perSecond(one), 'two workers (rows/s)': perSecond(two) },
+      };
+    } finally {
+      await second.end();
+    }
+  });
+}
+
+/** How long the connections take together, in milliseconds. */
+async function turn(stack: BenchStack, bodies: Bodies, connections: pg.Client[]): Promise<number> {
+  const batches: string[] = [];
+  for (let n = 0; n < BATCHES; n += 1) batches.push(await staged(stack, bodies.take(ROWS, MOSTLY_KNOWN)));
+  const lane = async (connection: pg.Client): Promise<void> => {
+    for (let id = batches.shift(); id !== undefined; id = batches.shift()) await maskBatch(connection, id);
+  };
+  const took = await timed(() => Promise.all(connections.map(lane)));
+  await closeAll(stack);
+  return took;
+}
+
+function halves(bodies: string[]): string[][] {
+  const middle = bodies.length / 2;
+  return [bodies.slice(0, middle), bodies.slice(middle)];
+}
