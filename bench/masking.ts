@@ -94,7 +94,7 @@ async function byShare(stack: BenchStack, bodies: Bodies): Promise<Series> {
   const contenders: Record<string, () => Promise<number>> = Object.fromEntries(
     SHARES.map((share) => [share, () => masked(stack, bodies.take(ROWS, share))]),
   );
-  const floor = 'floor';
+  const floor: string = 'floor';
   const turns = await inTurns(SERIES_ROUNDS, {
     ...contenders,
     [floor]: () => plain(stack, bodies.take(ROWS, 0)),
