@@ -18,6 +18,8 @@ export interface Message {
   body: Body;
   sentAt?: number;
   receipt?: string;
+  /** 1 unless told. */
+  receiveCount?: number;
 }
 
 export interface Ledger {
@@ -51,8 +53,8 @@ export async function stage(
   const batchId = options.batchId ?? randomUUID();
   await inTransaction(db.pool('loader'), async (client) => {
     const rows = messages.map(
-      ({ id, body, sentAt = SENT_AT, receipt = `receipt-of-${id}` }) =>
-        [batchId, id, receipt, sentAt, 1, body] as const,
+      ({ id, body, sentAt = SENT_AT, receipt = `receipt-of-${id}`, receiveCount = 1 }) =>
+        [batchId, id, receipt, sentAt, receiveCount, body] as const,
     );
     await copyIn(client, COPY, encodeRows(FIELDS, rows));
     await client.query('select staging.submit_batch($1::uuid, $2::int)', [
