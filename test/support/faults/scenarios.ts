@@ -108,7 +108,11 @@ export async function overload(world: World, seconds: number): Promise<void> {
   expect((await world.remains()).deadLetterQueue.size === 0, 'messages were dead-lettered');
   await loader.stop('SIGTERM');
   loader.start();
-  world.hit('Postgres slower than the queue');
+  world.hit(
+    seconds < 60
+      ? 'Postgres slower than the queue'
+      : `Postgres slower than the queue, for ${seconds / 60} minutes`,
+  );
 }
 
 const SLOW_MASKING = `

@@ -17,7 +17,9 @@ export interface Schedule {
   queueFaults: PlannedFault[];
 }
 
-export const OVERLOAD_SECONDS = 6;
+const OVERLOAD_SECONDS = 6;
+/** Once in a long run. */
+const LONG_OVERLOAD_SECONDS = 600;
 
 const KILLS: Step[] = MOMENTS.flatMap((moment) =>
   (['process', 'Postgres'] as const).map((victim) => ({
@@ -75,10 +77,14 @@ export function scheduleOf(seed: number): Schedule {
   return { steps: shuffled(random, steps), queueFaults: queueFaults(random, 1) };
 }
 
-/** Every fault, `rounds` times over. */
+/** Every fault, `rounds` times over, and Postgres slower than the queue for ten minutes. */
 export function longSchedule(seed: number, rounds: number): Schedule {
   const random = seededRandom(`schedule ${seed}`);
   const steps = Array.from({ length: rounds }, () => shuffled(random, ALL_STEPS)).flat();
+  steps.push({
+    name: 'overload for ten minutes',
+    run: (world) => overload(world, LONG_OVERLOAD_SECONDS),
+  });
   return { steps, queueFaults: queueFaults(random, rounds) };
 }
 
