@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { tmpdir, totalmem } from 'node:os';
 import path from 'node:path';
 import pg from 'pg';
 import type { StackFile } from '../src/config.ts';
@@ -22,11 +22,16 @@ export interface BenchStack {
   version: string;
 }
 
+/** A quarter of the machine's memory, in MB: what the Postgres manual recommends for a server's own. */
+const QUARTER = Math.floor(totalmem() / 4 / 2 ** 20);
+
 /**
- * As durable as any: fsync, full page writes and synchronous commits are on. Ten million logins and their indexes fit
- * into its memory, which is a quarter of the 24 GiB of the machine that the results are from. No checkpoint comes in the middle of a measurement.
+ * As durable as any: fsync, full page writes and synchronous commits are on. No checkpoint comes in the middle of a
+ * measurement.
+ *
+ * @see https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-SHARED-BUFFERS
  */
-const SETTINGS = { shared_buffers: '6GB', max_wal_size: '32GB', checkpoint_timeout: '1d' };
+const SETTINGS = { shared_buffers: `${QUARTER}MB`, max_wal_size: '32GB', checkpoint_timeout: '1d' };
 
 /** Starts an embedded Postgres and an emulator in a directory of their own, and removes them afterwards. */
 export async function withBenchStack<T>(use: (stack: BenchStack) => Promise<T>): Promise<T> {
