@@ -8,10 +8,13 @@ import Table from 'cli-table3';
 import { commandLine, runCommand } from '../src/cli/command.ts';
 import { SettingError } from '../src/errors.ts';
 import { CORES, isMet, rounded, type Benchmark, type Result } from './benchmark.ts';
+import { endToEnd } from './end-to-end.ts';
+import { latency } from './latency.ts';
 import { masking } from './masking.ts';
+import { memory } from './memory.ts';
 import { reveal } from './reveal.ts';
 
-const BENCHMARKS: Record<string, Benchmark> = { masking, reveal };
+const BENCHMARKS: Record<string, Benchmark> = { masking, reveal, 'end-to-end': endToEnd, memory, latency };
 const NAMES = Object.keys(BENCHMARKS);
 
 const RESULTS = path.join(import.meta.dirname, 'results');
