@@ -112,7 +112,10 @@ export async function race({ stack }: Field, contender: Contender, count: number
 
 /** Ends the processes of contenders. */
 export async function stop(contenders: readonly Contender[]): Promise<void> {
+  // A loader ends when its long polls do, which may be in twenty seconds.
+  const timer = setInterval(() => contenders.forEach(({ queue }) => queue.dismiss()), LOOK_EVERY_MS);
   await Promise.all(contenders.flatMap(({ processes }) => processes.map((process) => process.stop())));
+  clearInterval(timer);
 }
 
 /** Waits until a contender waits for messages. */

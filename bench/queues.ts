@@ -25,6 +25,8 @@ export interface BenchQueue {
   isAwaited(): boolean;
   /** Settles with the deletion of the last message. */
   emptied(): Promise<void>;
+  /** Answers whoever waits for messages: there are none. */
+  dismiss(): void;
 }
 
 export interface Queues {
@@ -86,6 +88,7 @@ function benchQueue(store: Store, queue: Queue): BenchQueue {
         onEmpty = resolve;
         if (left() === 0) resolve();
       }),
+    dismiss: () => queue.cancelWaiters(),
   };
 }
 

@@ -16,8 +16,9 @@ export interface Polling {
   poll: ReceiveMessageCommandInput;
 }
 
-/** Reads the environment, as ours does. */
+/** Reads the environment, as ours does, and ends the process where it is told to. */
 export function readPolling(): Polling {
+  process.once('SIGTERM', () => process.exit(0));
   const settings = readSettings('loader');
   const queue = requireQueue(settings);
   return {
