@@ -16,6 +16,8 @@ const MESSAGES = 40_000;
 /** One at a time takes long, and takes as long for each. */
 const MESSAGES_ONE_BY_ONE = 2_000;
 const ROUNDS = 5;
+/** Rounds before: it takes some 100,000 messages until all is compiled that will be. */
+const WARM_UP_ROUNDS = 2;
 const POLLERS = [1, 2, 4, 8, 16];
 const MESSAGES_BY_POLLERS = 20_000;
 const ROUNDS_BY_POLLERS = 3;
@@ -53,13 +55,15 @@ async function compare(field: Field): Promise<Pick<Result, 'how' | 'targets' | '
       (cpu[contender.name] ??= []).push(round.cpu);
       return round.perSecond;
     };
+  const turnsOf = {
+    ours: turn(contenders.ours),
+    floor: turn(contenders.floor),
+    batched: turn(contenders.batched),
+    rowByRow: turn(contenders.rowByRow, MESSAGES_ONE_BY_ONE),
+  };
   try {
-    const turns = await inTurns(ROUNDS, {
-      ours: turn(contenders.ours),
-      floor: turn(contenders.floor),
-      batched: turn(contenders.batched),
-      rowByRow: turn(contenders.rowByRow, MESSAGES_ONE_BY_ONE),
-    });
+    await inTurns(WARM_UP_ROUNDS - 1, turnsOf);
+    const turns = await inTurns(ROUNDS, turnsOf);
     return {
       how: `${MESSAGES} messages a round (row by row: ${MESSAGES_ONE_BY_ONE}), ${ROUNDS} rounds, a fifth of the values repeated`,
       targets: [
@@ -122,7 +126,7 @@ async function byPollers(field: Field): Promise<Series> {
 function cpuFigures(cpu: Record<string, CpuTimes[]>): Record<string, number> {
   const figures = Object.entries(cpu).flatMap(([contender, rounds]) =>
     Object.keys(rounds[0]!).map((name) => {
-      const figure = median(rounds.map((round) => round[name]!));
+      const figure = median(rounds.slice(-ROUNDS).map((round) => round[name]!));
       return [`CPU of ${contender}: ${name} (µs a message)`, figure] as const;
     }),
   );
