@@ -8,12 +8,23 @@ import Table from 'cli-table3';
 import { commandLine, runCommand } from '../src/cli/command.ts';
 import { SettingError } from '../src/errors.ts';
 import { CORES, isMet, rounded, type Benchmark, type Result } from './benchmark.ts';
+import { endToEnd } from './end-to-end.ts';
+import { latency } from './latency.ts';
 import { masking } from './masking.ts';
+import { memory } from './memory.ts';
 import { reveal } from './reveal.ts';
 import { tableSize } from './table-size.ts';
 import { workers } from './workers.ts';
 
-const BENCHMARKS: Record<string, Benchmark> = { masking, workers, 'table-size': tableSize, reveal };
+const BENCHMARKS: Record<string, Benchmark> = {
+  masking,
+  workers,
+  'table-size': tableSize,
+  'end-to-end': endToEnd,
+  memory,
+  latency,
+  reveal,
+};
 const NAMES = Object.keys(BENCHMARKS);
 
 const RESULTS = path.join(import.meta.dirname, 'results');

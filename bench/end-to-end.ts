@@ -1,0 +1,134 @@
+import { withBenchStack } from './bench-stack.ts';
+import { inTurns, median, medianRatio, type Result, type Series } from './benchmark.ts';
+import {
+  createPeersTables,
+  ours,
+  peer,
+  race,
+  stop,
+  type Contender,
+  type CpuTimes,
+  type Field,
+} from './contenders.ts';
+import { startQueues } from './queues.ts';
+
+const MESSAGES = 40_000;
+/** One at a time takes long, and takes as long for each. */
+const MESSAGES_ONE_BY_ONE = 2_000;
+const ROUNDS = 5;
+/** Rounds before: it takes some 100,000 messages until all is compiled that will be. */
+const WARM_UP_ROUNDS = 2;
+const POLLERS = [1, 2, 4, 8, 16];
+const MESSAGES_BY_POLLERS = 20_000;
+const ROUNDS_BY_POLLERS = 3;
+
+/**
+ * Loader and worker, as processes and with their defaults, against the floor (receive and delete, nothing else) and
+ * against what people would write instead: from the moment the messages are visible to the last acknowledgement.
+ */
+export function endToEnd(): Promise<Result> {
+  return withBenchStack(async (stack) => {
+    const queues = await startQueues();
+    try {
+      await createPeersTables(stack);
+      const field = { stack, queues };
+      const all = await compare(field);
+      return { ...all, postgres: stack.version, series: [await byPollers(field)] };
+    } finally {
+      await queues.stop();
+    }
+  });
+}
+
+async function compare(field: Field): Promise<Pick<Result, 'how' | 'targets' | 'figures'>> {
+  const contenders = {
+    ours: ours(field),
+    floor: peer(field, 'floor'),
+    batched: peer(field, 'batched'),
+    rowByRow: peer(field, 'row-by-row'),
+  };
+  const cpu: Record<string, CpuTimes[]> = {};
+  const turn =
+    (contender: Contender, messages = MESSAGES) =>
+    async (): Promise<number> => {
+      const round = await race(field, contender, messages);
+      (cpu[contender.name] ??= []).push(round.cpu);
+      return round.perSecond;
+    };
+  const turnsOf = {
+    ours: turn(contenders.ours),
+    floor: turn(contenders.floor),
+    batched: turn(contenders.batched),
+    rowByRow: turn(contenders.rowByRow, MESSAGES_ONE_BY_ONE),
+  };
+  try {
+    await inTurns(WARM_UP_ROUNDS - 1, turnsOf);
+    const turns = await inTurns(ROUNDS, turnsOf);
+    return {
+      how: `${MESSAGES} messages a round (row by row: ${MESSAGES_ONE_BY_ONE}), ${ROUNDS} rounds, a fifth of the values repeated`,
+      targets: [
+        {
+          measure: 'd: end to end ÷ SQS floor (messages/s)',
+          value: medianRatio(turns.ours, turns.floor),
+          atLeast: 0.75,
+        },
+        {
+          measure: 'e: end to end ÷ batched consumer (messages/s)',
+          value: medianRatio(turns.ours, turns.batched),
+          atLeast: 1.2,
+        },
+        {
+          measure: 'f: end to end ÷ row by row (messages/s)',
+          value: medianRatio(turns.ours, turns.rowByRow),
+          atLeast: 6,
+        },
+      ],
+      figures: {
+        'end to end (messages/s)': median(turns.ours),
+        'SQS floor (messages/s)': median(turns.floor),
+        'batched consumer (messages/s)': median(turns.batched),
+        'row by row (messages/s)': median(turns.rowByRow),
+        ...cpuFigures(cpu),
+      },
+    };
+  } finally {
+    await stop(Object.values(contenders));
+  }
+}
+
+/** Both again, by the number of pollers. */
+async function byPollers(field: Field): Promise<Series> {
+  const lines: Series['lines'] = { 'end to end': [], 'SQS floor': [] };
+  for (const pollers of POLLERS) {
+    const ourselves = ours(field, pollers);
+    const floor = peer(field, 'floor', pollers);
+    try {
+      const turns = await inTurns(ROUNDS_BY_POLLERS, {
+        ours: async () => (await race(field, ourselves, MESSAGES_BY_POLLERS)).perSecond,
+        floor: async () => (await race(field, floor, MESSAGES_BY_POLLERS)).perSecond,
+      });
+      lines['end to end']!.push([pollers, median(turns.ours)]);
+      lines['SQS floor']!.push([pollers, median(turns.floor)]);
+    } finally {
+      await stop([ourselves, floor]);
+    }
+  }
+  return {
+    title: 'End to end by number of pollers',
+    x: 'pollers',
+    y: 'messages/s',
+    lines,
+    logarithmic: true,
+  };
+}
+
+/** Where the time of the processors goes; where nobody counts it, nowhere. */
+function cpuFigures(cpu: Record<string, CpuTimes[]>): Record<string, number> {
+  const figures = Object.entries(cpu).flatMap(([contender, rounds]) =>
+    Object.keys(rounds[0]!).map((name) => {
+      const figure = median(rounds.slice(-ROUNDS).map((round) => round[name]!));
+      return [`CPU of ${contender}: ${name} (µs a message)`, figure] as const;
+    }),
+  );
+  return Object.fromEntries(figures.filter(([, value]) => !Number.isNaN(value)));
+}
