@@ -14,32 +14,42 @@ export interface Encoder<T> {
   write(target: Buffer, offset: number, value: T): void;
 }
 
+/** One for a type of which there are arrays. */
+export interface ElementEncoder<T> extends Encoder<T> {
+  /** The type's, which is the same in every database. */
+  readonly oid: number;
+}
+
 /** A row's values, one for each encoder; null is SQL's NULL. */
 export type RowOf<F extends readonly Encoder<never>[]> = {
   readonly [K in keyof F]: F[K] extends Encoder<infer T> ? T | null : never;
 };
 
 /** uuid, from its hexadecimal text with or without hyphens. */
-export const uuid: Encoder<string> = {
+export const uuid: ElementEncoder<string> = {
+  oid: 2950,
   size: () => 16,
   write: (target, offset, value) => void target.write(value.replaceAll('-', ''), offset, 16, 'hex'),
 };
 
 /** text. */
-export const text: Encoder<string> = {
+export const text: ElementEncoder<string> = {
+  oid: 25,
   size: (value) => Buffer.byteLength(value),
   write: (target, offset, value) => void target.write(value, offset),
 };
 
 /** bytea, from bytes or from the UTF-8 of a string. */
-export const bytea: Encoder<Uint8Array | string> = {
+export const bytea: ElementEncoder<Uint8Array | string> = {
+  oid: 17,
   size: (value) => (typeof value === 'string' ? Buffer.byteLength(value) : value.length),
   write: (target, offset, value) =>
     void (typeof value === 'string' ? target.write(value, offset) : target.set(value, offset)),
 };
 
 /** int4. */
-export const int4: Encoder<number> = {
+export const int4: ElementEncoder<number> = {
+  oid: 23,
   size: () => 4,
   write: (target, offset, value) => void target.writeInt32BE(value, offset),
 };
@@ -48,11 +58,37 @@ export const int4: Encoder<number> = {
 const POSTGRES_EPOCH_MS = 946_684_800_000;
 
 /** timestamptz, from whole milliseconds since 1970. */
-export const timestamptz: Encoder<number> = {
+export const timestamptz: ElementEncoder<number> = {
+  oid: 1184,
   size: () => 8,
   write: (target, offset, value) =>
     void target.writeBigInt64BE(BigInt(value - POSTGRES_EPOCH_MS) * 1000n, offset),
 };
+
+/** Dimensions, whether there are nulls, the elements' type; then for the one dimension its length and lower bound. */
+const ARRAY_HEADER_SIZE = 5 * 4;
+
+/**
+ * An array of one dimension, without nulls.
+ *
+ * @see array_recv in Postgres's src/backend/utils/adt/arrayfuncs.c
+ */
+export function arrayOf<T>(element: ElementEncoder<T>): Encoder<readonly T[]> {
+  return {
+    size: (values) =>
+      values.reduce((sum, value) => sum + LENGTH_SIZE + element.size(value), ARRAY_HEADER_SIZE),
+    write: (target, start, values) => {
+      let offset = start;
+      for (const word of [1, 0, element.oid, values.length, 1]) offset = target.writeInt32BE(word, offset);
+      for (const value of values) {
+        const size = element.size(value);
+        offset = target.writeInt32BE(size, offset);
+        element.write(target, offset, value);
+        offset += size;
+      }
+    },
+  };
+}
 
 /** The format's signature, then no flags and no header extension: an int4 each. */
 const HEADER = Buffer.concat([Buffer.from('PGCOPY\n\xff\r\n\0', 'latin1'), Buffer.alloc(8)]);

@@ -1,12 +1,8 @@
 import type pg from 'pg';
-import { bytea, copyIn, encodeRows, int4, text, timestamptz, uuid } from '../database/copy.ts';
+import { copyIn } from '../database/copy.ts';
 import { codeOf, SQLSTATE } from '../errors.ts';
 import type { Batch } from './batcher.ts';
-
-/** The view whose trigger writes `staging.raw_messages`: COPY refuses a table that has row-level security. */
-const COPY = `copy staging.inbox (batch_id, message_id, receipt_handle, sent_at, receive_count, body)
-  from stdin (format binary)`;
-const FIELDS = [uuid, uuid, text, timestamptz, int4, bytea] as const;
+import { COPY_INBOX, encodeInbox } from './inbox.ts';
 
 /**
  * How long one attempt may take, in milliseconds. A batch takes some 50 ms; a server that stopped answering without
@@ -47,20 +43,9 @@ export async function stageBatch(pool: pg.Pool, batch: Batch): Promise<void> {
 }
 
 async function stage(client: pg.PoolClient, batch: Batch): Promise<void> {
-  const rows = batch.messages.map(
-    (message) =>
-      [
-        batch.id,
-        message.messageId,
-        message.receiptHandle,
-        message.sentAt,
-        message.receiveCount,
-        message.body,
-      ] as const,
-  );
   await client.query('begin');
-  await copyIn(client, COPY, encodeRows(FIELDS, rows));
-  await client.query('select staging.submit_batch($1::uuid, $2::int)', [batch.id, rows.length]);
+  await copyIn(client, COPY_INBOX, encodeInbox(batch.id, batch.messages));
+  await client.query('select staging.submit_batch($1::uuid, $2::int)', [batch.id, batch.messages.length]);
   await client.query('commit');
 }
 

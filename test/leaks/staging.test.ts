@@ -1,7 +1,17 @@
 /** What is staged in the clear leaves no trace beside its unlogged table. */
 import { randomBytes, randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { bytea, copyIn, encodeRows, int4, text, timestamptz, uuid } from '../../src/database/copy.ts';
+import {
+  arrayOf,
+  bytea,
+  copyIn,
+  encodeRows,
+  int4,
+  text,
+  timestamptz,
+  uuid,
+  type RowOf,
+} from '../../src/database/copy.ts';
 import { unseal } from '../../src/database/kek.ts';
 import { CanaryBook } from '../support/leaks/canaries.ts';
 import { scan } from '../support/leaks/scan.ts';
@@ -16,17 +26,62 @@ beforeAll(async () => {
 });
 afterAll(() => world.stop());
 
-test('a staged row with a column missing', async () => {
+const filler = (bytes: number): string => randomBytes(bytes / 2).toString('hex');
+
+const INBOX = [
+  uuid,
+  arrayOf(uuid),
+  arrayOf(text),
+  arrayOf(timestamptz),
+  arrayOf(int4),
+  arrayOf(bytea),
+] as const;
+
+/** A row of the inlet, whole but for what it is given; the body is a canary. */
+function rowOf(body: string, columns: Record<number, null | never[]>) {
+  const whole = [randomUUID(), [randomUUID()], ['r'], [0], [1], [body]];
+  return Object.assign(whole, columns) as unknown as RowOf<typeof INBOX>;
+}
+
+test.each([
+  ['whose batch is null', { 0: null }],
+  ['whose column is null', { 3: null }],
+  ['with an array that is too short', { 2: [] }],
+  ['with ids for none', { 1: [] }],
+])('a staged row %s', async (_, columns) => {
   const canaries = new CanaryBook();
   const client = await world.db.pool('loader').connect();
-  const row = encodeRows(
-    [uuid, uuid, text, timestamptz, int4, bytea],
-    [[randomUUID(), randomUUID(), 'r', null, 1, canaries.text('body')]],
-  );
+  const row = encodeRows(INBOX, [rowOf(canaries.text('body'), columns)]);
   const copy = copyIn(client, 'copy staging.inbox from stdin (format binary)', row);
   expect(await world.witness.codeOf(copy)).toBe('ML014');
   client.release(true);
   expect(await scan(world, canaries.all)).toEqual([]);
+});
+
+test('a staged row with a null among its bodies', async () => {
+  const insert = world.db.pool('loader').query(
+    `insert into staging.inbox
+     select gen_random_uuid(), array[gen_random_uuid(), gen_random_uuid()], '{r,r}', array[now(), now()], '{1,1}',
+            array[repeat('x', 8)::bytea, null]`,
+  );
+  expect(await world.witness.codeOf(insert)).toBe('ML014');
+});
+
+test('a batch larger than work_mem goes into staging without a temporary file', async () => {
+  const files = async (): Promise<number> => {
+    const { rows } = await world.db.superuser.query<{ files: string }>(
+      'select temp_files as files from pg_stat_database where datname = current_database()',
+    );
+    return Number(rows[0]!.files);
+  };
+  const before = await files();
+  await stage(
+    world.db,
+    Array.from({ length: 50 }, () => message(event({ x: filler(200_000) }))),
+  );
+  // Sessions report when they end, if not before.
+  await world.db.pool('loader').query('select pg_stat_force_next_flush()');
+  expect(await files()).toBe(before);
 });
 
 test('a batch that was lost before it was masked', async () => {
@@ -60,8 +115,6 @@ async function scanWhileMasking(bodies: (canaries: CanaryBook) => string[]): Pro
   await masking;
   return found;
 }
-
-const filler = (bytes: number): string => randomBytes(bytes / 2).toString('hex');
 
 test('a batch of the default size that is being masked', async () => {
   const found = await scanWhileMasking((canaries) => [

@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import type pg from 'pg';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import {
+  arrayOf,
   bytea,
   copyIn,
   encodeRows,
@@ -23,6 +24,7 @@ beforeAll(async () => {
   db = await createTestDatabase({ sealed: true });
   client = await db.superuser.connect();
   await client.query('create temp table copied (id uuid, t text, at timestamptz, n int, b bytea)');
+  await client.query('create temp table arrays (id uuid[], t text[], at timestamptz[], n int[], b bytea[])');
 });
 afterAll(async () => {
   client.release();
@@ -48,6 +50,27 @@ test('rows arrive as they were', async () => {
     }),
     { numRuns: 40 },
   );
+});
+
+test('arrays arrive as they were', async () => {
+  const at = Date.UTC(2026, 0, 1);
+  const id = '0192aaaa-0000-4000-8000-000000000001';
+  await copyIn(
+    client,
+    'copy arrays from stdin (format binary)',
+    encodeRows(
+      [arrayOf(uuid), arrayOf(text), arrayOf(timestamptz), arrayOf(int4), arrayOf(bytea)],
+      [
+        [[id, id], ['a', '', 'ü{,"'], [at], [1, -1], ['ü\0', Buffer.from([255])]],
+        [[], [], [], [], []],
+      ],
+    ),
+  );
+  const { rows } = await client.query({ text: 'select * from arrays', rowMode: 'array' });
+  expect(rows).toEqual([
+    [[id, id], ['a', '', 'ü{,"'], [new Date(at)], [1, -1], [Buffer.from('ü\0'), Buffer.from([255])]],
+    [[], [], [], [], []],
+  ]);
 });
 
 test('null is NULL', async () => {

@@ -84,8 +84,8 @@ test('sealing and submitting are refused to all but custodian and loader', async
 });
 
 test('a loader gets nothing back of what it puts in', async () => {
-  const insert = `insert into staging.inbox values ($batch, gen_random_uuid(), 'r', now(), 1, 'b')`;
-  expect(await attempt('loader', `${insert} returning body`)).toBe('42501');
+  const insert = `insert into staging.inbox values ($batch, array[gen_random_uuid()], '{r}', array[now()], '{1}', '{b}')`;
+  expect(await attempt('loader', `${insert} returning bodies`)).toBe('42501');
   expect(await attempt('loader', `begin; ${insert}; rollback`)).toBe('none');
 });
 

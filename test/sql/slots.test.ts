@@ -50,7 +50,8 @@ test('so is what a transaction left that was rolled back', async () => {
   const client = await db.superuser.connect();
   await client.query('begin');
   await client.query(
-    `insert into staging.inbox values (gen_random_uuid(), gen_random_uuid(), '', now(), 1, convert_to($1, 'UTF8'))`,
+    `insert into staging.inbox
+       values (gen_random_uuid(), array[gen_random_uuid()], '{""}', array[now()], '{1}', array[convert_to($1, 'UTF8')])`,
     [CANARY],
   );
   await client.query('rollback');
@@ -82,7 +83,8 @@ test('rotation waits for a batch that is being copied, and keeps its rows', asyn
   await loader.query('begin');
   const batch = '00000000-0000-4000-8000-000000000001';
   await loader.query(
-    `insert into staging.inbox select $1, gen_random_uuid(), 'r', now(), 1, convert_to($2, 'UTF8')`,
+    `insert into staging.inbox
+     select $1, array[gen_random_uuid()], '{r}', array[now()], '{1}', array[convert_to($2, 'UTF8')]`,
     [batch, event()],
   );
   const { batchId } = await maskAll(db, [message()]);

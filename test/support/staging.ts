@@ -1,14 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
-import { bytea, copyIn, encodeRows, int4, text, timestamptz, uuid } from '../../src/database/copy.ts';
+import { copyIn } from '../../src/database/copy.ts';
+import { COPY_INBOX, encodeInbox } from '../../src/load/inbox.ts';
 import type { TestDatabase } from './database.ts';
 
 /** 2026-01-15T12:00:00Z, in milliseconds: one moment for all messages that no test dates itself. */
 export const SENT_AT = Date.UTC(2026, 0, 15, 12);
-
-const COPY = `copy staging.inbox (batch_id, message_id, receipt_handle, sent_at, receive_count, body)
-  from stdin (format binary)`;
-const FIELDS = [uuid, uuid, text, timestamptz, int4, bytea] as const;
 
 export type Body = string | Uint8Array;
 
@@ -52,11 +49,16 @@ export async function stage(
 ): Promise<string> {
   const batchId = options.batchId ?? randomUUID();
   await inTransaction(db.pool('loader'), async (client) => {
-    const rows = messages.map(
-      ({ id, body, sentAt = SENT_AT, receipt = `receipt-of-${id}`, receiveCount = 1 }) =>
-        [batchId, id, receipt, sentAt, receiveCount, body] as const,
+    const received = messages.map(
+      ({ id, body, sentAt = SENT_AT, receipt = `receipt-of-${id}`, receiveCount = 1 }) => ({
+        messageId: id,
+        receiptHandle: receipt,
+        sentAt,
+        receiveCount,
+        body,
+      }),
     );
-    await copyIn(client, COPY, encodeRows(FIELDS, rows));
+    await copyIn(client, COPY_INBOX, encodeInbox(batchId, received));
     await client.query('select staging.submit_batch($1::uuid, $2::int)', [
       batchId,
       options.rowCount ?? messages.length,

@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { readSettings, type Settings } from '../../src/config.ts';
-import { bytea, copyIn, encodeRows, int4, text, timestamptz, uuid } from '../../src/database/copy.ts';
+import { copyIn } from '../../src/database/copy.ts';
+import { COPY_INBOX, encodeInbox } from '../../src/load/inbox.ts';
 import { startEmulator, type Emulator } from '../../src/local/emulator.ts';
 import { createLogger } from '../../src/log.ts';
 import { createQueueClient } from '../../src/queue/client.ts';
@@ -51,14 +52,7 @@ async function stageOne(body: string): Promise<string> {
   const batchId = randomUUID();
   const client = await db.pool('loader').connect();
   await client.query('begin');
-  await copyIn(
-    client,
-    'copy staging.inbox (batch_id, message_id, receipt_handle, sent_at, receive_count, body) from stdin (format binary)',
-    encodeRows(
-      [uuid, uuid, text, timestamptz, int4, bytea],
-      [[batchId, message!.messageId, message!.receiptHandle, Number(message!.sentAt), 1, message!.body]],
-    ),
-  );
+  await copyIn(client, COPY_INBOX, encodeInbox(batchId, [message!]));
   await client.query('select staging.submit_batch($1, 1)', [batchId]);
   await client.query('commit');
   client.release();
