@@ -5,7 +5,7 @@ const HEIGHT = 360;
 const MARGIN = { top: 40, right: 170, bottom: 50, left: 70 };
 const TICKS = 5;
 /** Told apart by people who see few colours, and on light and dark pages (Okabe and Ito). */
-const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7'];
+const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00'];
 
 type Point = readonly [x: number, y: number];
 
