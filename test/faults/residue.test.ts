@@ -1,0 +1,73 @@
+/** Raw messages leave the disk while others keep coming: nothing waits for a pause in the traffic. */
+import { randomUUID } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { event, events } from '../support/bodies.ts';
+import { startPipeline, until, type Pipeline } from '../support/pipeline.ts';
+
+/** What is promised, in milliseconds: the time from being acknowledged to being nowhere on the disk. */
+const OFF_THE_DISK_MS = 120_000;
+
+let pipeline: Pipeline;
+beforeEach(async () => {
+  pipeline = await startPipeline();
+  await pipeline.superuser.query('create extension pageinspect');
+});
+afterEach(() => pipeline.stop());
+
+const number = async (query: string, values: unknown[] = []): Promise<number> =>
+  Number((await pipeline.superuser.query<{ n: string }>(`select (${query}) as n`, values)).rows[0]!.n);
+
+/** Pages of staging that hold it, in memory or on the disk. */
+const pagesWith = (words: string): Promise<number> =>
+  number(
+    `select count(*)
+       from pg_class c, generate_series(0, pg_relation_size(c.oid) / 8192 - 1) as block
+      where c.oid::regclass::text like 'staging.raw_messages%'
+        and c.relkind = 'r'
+        and position(convert_to($1, 'UTF8') in get_raw_page(c.oid::regclass::text, block)) > 0`,
+    [words],
+  );
+
+/** Files of the data directory that hold it, those of unlogged tables included. */
+function filesWith(words: string): string[] {
+  const directory = pipeline.stack.file.dataDirectory;
+  return readdirSync(directory, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => path.join(entry.parentPath, entry.name))
+    .filter((file) => readFileSync(file).includes(words));
+}
+
+test('a body is off the disk within two minutes of being acknowledged, under continuous load', async () => {
+  const canary = `residue-${randomUUID()}`;
+  pipeline.run('load', ['--follow']);
+  pipeline.run('worker');
+  const over = new AbortController();
+  const traffic = (async () => {
+    while (!over.signal.aborted) await pipeline.send(events(500));
+  })();
+
+  const seen = until(async () => (await pagesWith(canary)) > 0);
+  const [id] = await pipeline.send([event(1, { note: canary })]);
+  await seen;
+  await until(
+    async () => (await number('select count(*) from public.user_logins where message_id = $1', [id])) > 0,
+  );
+  await until(
+    async () =>
+      (await number(
+        `select count(*) from staging.batches b
+          where b.acked_at is null
+            and b.staged_at <= (select l.loaded_at from public.user_logins l where l.message_id = $1)`,
+        [id],
+      )) === 0,
+  );
+  const before = await number('select count(*) from staging.batches');
+  await until(async () => (await pagesWith(canary)) === 0 && filesWith(canary).length === 0, OFF_THE_DISK_MS);
+
+  over.abort();
+  await traffic;
+  // The traffic went on all the while: it was no pause that let go of the body.
+  expect((await number('select count(*) from staging.batches')) - before).toBeGreaterThan(10);
+}, 400_000);
