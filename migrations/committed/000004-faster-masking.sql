@@ -1,9 +1,37 @@
 --! Previous: sha1:e669073053c1b2fd38ac16292a96cd927603ac50
---! Hash: sha1:ac38b7a33224999480c4b1d5e7a40820de86d0f5
+--! Hash: sha1:a44d628d8d6a4cc1ccde6b161dc2f3deb824f894
 --! Message: faster masking
 
 -- The next migration: `--! include` lines, one for each changed file of fixtures/, in order (see docs/development.md).
 
+--! Included functions/masking.read_body.sql
+-- masking.read_body(body bytea) -> jsonb
+--
+-- what:    the event in a body, or null for a body that Postgres cannot hold as jsonb: no UTF-8, a NUL byte, no
+--          JSON, \u0000, a lone surrogate, 1e999999, nesting beyond the stack
+-- called:  by masking.mask_rows once a batch has failed as a whole
+-- raises:  nothing that a body can cause. Each call is a sub-transaction, the only thing that stops every such
+--          error: pg_input_is_valid and `is json` raise 54001 themselves on deep nesting.
+create or replace function masking.read_body(body bytea)
+returns jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+  return convert_from(body, 'UTF8')::jsonb;
+exception when others then
+  if masking.is_fault_of_data(sqlstate) then
+    return null;
+  end if;
+  raise;
+end
+$$;
+
+comment on function masking.read_body(bytea) is 'The event in a body, or null where it cannot be read';
+revoke all on function masking.read_body(bytea) from public;
+--! EndIncluded functions/masking.read_body.sql
 --! Included functions/masking.mask_rows.sql
 -- masking.mask_rows(batch_id uuid, lenient boolean, only_message_id uuid default null)
 --   -> (rows integer, inserted integer, quarantined integer)
@@ -11,8 +39,8 @@
 -- what:    classifies, masks, encrypts what is new, and moves the rows of a batch (or one message of it) on, in one
 --          statement
 -- takes:   lenient: false casts all bodies and fails as a whole on one that cannot be cast, or on a message that is here
---          although SQS says that this is its first delivery: quick, and nearly always right; true reads each body in a
---          sub-transaction of its own, and leaves what is here as it is
+--          although SQS says that all of the batch is delivered for the first time: quick, and nearly always right; true
+--          reads each body in a sub-transaction of its own, and leaves what is here as it is
 -- called:  by masking.mask_staged and masking.mask_one_by_one
 -- reads:   staging.raw_messages, masking.keys, masking.kek
 -- writes:  masking.vault, public.user_logins, staging.quarantine
@@ -54,6 +82,14 @@ declare
   device_password text;
   body_cipher_version integer;
   body_password text;
+  -- SQS counts deliveries; what it gives out for the first time is hardly ever here already. One way for the whole
+  -- batch: two ways would be two orders of rows, in which two batches could wait for each other.
+  may_be_here boolean := lenient or exists (
+    select
+    from staging.raw_messages m
+    where m.batch_id = mask_rows.batch_id
+      and m.receive_count is distinct from 1
+  );
 begin
   -- Into variables of their own: the field of a record is looked up anew for each row.
   select k.version, k.key
@@ -79,7 +115,6 @@ begin
     select
       m.message_id,
       m.sent_at,
-      m.receive_count,
       m.body,
       case when lenient then masking.read_body(m.body) else convert_from(m.body, 'UTF8')::jsonb end as event
     from staging.raw_messages m
@@ -92,7 +127,6 @@ begin
     select
       e.message_id,
       e.sent_at,
-      e.receive_count,
       e.body,
       e.event,
       e.event ->> 'user_id' as user_id,
@@ -109,7 +143,6 @@ begin
     select
       t.message_id,
       t.sent_at,
-      t.receive_count,
       t.body,
       t.user_id,
       t.device_type,
@@ -166,8 +199,6 @@ begin
       masking.token_of(d.device_digest, device_token_version) as masked_device_id,
       d.message_id,
       d.sent_at,
-      -- SQS counts deliveries; what it gives out for the first time is hardly ever here already.
-      d.receive_count > 1 or lenient as may_be_here,
       d.ip,
       d.device_id,
       d.user_id,
@@ -218,7 +249,7 @@ begin
       m.user_id, m.sent_at, m.message_id, m.device_type, m.masked_ip, m.masked_device_id, m.locale, m.app_version
     from masked m
     where m.fault is null
-      and not m.may_be_here
+      and not may_be_here
       -- Quarantined once, it stays there until somebody replays it: a message is in one place.
       and not exists (select from staging.quarantine q where q.message_id = m.message_id offset 0)
     order by m.user_id, m.sent_at, m.message_id
@@ -234,7 +265,7 @@ begin
       m.user_id, m.sent_at, m.message_id, m.device_type, m.masked_ip, m.masked_device_id, m.locale, m.app_version
     from masked m
     where m.fault is null
-      and m.may_be_here
+      and may_be_here
       and not exists (select from staging.quarantine q where q.message_id = m.message_id offset 0)
     order by m.user_id, m.sent_at, m.message_id
     on conflict do nothing
@@ -275,3 +306,55 @@ $$;
 comment on function masking.mask_rows(uuid, boolean, uuid) is 'Masks the rows of a batch and moves them on, in one statement';
 revoke all on function masking.mask_rows(uuid, boolean, uuid) from public;
 --! EndIncluded functions/masking.mask_rows.sql
+--! Included functions/masking.mask_staged.sql
+-- masking.mask_staged(batch_id uuid) -> (rows integer, inserted integer, quarantined integer)
+--
+-- what:    masks what is staged of a batch: all at once and quickly; where a message makes that fail, all at once with
+--          each body read in a sub-transaction; where that fails too, message by message
+-- called:  by masking.mask_batch and staging.replay
+-- reads:   staging.raw_messages, masking.keys, masking.kek
+-- writes:  masking.vault, public.user_logins, staging.quarantine
+-- locks:   masking.keys and masking.vault against rotation and purges, until the transaction ends: whoever makes a
+--          key or removes values waits for the batches under way, and later batches see what it did
+-- twice:   yes
+-- raises:  ML001 sealed; ML002 wrong key-encryption key; faults of the server
+create or replace function masking.mask_staged(
+  batch_id uuid,
+  out rows integer,
+  out inserted integer,
+  out quarantined integer
+)
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  counts record;
+begin
+  lock table masking.keys, masking.vault in row exclusive mode;
+
+  begin
+    counts := masking.mask_rows(batch_id, lenient => false);
+  exception when others then
+    if not masking.is_fault_of_data(sqlstate) then
+      raise;
+    end if;
+    begin
+      counts := masking.mask_rows(batch_id, lenient => true);
+    exception when others then
+      if not masking.is_fault_of_data(sqlstate) then
+        raise;
+      end if;
+      counts := masking.mask_one_by_one(batch_id);
+    end;
+  end;
+
+  rows := counts.rows;
+  inserted := counts.inserted;
+  quarantined := counts.quarantined;
+end
+$$;
+
+comment on function masking.mask_staged(uuid) is 'Masks what is staged of a batch, isolating what cannot be masked';
+revoke all on function masking.mask_staged(uuid) from public;
+--! EndIncluded functions/masking.mask_staged.sql

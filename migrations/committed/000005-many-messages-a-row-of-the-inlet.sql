@@ -1,5 +1,5 @@
---! Previous: sha1:ac38b7a33224999480c4b1d5e7a40820de86d0f5
---! Hash: sha1:55bde632d962262a4f78975b00af6a3dcd097559
+--! Previous: sha1:a44d628d8d6a4cc1ccde6b161dc2f3deb824f894
+--! Hash: sha1:f1fab6dd900faea5590953568528bca47b5eb4eb
 --! Message: many messages a row of the inlet
 
 -- The next migration: `--! include` lines, one for each changed file of fixtures/, in order (see docs/development.md).

@@ -13,8 +13,11 @@ const FIELDS = [
   arrayOf(bytea),
 ] as const;
 
-/** Messages a row. The trigger's cost is a row's; a hundred times fewer of them is as good as none. */
-const PACK = 100;
+/**
+ * Messages a row: the trigger's cost is a row's, and a hundred times fewer of them is as good as none. Bytes of bodies a
+ * row: the server holds a row several times over.
+ */
+const PACK = { messages: 100, bytes: 1_048_576 };
 
 /** What is staged of a message. */
 export interface StagedMessage {
@@ -28,12 +31,9 @@ export interface StagedMessage {
 
 /** Messages of a batch as data for `COPY_INBOX`. */
 export function encodeInbox(batchId: string, messages: readonly StagedMessage[]): Buffer {
-  const packs = Array.from({ length: Math.ceil(messages.length / PACK) }, (_, index) =>
-    messages.slice(index * PACK, (index + 1) * PACK),
-  );
   return encodeRows(
     FIELDS,
-    packs.map((pack) => [
+    packsOf(messages).map((pack) => [
       batchId,
       pack.map(({ messageId }) => messageId),
       pack.map(({ receiptHandle }) => receiptHandle),
@@ -42,4 +42,20 @@ export function encodeInbox(batchId: string, messages: readonly StagedMessage[])
       pack.map(({ body }) => body),
     ]),
   );
+}
+
+function packsOf(messages: readonly StagedMessage[]): StagedMessage[][] {
+  const packs: StagedMessage[][] = [];
+  let bytes = 0;
+  for (const message of messages) {
+    const pack = packs.at(-1);
+    bytes += bytea.size(message.body);
+    if (pack === undefined || pack.length === PACK.messages || bytes > PACK.bytes) {
+      packs.push([message]);
+      bytes = bytea.size(message.body);
+    } else {
+      pack.push(message);
+    }
+  }
+  return packs;
 }

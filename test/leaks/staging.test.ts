@@ -37,17 +37,17 @@ const INBOX = [
   arrayOf(bytea),
 ] as const;
 
-/** A row of the inlet, whole but for what it is given; the body is a canary. */
-function rowOf(body: string, columns: Record<number, null | never[]>) {
+/** A row of the inlet with one message, whose body is a canary; whole but for what it is given. */
+function rowOf(body: string, columns: Record<number, null | readonly never[]>) {
   const whole = [randomUUID(), [randomUUID()], ['r'], [0], [1], [body]];
   return Object.assign(whole, columns) as unknown as RowOf<typeof INBOX>;
 }
 
+const COLUMNS = ['batch_id', 'message_ids', 'receipt_handles', 'sent_ats', 'receive_counts', 'bodies'];
+
 test.each([
-  ['whose batch is null', { 0: null }],
-  ['whose column is null', { 3: null }],
-  ['with an array that is too short', { 2: [] }],
-  ['with ids for none', { 1: [] }],
+  ...COLUMNS.map((name, index) => [`whose ${name} is null`, { [index]: null }] as const),
+  ...COLUMNS.slice(1).map((name, index) => [`whose ${name} is too short`, { [index + 1]: [] }] as const),
 ])('a staged row %s', async (_, columns) => {
   const canaries = new CanaryBook();
   const client = await world.db.pool('loader').connect();
@@ -58,12 +58,20 @@ test.each([
   expect(await scan(world, canaries.all)).toEqual([]);
 });
 
-test('a staged row with a null among its bodies', async () => {
-  const insert = world.db.pool('loader').query(
-    `insert into staging.inbox
-     select gen_random_uuid(), array[gen_random_uuid(), gen_random_uuid()], '{r,r}', array[now(), now()], '{1,1}',
-            array[repeat('x', 8)::bytea, null]`,
+test.each(COLUMNS.slice(1))('a staged row with a null among its %s', async (name) => {
+  const two = {
+    message_ids: 'array[gen_random_uuid(), gen_random_uuid()]',
+    receipt_handles: `array['r', 'r']`,
+    sent_ats: 'array[now(), now()]',
+    receive_counts: 'array[1, 1]',
+    bodies: `array['b'::bytea, 'b']`,
+  };
+  const values = Object.entries(two).map(([column, array]) =>
+    column === name ? array.replace(/, .*\]$/, ', null]') : array,
   );
+  const insert = world.db
+    .pool('loader')
+    .query(`insert into staging.inbox select gen_random_uuid(), ${values.join(', ')}`);
   expect(await world.witness.codeOf(insert)).toBe('ML014');
 });
 
