@@ -76,6 +76,23 @@ export async function stopTwice(world: World): Promise<void> {
   await world.recovery.measure('SIGTERM twice');
 }
 
+/**
+ * Postgres slower than the queue for ten minutes. Messages stay hidden for as long as the loader asks meanwhile, as they do
+ * in SQS: with a time-out a tenth of what waiting takes, everything would come ten times over.
+ */
+export async function longOverload(world: World, seconds: number): Promise<void> {
+  const { queue } = world;
+  const usual = queue.visibilitySeconds;
+  queue.visibilitySeconds = LONG_VISIBILITY_SECONDS;
+  try {
+    await overload(world, seconds);
+    const isDone = await until(async () => (await world.remains()).queue.size === 0, 300_000, 1_000);
+    expect(isDone, 'what had waited was not masked in five minutes');
+  } finally {
+    queue.visibilitySeconds = usual;
+  }
+}
+
 /** Postgres slower than the queue: the backlog stays at its ceiling, memory flat, nothing is dead-lettered. */
 export async function overload(world: World, seconds: number): Promise<void> {
   const { loader, traffic, superuser, postgres } = world;

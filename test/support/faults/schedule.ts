@@ -3,7 +3,15 @@ import { fillRealDisk } from './disk.ts';
 import { killAt, MOMENTS } from './kills.ts';
 import { cut, fillDisk, reset, slow, stopImmediately, swallow, terminate } from './postgres-faults.ts';
 import { QUEUE_FAULTS, type Operation, type PlannedFault } from './queue-proxy.ts';
-import { failForGood, jumpClock, overload, stopTwice, stopUnderLoad, withoutKek } from './scenarios.ts';
+import {
+  failForGood,
+  jumpClock,
+  longOverload,
+  overload,
+  stopTwice,
+  stopUnderLoad,
+  withoutKek,
+} from './scenarios.ts';
 import type { World } from './world.ts';
 
 /** One fault of a schedule. */
@@ -83,7 +91,7 @@ export function longSchedule(seed: number, rounds: number): Schedule {
   const steps = Array.from({ length: rounds }, () => shuffled(random, ALL_STEPS)).flat();
   steps.push({
     name: 'overload for ten minutes',
-    run: (world) => overload(world, LONG_OVERLOAD_SECONDS),
+    run: (world) => longOverload(world, LONG_OVERLOAD_SECONDS),
   });
   return { steps, queueFaults: queueFaults(random, rounds) };
 }
