@@ -94,6 +94,14 @@ export async function fill({ superuser }: BenchStack, logins: number, entries: n
   await superuser.query('vacuum analyze');
 }
 
+/** What is in place in most benchmarks: between the first day and the ten millions of `table-size`. */
+export const IN_PLACE = { logins: 500_000, entries: 500_000 };
+
+/** Empties what masking fills. */
+export async function clear({ superuser }: BenchStack): Promise<void> {
+  await superuser.query('truncate public.user_logins, masking.vault');
+}
+
 /** Runs a file of this directory. */
 export async function runSql({ superuser }: BenchStack, name: string): Promise<void> {
   await superuser.query(readFileSync(path.join(import.meta.dirname, name), 'utf8'));

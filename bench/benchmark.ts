@@ -42,6 +42,11 @@ export function isMet({ value, atLeast = 0, atMost = Infinity }: Target): boolea
   return value >= atLeast && value <= atMost;
 }
 
+/** For people: what is promised. */
+export function promiseOf({ atLeast, atMost }: Target): string {
+  return atLeast === undefined ? `at most ${atMost}` : `at least ${atLeast}`;
+}
+
 /**
  * Runs contenders in turns, so that whatever else the machine does is shared out: a first round that counts for
  * nothing, then `rounds` that do. Every other round goes the other way about.

@@ -1,5 +1,8 @@
 import { loginEvents } from '../src/send/events.ts';
 
+/** Of a batch that is mostly known, the share of values that the vault does not have yet. */
+export const MOSTLY_KNOWN = 0.02;
+
 /** How many devices and addresses are known. */
 const KNOWN = 20_000;
 

@@ -1,17 +1,10 @@
-import { fill, runSql, withBenchStack, type BenchStack } from './bench-stack.ts';
-import { masked, plain } from './batches.ts';
+import { clear, fill, IN_PLACE, runSql, withBenchStack, type BenchStack } from './bench-stack.ts';
+import { masked, maskKnown, plain, ROWS } from './batches.ts';
 import { inTurns, median, medianRatio, type Result, type Series } from './benchmark.ts';
-import { Bodies } from './bodies.ts';
+import { Bodies, MOSTLY_KNOWN } from './bodies.ts';
 
-/** A full batch of the loader's. */
-const ROWS = 2_000;
 const ROUNDS = 25;
 const SERIES_ROUNDS = 7;
-/** What is in place before: in the middle between the first day and the ten millions of the benchmark table-size. */
-const LOGINS = 500_000;
-const ENTRIES = 500_000;
-/** Of a batch that is mostly known, the share of values that the vault does not have yet. */
-const MOSTLY_KNOWN = 0.02;
 const SHARES = [0, 0.02, 0.05, 0.1, 0.25, 0.5, 1];
 const BATCH_SIZES = [100, 250, 500, 1_000, 2_000, 4_000, 8_000];
 
@@ -29,7 +22,7 @@ export function masking(): Promise<Result> {
     const series = [await byShare(stack, bodies), await byBatchSize(stack, bodies)];
     const defaultsFirst = await againstDefaults(stack, bodies, clear);
     return {
-      how: `batches of ${ROWS} rows on one connection, ${ROUNDS} rounds; ${LOGINS} logins and ${ENTRIES} entries of the vault in place`,
+      how: `batches of ${ROWS} rows on one connection, ${ROUNDS} rounds; ${IN_PLACE.logins} logins and ${IN_PLACE.entries} entries of the vault in place`,
       postgres: stack.version,
       targets: [
         {
@@ -66,11 +59,9 @@ export function masking(): Promise<Result> {
 async function prepare(stack: BenchStack, bodies: Bodies): Promise<void> {
   await runSql(stack, 'floor.sql');
   await runSql(stack, 'fill.sql');
-  await stack.superuser.query('select bench.fill($1, $2)', [LOGINS, ENTRIES]);
+  await maskKnown(stack, bodies);
+  await fill(stack, IN_PLACE.logins, IN_PLACE.entries);
   await stack.superuser.query('select bench.fill_plain()');
-  const all = bodies.all();
-  for (let from = 0; from < all.length; from += ROWS) await masked(stack, all.slice(from, from + ROWS));
-  await fill(stack, 0, 0);
 }
 
 /** The same pipeline with `pgp_sym_encrypt` as it comes: AES-128, and a password stretched for every value. */
@@ -91,10 +82,6 @@ async function againstDefaults(
     return took;
   };
   return inTurns(SERIES_ROUNDS, { ours, theirs });
-}
-
-async function clear({ superuser }: BenchStack): Promise<void> {
-  await superuser.query('truncate public.user_logins, masking.vault');
 }
 
 async function setCipherOptions({ superuser }: BenchStack, options: string): Promise<void> {

@@ -3,7 +3,7 @@
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { isMet, type Result, type Target } from './benchmark.ts';
+import { isMet, promiseOf, type Result, type Target } from './benchmark.ts';
 import { plot } from './plots.ts';
 
 const ROOT = path.join(import.meta.dirname, '..');
@@ -45,7 +45,6 @@ function section({ how, node, postgres, cores, targets, figures, series = [] }: 
 }
 
 function promise(target: Target): string {
-  const { atLeast, atMost } = target;
-  const words = atLeast === undefined ? `at most ${atMost}` : `at least ${atLeast}`;
+  const words = promiseOf(target);
   return isMet(target) ? `${words}: met` : `**${words}: not met**`;
 }

@@ -1,6 +1,6 @@
 import pg from 'pg';
-import { stageBatch } from '../src/load/stage.ts';
-import { batchOf, withBenchStack, type BenchStack } from './bench-stack.ts';
+import { masked } from './batches.ts';
+import { withBenchStack, type BenchStack } from './bench-stack.ts';
 import { inTurns, median, medianRatio, timed, type Result } from './benchmark.ts';
 
 const VALUES = 10_000;
@@ -26,7 +26,10 @@ export function reveal(): Promise<Result> {
 
 async function compare(stack: BenchStack, unmasker: pg.Client): Promise<Result> {
   const { superuser } = stack;
-  await maskValues(stack);
+  const bodies = Array.from({ length: VALUES }, (_, n) =>
+    JSON.stringify({ user_id: `user-${n}`, ip: `10.0.${n >> 8}.${n & 255}` }),
+  );
+  await masked(stack, bodies);
   await superuser.query(
     'update unmask.policy set approval_above = values_per_request, values_per_day = 1000000000',
   );
@@ -81,17 +84,6 @@ async function compare(stack: BenchStack, unmasker: pg.Client): Promise<Result> 
       'reveal (µs a value)': (median(revealing) * 1000) / VALUES,
     },
   };
-}
-
-/** So many logins, each with an address of its own, by the way that they always come. */
-async function maskValues({ loader, worker }: BenchStack): Promise<void> {
-  const bodies = Array.from({ length: VALUES }, (_, n) =>
-    JSON.stringify({ user_id: `user-${n}`, ip: `10.0.${n >> 8}.${n & 255}` }),
-  );
-  const batch = batchOf(bodies);
-  await stageBatch(loader, batch);
-  await worker.query('select from masking.mask_batch($1)', [batch.id]);
-  await worker.query('select staging.close_batch($1)', [batch.id]);
 }
 
 async function expectRows(call: Promise<pg.QueryResult<{ rows: string }>>): Promise<void> {

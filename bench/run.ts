@@ -7,7 +7,7 @@ import path from 'node:path';
 import Table from 'cli-table3';
 import { commandLine, runCommand } from '../src/cli/command.ts';
 import { SettingError } from '../src/errors.ts';
-import { CORES, isMet, rounded, type Benchmark, type Result } from './benchmark.ts';
+import { CORES, isMet, promiseOf, rounded, type Benchmark, type Result } from './benchmark.ts';
 import { endToEnd } from './end-to-end.ts';
 import { latency } from './latency.ts';
 import { masking } from './masking.ts';
@@ -61,9 +61,8 @@ function round(_key: string, value: unknown): unknown {
 function print({ how, figures, targets }: Result): void {
   const table = new Table({ head: ['measured', 'value', 'promised'], style: { head: [], border: [] } });
   for (const target of targets) {
-    const { measure, value, atLeast, atMost } = target;
-    const promise = atLeast === undefined ? `at most ${atMost}` : `at least ${atLeast}`;
-    table.push([measure, rounded(value), `${promise}: ${isMet(target) ? 'met' : 'NOT MET'}`]);
+    const { measure, value } = target;
+    table.push([measure, rounded(value), `${promiseOf(target)}: ${isMet(target) ? 'met' : 'NOT MET'}`]);
   }
   for (const [figure, value] of Object.entries(figures)) table.push([figure, rounded(value), '']);
   process.stdout.write(`${how}\n${table.toString()}\n\n`);

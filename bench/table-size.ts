@@ -1,9 +1,8 @@
-import { masked } from './batches.ts';
-import { fill, runSql, withBenchStack, type BenchStack } from './bench-stack.ts';
+import { masked, ROWS } from './batches.ts';
+import { clear, fill, runSql, withBenchStack } from './bench-stack.ts';
 import { inTurns, median, medianRatio, type Result } from './benchmark.ts';
 import { Bodies } from './bodies.ts';
 
-const ROWS = 2_000;
 const ROUNDS = 11;
 /** Logins in place; the vault has half as many entries. */
 const SIZES = [100_000, 1_000_000, 10_000_000];
@@ -60,8 +59,4 @@ export function tableSize(): Promise<Result> {
       };
     }),
   );
-}
-
-async function clear({ superuser }: BenchStack): Promise<void> {
-  await superuser.query('truncate public.user_logins, masking.vault');
 }

@@ -1,24 +1,20 @@
 import pg from 'pg';
-import { closeAll, maskBatch, staged } from './batches.ts';
-import { fill, runSql, withBenchStack, type BenchStack } from './bench-stack.ts';
+import { closeAll, maskBatch, maskKnown, ROWS, staged } from './batches.ts';
+import { fill, IN_PLACE, runSql, withBenchStack, type BenchStack } from './bench-stack.ts';
 import { inTurns, median, medianRatio, timed, type Result } from './benchmark.ts';
-import { Bodies } from './bodies.ts';
+import { Bodies, MOSTLY_KNOWN } from './bodies.ts';
 
-const ROWS = 2_000;
 /** Batches a turn. */
 const BATCHES = 8;
 const ROUNDS = 11;
-const LOGINS = 500_000;
-const ENTRIES = 500_000;
-const MOSTLY_KNOWN = 0.02;
 
 /** Two workers' connections that share the batches of a turn, against one that has them all; Postgres's side alone. */
 export function workers(): Promise<Result> {
   return withBenchStack(async (stack) => {
     const bodies = new Bodies();
     await runSql(stack, 'fill.sql');
-    for (const half of halves(bodies.all())) await maskBatch(stack.worker, await staged(stack, half));
-    await fill(stack, LOGINS, ENTRIES);
+    await maskKnown(stack, bodies);
+    await fill(stack, IN_PLACE.logins, IN_PLACE.entries);
     const second = new pg.Client({ connectionString: stack.file.urls.worker });
     await second.connect();
     try {
@@ -51,9 +47,4 @@ async function turn(stack: BenchStack, bodies: Bodies, connections: pg.Client[])
   const took = await timed(() => Promise.all(connections.map(lane)));
   await closeAll(stack);
   return took;
-}
-
-function halves(bodies: string[]): string[][] {
-  const middle = bodies.length / 2;
-  return [bodies.slice(0, middle), bodies.slice(middle)];
 }

@@ -4,7 +4,8 @@ import { arrayOf, bytea, encodeRows, int4, text, timestamptz, uuid } from '../da
 export const COPY_INBOX = `copy staging.inbox (batch_id, message_ids, receipt_handles, sent_ats, receive_counts, bodies)
   from stdin (format binary)`;
 
-const FIELDS = [
+/** Its columns: in each array the same position is the same message. */
+export const INBOX_FIELDS = [
   uuid,
   arrayOf(uuid),
   arrayOf(text),
@@ -32,7 +33,7 @@ export interface StagedMessage {
 /** Messages of a batch as data for `COPY_INBOX`. */
 export function encodeInbox(batchId: string, messages: readonly StagedMessage[]): Buffer {
   return encodeRows(
-    FIELDS,
+    INBOX_FIELDS,
     packsOf(messages).map((pack) => [
       batchId,
       pack.map(({ messageId }) => messageId),

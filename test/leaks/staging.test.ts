@@ -1,18 +1,9 @@
 /** What is staged in the clear leaves no trace beside its unlogged table. */
 import { randomBytes, randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import {
-  arrayOf,
-  bytea,
-  copyIn,
-  encodeRows,
-  int4,
-  text,
-  timestamptz,
-  uuid,
-  type RowOf,
-} from '../../src/database/copy.ts';
+import { copyIn, encodeRows, type RowOf } from '../../src/database/copy.ts';
 import { unseal } from '../../src/database/kek.ts';
+import { COPY_INBOX, INBOX_FIELDS } from '../../src/load/inbox.ts';
 import { CanaryBook } from '../support/leaks/canaries.ts';
 import { scan } from '../support/leaks/scan.ts';
 import { createWorld, type World } from '../support/leaks/world.ts';
@@ -28,19 +19,10 @@ afterAll(() => world.stop());
 
 const filler = (bytes: number): string => randomBytes(bytes / 2).toString('hex');
 
-const INBOX = [
-  uuid,
-  arrayOf(uuid),
-  arrayOf(text),
-  arrayOf(timestamptz),
-  arrayOf(int4),
-  arrayOf(bytea),
-] as const;
-
 /** A row of the inlet with one message, whose body is a canary; whole but for what it is given. */
 function rowOf(body: string, columns: Record<number, null | readonly never[]>) {
   const whole = [randomUUID(), [randomUUID()], ['r'], [0], [1], [body]];
-  return Object.assign(whole, columns) as unknown as RowOf<typeof INBOX>;
+  return Object.assign(whole, columns) as unknown as RowOf<typeof INBOX_FIELDS>;
 }
 
 const COLUMNS = ['batch_id', 'message_ids', 'receipt_handles', 'sent_ats', 'receive_counts', 'bodies'];
@@ -51,8 +33,8 @@ test.each([
 ])('a staged row %s', async (_, columns) => {
   const canaries = new CanaryBook();
   const client = await world.db.pool('loader').connect();
-  const row = encodeRows(INBOX, [rowOf(canaries.text('body'), columns)]);
-  const copy = copyIn(client, 'copy staging.inbox from stdin (format binary)', row);
+  const row = encodeRows(INBOX_FIELDS, [rowOf(canaries.text('body'), columns)]);
+  const copy = copyIn(client, COPY_INBOX, row);
   expect(await world.witness.codeOf(copy)).toBe('ML014');
   client.release(true);
   expect(await scan(world, canaries.all)).toEqual([]);

@@ -85,7 +85,7 @@ export async function longOverload(world: World, seconds: number): Promise<void>
   const usual = queue.visibilitySeconds;
   queue.visibilitySeconds = LONG_VISIBILITY_SECONDS;
   try {
-    await overload(world, seconds);
+    await overload(world, seconds, `Postgres slower than the queue, for ${seconds / 60} minutes`);
     const isDone = await until(async () => (await world.remains()).queue.size === 0, 300_000, 1_000);
     expect(isDone, 'what had waited was not masked in five minutes');
   } finally {
@@ -94,7 +94,11 @@ export async function longOverload(world: World, seconds: number): Promise<void>
 }
 
 /** Postgres slower than the queue: the backlog stays at its ceiling, memory flat, nothing is dead-lettered. */
-export async function overload(world: World, seconds: number): Promise<void> {
+export async function overload(
+  world: World,
+  seconds: number,
+  kind = 'Postgres slower than the queue',
+): Promise<void> {
   const { loader, traffic, superuser, postgres } = world;
   const ceiling = 200;
   await loader.stop('SIGTERM');
@@ -125,11 +129,7 @@ export async function overload(world: World, seconds: number): Promise<void> {
   expect((await world.remains()).deadLetterQueue.size === 0, 'messages were dead-lettered');
   await loader.stop('SIGTERM');
   loader.start();
-  world.hit(
-    seconds < 60
-      ? 'Postgres slower than the queue'
-      : `Postgres slower than the queue, for ${seconds / 60} minutes`,
-  );
+  world.hit(kind);
 }
 
 const SLOW_MASKING = `
