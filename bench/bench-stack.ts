@@ -27,11 +27,18 @@ const QUARTER = Math.floor(totalmem() / 4 / 2 ** 20);
 
 /**
  * As durable as any: fsync, full page writes and synchronous commits are on. No checkpoint comes in the middle of a
- * measurement.
+ * measurement. A server that has been running for a while recycles its files of WAL, and a fresh one fills each with
+ * zeros and flushes it while everybody waits; so that no turn pays for that, they are not filled here.
  *
  * @see https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-SHARED-BUFFERS
+ * @see https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-WAL-INIT-ZERO
  */
-const SETTINGS = { shared_buffers: `${QUARTER}MB`, max_wal_size: '32GB', checkpoint_timeout: '1d' };
+const SETTINGS = {
+  shared_buffers: `${QUARTER}MB`,
+  max_wal_size: '32GB',
+  checkpoint_timeout: '1d',
+  wal_init_zero: 'off',
+};
 
 /** Starts an embedded Postgres and an emulator in a directory of their own, and removes them afterwards. */
 export async function withBenchStack<T>(use: (stack: BenchStack) => Promise<T>): Promise<T> {
@@ -86,11 +93,20 @@ export function batchOf(bodies: readonly string[]): Batch {
 }
 
 /**
- * Puts so many logins and entries of the vault in place. No checkpoint follows: the first change of each page after one
- * writes the whole page to WAL, and within the few thousand rows of a measurement every change would be a first one.
+ * Puts so many logins and entries of the vault in place, by the connections that are going to be measured. No checkpoint
+ * follows: the first change of each page after one writes the whole page to WAL, and within the few thousand rows of a
+ * measurement every change would be a first one.
  */
-export async function fill({ superuser }: BenchStack, logins: number, entries: number): Promise<void> {
-  await superuser.query('select bench.fill($1, $2)', [logins, entries]);
+export async function fill(
+  { superuser, worker }: BenchStack,
+  logins: number,
+  entries: number,
+  connections: pg.Client[] = [worker],
+): Promise<void> {
+  const shares = connections.map((connection) =>
+    connection.query('select bench.fill($1, $2)', [logins / connections.length, entries / connections.length]),
+  );
+  await Promise.all(shares);
   await superuser.query('vacuum analyze');
 }
 

@@ -5,6 +5,7 @@ create schema if not exists bench;
 create function bench.fill(logins bigint, entries bigint)
 returns void
 language sql
+security definer
 as $$
   insert into public.user_logins
     (user_id, create_date, message_id, device_type, masked_ip, masked_device_id, locale, app_version)
@@ -17,3 +18,5 @@ as $$
   select gen_random_uuid(), 1, decode(repeat('00', 129), 'hex')
   from generate_series(1, entries);
 $$;
+
+grant execute on function bench.fill(bigint, bigint) to logins_worker;

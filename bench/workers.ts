@@ -14,9 +14,9 @@ export function workers(): Promise<Result> {
     const bodies = new Bodies();
     await runSql(stack, 'fill.sql');
     await maskKnown(stack, bodies);
-    await fill(stack, IN_PLACE.logins, IN_PLACE.entries);
     const second = new pg.Client({ connectionString: stack.file.urls.worker });
     await second.connect();
+    await fill(stack, IN_PLACE.logins, IN_PLACE.entries, [stack.worker, second]);
     try {
       const { one, two } = await inTurns(ROUNDS, {
         one: () => turn(stack, bodies, [stack.worker]),

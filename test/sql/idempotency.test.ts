@@ -9,6 +9,7 @@ import {
   maskAll,
   message,
   outcomesOf,
+  SENT_AT,
   stage,
   type Message,
 } from '../support/staging.ts';
@@ -101,12 +102,19 @@ test('a message that comes again keeps the row it had', async () => {
   expect((await db.superuser.query(row, [again.id])).rows).toEqual(before);
 });
 
-test('a message that was quarantined stays there, also where it could be loaded now', async () => {
+test.each([
+  ['alone', []],
+  ['among others sent at the same moment', [0]],
+  ['first of its batch', [1, 2]],
+  ['last of its batch', [-2, -1]],
+  ['in the middle of its batch', [-1, 1]],
+])('a message that was quarantined stays there, also where it could be loaded now: %s', async (_, offsets) => {
   const was = malformed();
   await maskAll(db, [was]);
-  const { batchId } = await maskAll(db, [{ ...was, body: event() }]);
+  const mates = offsets.map((offset) => ({ ...message(), sentAt: SENT_AT + offset }));
+  const { batchId } = await maskAll(db, [{ ...was, body: event() }, ...mates]);
   expect(await outcomesOf(db, was.id)).toEqual([{ quarantined: expect.any(String) }]);
-  expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 0, duplicates: 1, quarantined: 0 });
+  expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: mates.length, duplicates: 1, quarantined: 0 });
 });
 
 test('equal events of different messages are different rows', async () => {

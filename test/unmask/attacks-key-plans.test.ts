@@ -48,14 +48,14 @@ test('a worker who masks a message that nobody foresaw is not shown a key', asyn
   );
   const batch = await stageBatch(stage.db, [message(event())]);
   const worker = await traced('worker');
-  expect(await worker.state('select message_id from masking.mask_batch($1)', [batch])).toBe('none');
+  expect(await worker.state('select receipt_handle from masking.mask_batch($1)', [batch])).toBe('none');
   expect(stage.leaks(worker)).toEqual([]);
 });
 
 test('a worker who masks what it knows is not shown a key', async () => {
   const batch = await stageBatch(stage.db, [message(event()), message('no JSON')]);
   const worker = await traced('worker');
-  expect(await worker.state('select message_id from masking.mask_batch($1)', [batch])).toBe('none');
+  expect(await worker.state('select receipt_handle from masking.mask_batch($1)', [batch])).toBe('none');
   expect(worker.notices.length).toBeGreaterThan(5);
   expect(stage.leaks(worker)).toEqual([]);
 });

@@ -54,7 +54,7 @@ test.each(EXPLAINS)(
       await unmasker.run(`${explain} select count(*) from unmask.reveal('${id}')`),
       await unmasker.run(`${explain} select r.token from unmask.reveal('${id}') r where r.value <> 'x'`),
       await unmasker.run(`${explain} select unmask.find('ip', '203.0.113.250')`),
-      await worker.run(`${explain} select message_id from masking.mask_batch('${batch}')`),
+      await worker.run(`${explain} select receipt_handle from masking.mask_batch('${batch}')`),
     ];
     expect(answers.map(({ state }) => state)).toEqual(Array(5).fill('none'));
   },
@@ -80,7 +80,7 @@ test('nor one that is printed while a batch is masked', async () => {
     message(event({ ip: people[0]!.ip, device_id: people[0]!.device })),
     message(`{"user_id":"\\u0000"}`),
   ]);
-  expect(await session.state(`select message_id from masking.mask_batch('${batch}')`)).toBe('none');
+  expect(await session.state(`select receipt_handle from masking.mask_batch('${batch}')`)).toBe('none');
   expect(session.notices.length).toBeGreaterThan(5);
   stage.refuteLeaks(session);
 });
@@ -92,7 +92,7 @@ test('nor does a session with every message and warning switched on get to see o
   const masking = await traced(worker, CHATTER);
   const batch = await stageBatch(stage.db, [message(event({ ip: people[0]!.ip })), message('no JSON')]);
   expect(await mask(stage.db, batch)).toHaveLength(2);
-  await masking.run(`select message_id from masking.mask_batch('${batch}')`);
+  await masking.run(`select receipt_handle from masking.mask_batch('${batch}')`);
   stage.refuteLeaks(session, masking);
 });
 
@@ -103,7 +103,7 @@ test('extra errors of PL/pgSQL turn up no parameter', async () => {
   await session.run(`select unmask.request_find('ip', '203.0.113.252', 'INC-1')`);
   const masking = await traced(worker, STRICT);
   const batch = await stageBatch(stage.db, [message(event({ ip: people[0]!.ip })), message('no JSON')]);
-  await masking.run(`select message_id from masking.mask_batch('${batch}')`);
+  await masking.run(`select receipt_handle from masking.mask_batch('${batch}')`);
   await mask(stage.db, batch);
   expect(stage.leaks(session, masking)).toEqual([]);
 });

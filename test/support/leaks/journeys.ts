@@ -129,7 +129,7 @@ export async function interrupt(world: World): Promise<Record<string, string>> {
   await holder.query('select from staging.batches where batch_id = $1 for update', [held.batch]);
   const waiting = await db.pool('worker').connect();
   await waiting.query(`set statement_timeout = 100`);
-  const maskHeld = () => waiting.query('select message_id from masking.mask_batch($1)', [held.batch]);
+  const maskHeld = () => waiting.query('select receipt_handle from masking.mask_batch($1)', [held.batch]);
   const timeout = await witness.codeOf(maskHeld());
   await waiting.query('set statement_timeout = 0; set lock_timeout = 100');
   const lock = await witness.codeOf(maskHeld());
@@ -160,7 +160,7 @@ async function deadlock(world: World): Promise<string> {
   }
   const clients = [await db.pool('worker').connect(), await db.pool('worker').connect()];
   const run = (who: number, batch: string) =>
-    clients[who]!.query('select message_id from masking.mask_batch($1)', [batch]);
+    clients[who]!.query('select receipt_handle from masking.mask_batch($1)', [batch]);
   for (const client of clients) await client.query('begin');
   await run(0, batches[0]!);
   await run(1, batches[1]!);
