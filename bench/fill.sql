@@ -1,6 +1,8 @@
 -- Logins of the last hour and entries of the vault, in random order as they come, so that their indexes have the shape
--- that they would have.
+-- that they would have. The worker's login calls this: a connection that has been working for a while has the pages of
+-- shared memory in its page table, where a new one takes a fault for each.
 create schema if not exists bench;
+grant usage on schema bench to logins_worker;
 
 create function bench.fill(logins bigint, entries bigint)
 returns void

@@ -16,8 +16,8 @@ export function workers(): Promise<Result> {
     await maskKnown(stack, bodies);
     const second = new pg.Client({ connectionString: stack.file.urls.worker });
     await second.connect();
-    await fill(stack, IN_PLACE.logins, IN_PLACE.entries, [stack.worker, second]);
     try {
+      await fill(stack, IN_PLACE.logins, IN_PLACE.entries, [stack.worker, second]);
       const { one, two } = await inTurns(ROUNDS, {
         one: () => turn(stack, bodies, [stack.worker]),
         two: () => turn(stack, bodies, [stack.worker, second]),

@@ -219,6 +219,35 @@ describe.each(Object.entries(COUNTS))('of messages that are delivered %s', (_, c
   });
 });
 
+test('whichever way a batch goes, it fills its tables in the same order, so that no two wait for each other in a circle', async () => {
+  const tables = ['masking.vault', 'public.user_logins_default', 'staging.quarantine'];
+  await db.superuser.query(`
+    create table public.seen (n integer generated always as identity, table_name text);
+    grant insert on public.seen to logins_owner;
+    create function public.see() returns trigger language plpgsql as $$
+      begin insert into public.seen (table_name) values (tg_table_name); return new; end $$;
+    ${tables.map((table) => `create trigger see before insert on ${table} for each row execute function public.see();`).join('')}`);
+  const ways: string[][] = [];
+  for (const bad of [malformed, misfit]) {
+    for (const receiveCount of [1, 2]) {
+      const messages = Array.from({ length: 20 }, (_, n) => ({
+        ...(n % 4 === 0 ? bad() : { ...message(event({ device_id: randomUUID() })), sentAt: 0 }),
+        receiveCount,
+      }));
+      await maskAll(db, messages);
+      const { rows } = await db.superuser.query<{ table_name: string }>(
+        'with seen as (delete from public.seen returning *) select table_name from seen order by n',
+      );
+      ways.push(rows.map((row) => row.table_name));
+    }
+  }
+  await db.superuser.query(
+    `${tables.map((table) => `drop trigger see on ${table};`).join('')} drop function public.see(); drop table public.seen`,
+  );
+  expect(new Set(ways[0])).toHaveProperty('size', 3);
+  for (const way of ways) expect(way).toEqual(ways[0]);
+});
+
 test('four batches with the same new values and different messages are masked at once', async () => {
   const batches = await Promise.all(
     [0, 1, 2, 3]
