@@ -104,7 +104,10 @@ export async function fill(
   connections: pg.Client[] = [worker],
 ): Promise<void> {
   const shares = connections.map((connection) =>
-    connection.query('select bench.fill($1, $2)', [logins / connections.length, entries / connections.length]),
+    connection.query('select bench.fill($1, $2)', [
+      logins / connections.length,
+      entries / connections.length,
+    ]),
   );
   await Promise.all(shares);
   await superuser.query('vacuum analyze');

@@ -8,6 +8,7 @@ create function bench.fill(logins bigint, entries bigint)
 returns void
 language sql
 security definer
+set search_path = pg_catalog, pg_temp
 as $$
   insert into public.user_logins
     (user_id, create_date, message_id, device_type, masked_ip, masked_device_id, locale, app_version)

@@ -87,22 +87,26 @@ test('a batch that was lost before it was masked', async () => {
   expect(await scan(world, canaries.all)).toEqual([]);
 });
 
-/** Masks a batch and looks into files while its last row waits to be written. */
+/** Masks a batch and looks into files while the vault, which is written last, waits for its first row. */
 async function scanWhileMasking(bodies: (canaries: CanaryBook) => string[]): Promise<string[]> {
   const canaries = new CanaryBook();
+  const fresh = message(event({ device_id: randomUUID() }));
   const messages = bodies(canaries).map((body) => message(body));
-  const last = { id: `ffffffff-${randomUUID().slice(9)}`, body: 'no JSON' };
-  const batch = await stage(world.db, [...messages, last]);
+  const batch = await stage(world.db, [...messages, fresh]);
   const holder = await world.db.superuser.connect();
-  await holder.query('begin');
-  await holder.query(`insert into staging.quarantine values ($1, now(), 'held', 1, '')`, [last.id]);
+  await holder.query(`
+    create function public.hold() returns trigger language plpgsql as
+      $$ begin perform pg_advisory_xact_lock(1); return new; end $$;
+    create trigger hold before insert on masking.vault for each row execute function public.hold();
+    select pg_advisory_lock(1)`);
   const masking = mask(world.db, batch);
   const waiting = `select from pg_stat_activity where wait_event_type = 'Lock' and query like '%mask_batch%'`;
   await until(async () => (await world.db.superuser.query(waiting)).rowCount === 1);
   const found = await scan(world, canaries.all);
-  await holder.query('rollback');
-  holder.release();
+  await holder.query('select pg_advisory_unlock(1)');
   await masking;
+  await holder.query('drop trigger hold on masking.vault; drop function public.hold()');
+  holder.release();
   return found;
 }
 
