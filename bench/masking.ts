@@ -14,8 +14,9 @@ export function masking(): Promise<Result> {
     const bodies = new Bodies();
     await prepare(stack, bodies);
     const turns = await inTurns(ROUNDS, {
-      floor: () => plain(stack, bodies.take(ROWS, MOSTLY_KNOWN)),
+      floorOfKnown: () => plain(stack, bodies.take(ROWS, MOSTLY_KNOWN)),
       known: () => masked(stack, bodies.take(ROWS, MOSTLY_KNOWN)),
+      floorOfFresh: () => plain(stack, bodies.take(ROWS, 1)),
       fresh: () => masked(stack, bodies.take(ROWS, 1)),
     });
     const defaults = await againstDefaults(stack, bodies);
@@ -27,12 +28,12 @@ export function masking(): Promise<Result> {
       targets: [
         {
           measure: `a: mask_batch, ${MOSTLY_KNOWN * 100}% of the values new ÷ floor (rows/s)`,
-          value: medianRatio(turns.floor, turns.known),
+          value: medianRatio(turns.floorOfKnown, turns.known),
           atLeast: 0.7,
         },
         {
           measure: 'b: mask_batch, every value new ÷ floor (rows/s)',
-          value: medianRatio(turns.floor, turns.fresh),
+          value: medianRatio(turns.floorOfFresh, turns.fresh),
           atLeast: 0.35,
         },
         {
@@ -42,8 +43,9 @@ export function masking(): Promise<Result> {
         },
       ],
       figures: {
-        'floor (µs a row)': microseconds(turns.floor),
+        'floor, mostly known (µs a row)': microseconds(turns.floorOfKnown),
         'mask_batch, mostly known (µs a row)': microseconds(turns.known),
+        'floor, every value new (µs a row)': microseconds(turns.floorOfFresh),
         'mask_batch, every value new (µs a row)': microseconds(turns.fresh),
         "pgcrypto's defaults, every value new (µs a row)": microseconds(defaults.theirs),
         "the first batch of all: ours ÷ pgcrypto's defaults (rows/s)": medianRatio(
