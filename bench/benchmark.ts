@@ -88,7 +88,8 @@ export async function timed(call: () => Promise<unknown>): Promise<number> {
   return performance.now() - startedAt;
 }
 
-/** For people: two digits after the point, or none where they say nothing. */
+/** For people: two digits after the point, three where nothing comes before it, none where they say nothing. */
 export function rounded(value: number): number {
-  return Number(value.toFixed(value >= 1_000 ? 0 : 2));
+  if (value >= 1_000) return Math.round(value);
+  return Number(value.toFixed(value < 1 ? 3 : 2));
 }
