@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:c35d20770f56d17f9c79aa17751d461e7b1031e4
+--! Hash: sha1:6d77c5f6b089a6d604839dff4a296d46367a600d
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -50,7 +50,7 @@ comment on column public.user_logins.loaded_at is 'When the row was masked and l
 --! EndIncluded tables/public.user_logins.sql
 --! Included tables/public.user_logins_compat.sql
 -- user_logins in the shape of its older definition, for consumers who still need it: app_version is the major
--- version, create_date a UTC day. [0-9] and not \d, which under ICU collations takes digits that integer does not.
+-- version, create_date a UTC day. [0-9] and no class of digits, which under ICU collations takes digits that integer does not.
 create or replace view public.user_logins_compat
 with (security_barrier) as
 select
@@ -59,7 +59,7 @@ select
   l.masked_ip::varchar(256) as masked_ip,
   l.masked_device_id::varchar(256) as masked_device_id,
   l.locale::varchar(32) as locale,
-  substring(l.app_version from '^\s*[vV]?([0-9]{1,9})(?![0-9])')::integer as app_version,
+  substring(l.app_version from '^[[:space:]]*[vV]?([0-9]{1,9})(?![0-9])')::integer as app_version,
   (l.create_date at time zone 'UTC')::date as create_date
 from public.user_logins l;
 
@@ -435,7 +435,7 @@ create table if not exists audit.head (
   hash bytea not null
 );
 
-insert into audit.head (event_id, hash) values (0, '\x') on conflict do nothing;
+insert into audit.head (event_id, hash) values (0, ''::bytea) on conflict do nothing;
 
 comment on table audit.head is 'Number and hash of the last event';
 --! EndIncluded tables/audit.events.sql
@@ -704,7 +704,7 @@ begin
         e.event_id,
         case
           when e.event_id <> coalesce(lag(e.event_id) over chain, 0) + 1 then 'an event before this one was removed'
-          when e.previous_hash <> coalesce(lag(e.hash) over chain, '\x') then 'it does not follow the event before it'
+          when e.previous_hash <> coalesce(lag(e.hash) over chain, ''::bytea) then 'it does not follow the event before it'
           when e.hash <> audit.hash_of(e) then 'it was edited'
         end as fault
       from audit.events e
@@ -783,7 +783,7 @@ parallel safe
 as $$
   select convert_to(value, 'UTF8')
       || substring(
-           '\x80'::bytea || decode(repeat('00', 319), 'hex'),
+           decode('80' || repeat('00', 319), 'hex'),
            1,
            case when octet_length(value) < 64 then 64 else 320 end - octet_length(value)
          )
@@ -813,7 +813,7 @@ as $$
   select case
     when ip = '' then null
     when strpos(ip, ':') = 0 or strpos(ip, '/') > 0 or not pg_input_is_valid(ip, 'inet') then ip
-    when strpos(ip, '.') > 0 and ip !~ ':(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}$' then ip
+    when strpos(ip, '.') > 0 and ip !~ ':(0|[1-9][0-9]{0,2})([.](0|[1-9][0-9]{0,2})){3}$' then ip
     when ip::inet <<= inet '::ffff:0:0/96' then substr(host(ip::inet), 8)
     else host(ip::inet)
   end
@@ -1252,7 +1252,7 @@ exception when others then
   return case sqlstate
     when '22021' then 'body: not UTF-8 text, or holds a NUL byte'
     when '22P02' then 'body: not JSON'
-    when '22P05' then 'body: holds an escape that no text can hold (\u0000 or half a surrogate pair)'
+    when '22P05' then 'body: holds an escape that no text can hold (NUL or half a surrogate pair)'
     when '22003' then 'body: holds a number out of range'
     when '54001' then 'body: nested too deeply'
     else 'body: cannot be read (SQLSTATE ' || sqlstate || ')'
@@ -1865,7 +1865,7 @@ declare
   value text;
   digest bytea;
 begin
-  padded := rtrim(crypto.pgp_sym_decrypt_bytea(ciphertext, password), '\x00'::bytea);
+  padded := rtrim(crypto.pgp_sym_decrypt_bytea(ciphertext, password), decode('00', 'hex'));
   value := convert_from(substr(padded, 1, greatest(octet_length(padded) - 1, 0)), 'UTF8');
   digest := crypto.hmac(convert_to(value, 'UTF8'), key, 'sha256');
   if masking.token_of(digest, key_version) is distinct from token then
@@ -2009,7 +2009,7 @@ as $$
 begin
   return convert_from(body, 'UTF8');
 exception when character_not_in_repertoire then
-  return '\x' || encode(body, 'hex');
+  return chr(92) || 'x' || encode(body, 'hex');
 end
 $$;
 
@@ -3496,7 +3496,7 @@ begin
       from pg_inherits i
       join pg_class c on c.oid = i.inhrelid
      where i.inhparent = 'public.user_logins'::regclass
-       and c.relname ~ '^user_logins_\d{4}_\d{2}$'
+       and c.relname ~ '^user_logins_[0-9]{4}_[0-9]{2}$'
        and to_date(right(c.relname, 7), 'YYYY_MM') < oldest_kept::date
      order by c.relname
   loop
@@ -3858,7 +3858,7 @@ begin
   -- graphile-worker would keep a job that has given up beside the one that takes its place.
   perform graphile_worker.complete_jobs(array_agg(j.id))
      from graphile_worker.jobs j
-    where j.key like 'mask\_batch:%'
+    where starts_with(j.key, 'mask_batch:')
       and j.attempts >= j.max_attempts
       and j.locked_at is null;
 
