@@ -19,9 +19,10 @@ declare
 begin
   -- The functions of a trusted extension belong to the bootstrap superuser, so PUBLIC's EXECUTE on them cannot
   -- be revoked. What guards them is USAGE on their schema, and that works in a schema of their own only.
-  select e.extnamespace::regnamespace::text
+  select n.nspname
     into pgcrypto_schema
     from pg_catalog.pg_extension e
+    join pg_catalog.pg_namespace n on n.oid = e.extnamespace
    where e.extname = 'pgcrypto';
   if pgcrypto_schema <> 'crypto' then
     raise exception using

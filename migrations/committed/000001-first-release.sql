@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:c35d20770f56d17f9c79aa17751d461e7b1031e4
+--! Hash: sha1:b7909703ff02640508cd15dd55fe0f8f9653568f
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -50,7 +50,7 @@ comment on column public.user_logins.loaded_at is 'When the row was masked and l
 --! EndIncluded tables/public.user_logins.sql
 --! Included tables/public.user_logins_compat.sql
 -- user_logins in the shape of its older definition, for consumers who still need it: app_version is the major
--- version, create_date a UTC day. [0-9] and not \d, which under ICU collations takes digits that integer does not.
+-- version, create_date a UTC day. [0-9] and no class of digits, which under ICU collations takes digits that integer does not.
 create or replace view public.user_logins_compat
 with (security_barrier) as
 select
@@ -59,7 +59,7 @@ select
   l.masked_ip::varchar(256) as masked_ip,
   l.masked_device_id::varchar(256) as masked_device_id,
   l.locale::varchar(32) as locale,
-  substring(l.app_version from '^\s*[vV]?([0-9]{1,9})(?![0-9])')::integer as app_version,
+  substring(l.app_version from '^[[:space:]]*[vV]?([0-9]{1,9})(?![0-9])')::integer as app_version,
   (l.create_date at time zone 'UTC')::date as create_date
 from public.user_logins l;
 
@@ -435,7 +435,7 @@ create table if not exists audit.head (
   hash bytea not null
 );
 
-insert into audit.head (event_id, hash) values (0, '\x') on conflict do nothing;
+insert into audit.head (event_id, hash) values (0, ''::bytea) on conflict do nothing;
 
 comment on table audit.head is 'Number and hash of the last event';
 --! EndIncluded tables/audit.events.sql
@@ -704,7 +704,7 @@ begin
         e.event_id,
         case
           when e.event_id <> coalesce(lag(e.event_id) over chain, 0) + 1 then 'an event before this one was removed'
-          when e.previous_hash <> coalesce(lag(e.hash) over chain, '\x') then 'it does not follow the event before it'
+          when e.previous_hash <> coalesce(lag(e.hash) over chain, ''::bytea) then 'it does not follow the event before it'
           when e.hash <> audit.hash_of(e) then 'it was edited'
         end as fault
       from audit.events e
@@ -783,7 +783,7 @@ parallel safe
 as $$
   select convert_to(value, 'UTF8')
       || substring(
-           '\x80'::bytea || decode(repeat('00', 319), 'hex'),
+           decode('80' || repeat('00', 319), 'hex'),
            1,
            case when octet_length(value) < 64 then 64 else 320 end - octet_length(value)
          )
@@ -813,7 +813,7 @@ as $$
   select case
     when ip = '' then null
     when strpos(ip, ':') = 0 or strpos(ip, '/') > 0 or not pg_input_is_valid(ip, 'inet') then ip
-    when strpos(ip, '.') > 0 and ip !~ ':(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}$' then ip
+    when strpos(ip, '.') > 0 and ip !~ ':(0|[1-9][0-9]{0,2})([.](0|[1-9][0-9]{0,2})){3}$' then ip
     when ip::inet <<= inet '::ffff:0:0/96' then substr(host(ip::inet), 8)
     else host(ip::inet)
   end
@@ -1035,6 +1035,7 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
 as $$
 declare
   present bytea;
@@ -1106,6 +1107,7 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
 as $$
 declare
   present bytea;
@@ -1201,6 +1203,30 @@ revoke all on function masking.list_keys() from public;
 grant execute on function masking.list_keys() to logins_custodian, logins_auditor;
 --! EndIncluded functions/masking.list_keys.sql
 
+--! Included functions/masking.sound_body.sql
+-- masking.sound_body() -> bytea
+--
+-- what:    the body of a login event that can be masked, with a short value, a long one, and arrays nested 500 deep: where
+--          it fails, no message is to blame. Its addresses are of the ranges for documentation.
+-- called:  by masking.fault_of_body and masking.probe
+-- source:  RFC 3849 (2001:db8::/32)
+create or replace function masking.sound_body()
+returns bytea
+language sql
+stable
+parallel safe
+as $$
+  select convert_to(
+    '{"user_id": "masked-logins", "ip": "2001:DB8:0::1", "device_id": "' || repeat('sound ', 20)
+      || '", "device_type": "probe", "locale": "en-US", "app_version": "1.0", "nested": '
+      || repeat('[', 500) || repeat(']', 500) || '}',
+    'UTF8'
+  )
+$$;
+
+comment on function masking.sound_body() is 'The body of a login event that can be masked';
+revoke all on function masking.sound_body() from public;
+--! EndIncluded functions/masking.sound_body.sql
 --! Included functions/masking.read_body.sql
 -- masking.read_body(body bytea) -> jsonb
 --
@@ -1234,7 +1260,7 @@ revoke all on function masking.read_body(bytea) from public;
 --
 -- what:    why a body cannot be read, in words that hold nothing of it; null for one that can be
 -- called:  by masking.mask_rows for bodies that masking.read_body returned null for
--- raises:  nothing that a body can cause
+-- raises:  nothing that a body can cause; ML015 no body can be read, be it sound
 create or replace function masking.fault_of_body(body bytea)
 returns text
 language plpgsql
@@ -1249,10 +1275,16 @@ exception when others then
   if not masking.is_fault_of_data(sqlstate) then
     raise;
   end if;
+  if masking.read_body(masking.sound_body()) is null then
+    raise exception using
+      errcode = 'ML015',
+      message = format('bodies cannot be read, not even a sound one (SQLSTATE %s)', sqlstate),
+      hint = 'Look for what was changed: max_stack_depth (alter database, alter role), settings, the server''s encoding';
+  end if;
   return case sqlstate
     when '22021' then 'body: not UTF-8 text, or holds a NUL byte'
     when '22P02' then 'body: not JSON'
-    when '22P05' then 'body: holds an escape that no text can hold (\u0000 or half a surrogate pair)'
+    when '22P05' then 'body: holds an escape that no text can hold (NUL or half a surrogate pair)'
     when '22003' then 'body: holds a number out of range'
     when '54001' then 'body: nested too deeply'
     else 'body: cannot be read (SQLSTATE ' || sqlstate || ')'
@@ -1633,16 +1665,61 @@ $$;
 comment on function masking.quarantine_message(uuid, uuid, text) is 'Quarantines one message of a batch';
 revoke all on function masking.quarantine_message(uuid, uuid, text) from public;
 --! EndIncluded functions/masking.quarantine_message.sql
+--! Included functions/masking.probe.sql
+-- masking.probe(sent_at timestamptz) -> text
+--
+-- what:    whether masking works now: masks a sound event, in a sub-transaction that is always rolled back, and returns
+--          null where that succeeded, else the SQLSTATE that it failed with. A message is to blame for an error only
+--          where this is null.
+-- takes:   sent_at: of the message that failed, so that the event goes into the same partition
+-- called:  by masking.mask_one_by_one
+-- reads:   masking.keys, masking.kek
+-- writes:  nothing that lasts: staging.raw_messages, masking.vault and public.user_logins, rolled back
+-- twice:   yes
+-- raises:  ML001, ML002, ML015; faults of the server
+create or replace function masking.probe(sent_at timestamptz)
+returns text
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  probe_batch_id uuid := gen_random_uuid();
+  counts record;
+  works boolean := false;
+begin
+  insert into staging.inbox (batch_id, message_ids, receipt_handles, sent_ats, receive_counts, bodies)
+  values (
+    probe_batch_id, array[gen_random_uuid()], array[''], array[probe.sent_at], array[1], array[masking.sound_body()]
+  );
+  counts := masking.mask_rows(probe_batch_id, lenient => true);
+  works := counts.inserted = 1;
+  raise exception using message = 'rolls the sub-transaction back';
+exception when others then
+  if works then
+    return null;
+  elsif not masking.is_fault_of_data(sqlstate) then
+    raise;
+  end if;
+  return sqlstate;
+end
+$$;
+
+comment on function masking.probe(timestamptz) is 'Whether masking works now: null, or the SQLSTATE that a sound event fails with';
+revoke all on function masking.probe(timestamptz) from public;
+--! EndIncluded functions/masking.probe.sql
 --! Included functions/masking.mask_one_by_one.sql
 -- masking.mask_one_by_one(batch_id uuid) -> (rows integer, inserted integer, quarantined integer)
 --
 -- what:    masks a batch message by message, each in a sub-transaction, and quarantines those that fail: the way out
---          for a row that nobody foresaw, so that it harms itself only
+--          for a row that nobody foresaw, so that it harms itself only. A fault that is not the data's must not take
+--          sound messages out of SQS: a message is quarantined this way only where a sound event can be masked at that
+--          moment, and a tenth of the messages at the most, or one. Otherwise the batch fails as a whole.
 -- called:  by masking.mask_staged when a batch has failed as a whole twice
 -- reads:   staging.raw_messages, masking.keys, masking.kek
 -- writes:  masking.vault, public.user_logins, staging.quarantine
 -- twice:   yes
--- raises:  ML001, ML002, faults of the server; 40P01 where two batches come this way at once with the same new values in
+-- raises:  ML001, ML002; ML015 a fault strikes more than that, or a sound event too; faults of the server; 40P01 where two batches come this way at once with the same new values in
 --          another order: the job's next try mends that
 create or replace function masking.mask_one_by_one(
   batch_id uuid,
@@ -1657,12 +1734,18 @@ as $$
 declare
   one record;
   counts record;
+  left_to_quarantine integer;
 begin
   rows := 0;
   inserted := 0;
   quarantined := 0;
+  select greatest(count(distinct m.message_id) / 10, 1)
+    into left_to_quarantine
+    from staging.raw_messages m
+   where m.batch_id = mask_one_by_one.batch_id;
+
   for one in
-    select m.message_id, count(*)::integer as copies
+    select m.message_id, min(m.sent_at) as sent_at, count(*)::integer as copies
       from staging.raw_messages m
      where m.batch_id = mask_one_by_one.batch_id
      group by m.message_id
@@ -1677,10 +1760,19 @@ begin
       if not masking.is_fault_of_data(sqlstate) then
         raise;
       end if;
+      -- One that is in quarantine or loaded already is neither counted nor in the way.
       if masking.quarantine_message(
         batch_id, one.message_id, reason => 'message: cannot be masked (SQLSTATE ' || sqlstate || ')'
       ) then
         quarantined := quarantined + 1;
+        left_to_quarantine := left_to_quarantine - 1;
+        if left_to_quarantine < 0 or masking.probe(one.sent_at) is not null then
+          raise exception using
+            errcode = 'ML015',
+            message = format('masking fails with SQLSTATE %s for a reason that is not in the messages', sqlstate),
+            detail = 'Nothing of the batch was masked, quarantined or acknowledged; the job tries again',
+            hint = 'Look for what was changed: settings (alter database, alter role), triggers, partitions, extensions';
+        end if;
       end if;
     end;
   end loop;
@@ -1760,6 +1852,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set work_mem = '256MB'
 as $$
 declare
   batch staging.batches;
@@ -1865,7 +1958,7 @@ declare
   value text;
   digest bytea;
 begin
-  padded := rtrim(crypto.pgp_sym_decrypt_bytea(ciphertext, password), '\x00'::bytea);
+  padded := rtrim(crypto.pgp_sym_decrypt_bytea(ciphertext, password), decode('00', 'hex'));
   value := convert_from(substr(padded, 1, greatest(octet_length(padded) - 1, 0)), 'UTF8');
   digest := crypto.hmac(convert_to(value, 'UTF8'), key, 'sha256');
   if masking.token_of(digest, key_version) is distinct from token then
@@ -2009,7 +2102,7 @@ as $$
 begin
   return convert_from(body, 'UTF8');
 exception when character_not_in_repertoire then
-  return '\x' || encode(body, 'hex');
+  return chr(92) || 'x' || encode(body, 'hex');
 end
 $$;
 
@@ -2347,6 +2440,7 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
 as $$
 begin
   if field is null or field not in ('ip', 'device_id') or coalesce(value, '') = '' then
@@ -2604,6 +2698,7 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
 as $$
 declare
   wanted uuid[] := array(select masking.tokens_of_value(field, value));
@@ -2938,6 +3033,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set work_mem = '256MB'
 as $$
 declare
   rotation masking.rotations;
@@ -3017,6 +3113,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set work_mem = '256MB'
 as $$
 declare
   key masking.keys;
@@ -3336,6 +3433,7 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
 as $$
 declare
   erasure masking.erasures;
@@ -3496,7 +3594,7 @@ begin
       from pg_inherits i
       join pg_class c on c.oid = i.inhrelid
      where i.inhparent = 'public.user_logins'::regclass
-       and c.relname ~ '^user_logins_\d{4}_\d{2}$'
+       and c.relname ~ '^user_logins_[0-9]{4}_[0-9]{2}$'
        and to_date(right(c.relname, 7), 'YYYY_MM') < oldest_kept::date
      order by c.relname
   loop
@@ -3858,7 +3956,7 @@ begin
   -- graphile-worker would keep a job that has given up beside the one that takes its place.
   perform graphile_worker.complete_jobs(array_agg(j.id))
      from graphile_worker.jobs j
-    where j.key like 'mask\_batch:%'
+    where starts_with(j.key, 'mask_batch:')
       and j.attempts >= j.max_attempts
       and j.locked_at is null;
 
@@ -4069,6 +4167,7 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
 as $$
 declare
   replay_batch_id uuid := gen_random_uuid();

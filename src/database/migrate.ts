@@ -9,6 +9,7 @@ import type { Logger } from '../log.ts';
 import { checkServer } from './check.ts';
 import { libraryLogger } from './library-logger.ts';
 import { createPool } from './pool.ts';
+import { pinSession, SESSION_SETTINGS } from './session.ts';
 
 const MIGRATIONS = path.join(import.meta.dirname, '../../migrations');
 
@@ -51,6 +52,7 @@ export async function prepared(
   const client = new pg.Client({ connectionString, application_name: 'masked-logins migrate' });
   await client.connect();
   try {
+    await pinSession(client);
     await checkServer(client);
     await client.query('select pg_advisory_lock($1)', [MIGRATE_LOCK]);
     await client.query('set client_min_messages = warning');
@@ -78,6 +80,8 @@ export async function migrateSettings(
   const gmrc = await readFile(path.join(MIGRATIONS, '../.gmrc'), 'utf8');
   return {
     ...(JSON.parse(gmrc.replace(/^\s*\/\/.*$/gm, '')) as graphileMigrate.Settings),
+    // Set for the session before its transactions begin.
+    pgSettings: { ...SESSION_SETTINGS },
     connectionString,
     migrationsFolder: MIGRATIONS,
     logger: libraryLogger(graphileMigrate.Logger, log),

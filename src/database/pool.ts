@@ -1,4 +1,5 @@
 import pg from 'pg';
+import { pinSession } from './session.ts';
 
 /** How long a connection may take to open before the attempt counts as failed, in milliseconds. */
 const CONNECT_TIMEOUT_MS = 10_000;
@@ -21,6 +22,8 @@ export function createPool(
     // A host that vanishes without a FIN (a failed-over instance) must not hold a connection for hours.
     keepAlive: true,
     keepAliveInitialDelayMillis: 10_000,
+    // Awaited before the connection is anybody's.
+    onConnect: pinSession,
   });
   // A connection that breaks while idle is replaced at its next use; without a listener it ends the process.
   pool.on('error', () => {});
