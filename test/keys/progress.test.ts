@@ -26,17 +26,15 @@ beforeEach(async () => {
 afterEach(() => db.drop());
 
 const custodian = (sql: string) => db.pool('custodian').query(sql);
+const note =
+  (level: Line['level']) =>
+  (figures: Omit<Line, 'level' | 'text'>, text: string): void =>
+    void lines.push({ level, ...figures, text });
 function take(step: Parameters<typeof takeSteps>[1], turnMs?: number): Promise<void> {
-  const note =
-    (level: Line['level']) =>
-    (figures: Omit<Line, 'level' | 'text'>, text: string): void =>
-      void lines.push({ level, ...figures, text });
   const log = { info: note('info'), warn: note('warn') } as unknown as Logger;
   const context = { pool: db.pool('worker'), sqs: new SQSClient(), queue: {}, kek: undefined, log };
   return takeSteps(context as WorkContext, step, undefined, turnMs);
 }
-/** Lines without their figures of time. */
-const said = () => lines.map(({ seconds: _, ...line }) => line);
 
 test('the worker says when a rotation begins and when it is done, with rows, total and seconds', async () => {
   await rotate(db, 'token', 'ip');
@@ -54,7 +52,7 @@ test('the worker says when a rotation begins and when it is done, with rows, tot
 test('a rotation of nothing begins and is done in one step, and that is two lines as well', async () => {
   await rotate(db, 'cipher', 'body');
   await take('masking.rotate_step');
-  expect(said()).toMatchObject([
+  expect(lines).toMatchObject([
     { rows: 0, total: 0 },
     { rows: 0, total: 0 },
   ]);
@@ -72,7 +70,7 @@ test('a rotation that paused itself is a warning', async () => {
   await db.superuser.query('update masking.vault set ciphertext = substr(ciphertext, 1, 20)');
   await rotate(db, 'token', 'ip');
   await take('masking.rotate_step');
-  expect(said()).toMatchObject([
+  expect(lines).toMatchObject([
     { level: 'info', rows: 0 },
     { level: 'warn', rows: 0 },
   ]);

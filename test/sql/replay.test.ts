@@ -61,7 +61,7 @@ test('a replay of more messages than a batch has, or of more bytes, is refused, 
 });
 
 /** Settings with which anybody's session would write what does not fit to a file, and be led to it by its plans. */
-const STINGY = `set work_mem = '64kB'; set hash_mem_multiplier = 1; set enable_nestloop = off; set enable_indexscan = off`;
+const STINGY = `set work_mem = '64kB'; set hash_mem_multiplier = 1; set enable_nestloop = off; set enable_hashjoin = off`;
 
 test.each([
   ['replay', 'custodian', 'select * from staging.replay(array(select unnest($1::uuid[])))'],
