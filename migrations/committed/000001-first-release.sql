@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:74df52cd9dcb85dd2971c2545d477e28286d1975
+--! Hash: sha1:3de718d6e460b6c231ff6f36afbaddc3befe3c24
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -3933,7 +3933,7 @@ revoke all on function staging.add_mask_job(uuid) from public;
 -- writes:  staging.batches, graphile_worker's jobs
 -- twice:   raises ML011: the loader, unsure whether its COMMIT arrived, asks again with the same batch_id and takes
 --          that as its answer
--- raises:  ML010 other than row_count rows are staged; ML011 submitted already
+-- raises:  ML010 other than row_count rows are staged; ML011 submitted already; 22023 an argument is null
 create or replace function staging.submit_batch(batch_id uuid, row_count integer)
 returns void
 language plpgsql
@@ -3944,6 +3944,9 @@ as $$
 declare
   staged integer;
 begin
+  if batch_id is null or row_count is null then
+    raise exception using errcode = '22023', message = 'a batch must have an id and a number of rows';
+  end if;
   insert into staging.batches (batch_id, rows)
   values (submit_batch.batch_id, row_count)
   on conflict do nothing;
@@ -4115,6 +4118,7 @@ grant execute on function staging.rotate_slots() to logins_worker;
 -- reads:   staging.batches, graphile_worker.jobs
 -- writes:  graphile_worker's jobs
 -- twice:   yes
+-- raises:  22023 overdue is null or not from 0 to a day
 create or replace function staging.sweep_batches(overdue interval default '30 seconds')
 returns integer
 language plpgsql
@@ -4125,6 +4129,9 @@ as $$
 declare
   swept integer;
 begin
+  if (overdue between interval '0' and interval '1 day') is not true then
+    raise exception using errcode = '22023', message = 'overdue must be from 0 to a day';
+  end if;
   if masking.is_sealed() then
     return 0;
   end if;
@@ -4166,6 +4173,7 @@ grant execute on function staging.sweep_batches(interval) to logins_worker;
 -- reads:   graphile_worker.jobs
 -- writes:  staging.workers, graphile_worker's jobs
 -- twice:   yes
+-- raises:  22023 worker_id is null or empty
 create or replace function staging.heartbeat(worker_id text)
 returns integer
 language plpgsql
@@ -4176,6 +4184,9 @@ as $$
 declare
   dead text[];
 begin
+  if coalesce(worker_id, '') = '' then
+    raise exception using errcode = '22023', message = 'a worker must have an id';
+  end if;
   insert into staging.workers (worker_id, seen_at)
   values (heartbeat.worker_id, clock_timestamp())
   on conflict on constraint workers_pkey do update set seen_at = excluded.seen_at;
@@ -4274,7 +4285,7 @@ grant execute on function staging.maintain_partitions(integer) to logins_worker;
 -- called:  by the worker's task clean_ledger, every day
 -- writes:  staging.batches, staging.totals, staging.workers
 -- twice:   yes
--- raises:  22023 keep shorter than an hour
+-- raises:  22023 keep is null or not from an hour to a hundred years
 create or replace function staging.clean_ledger(keep interval default '30 days')
 returns integer
 language plpgsql
@@ -4285,8 +4296,8 @@ as $$
 declare
   removed integer;
 begin
-  if keep is null or keep < interval '1 hour' then
-    raise exception using errcode = '22023', message = 'keep must be an hour at least';
+  if (keep between interval '1 hour' and interval '100 years') is not true then
+    raise exception using errcode = '22023', message = 'keep must be from an hour to a hundred years';
   end if;
 
   with gone as (

@@ -222,7 +222,7 @@ test('dropped partitions, the policy and the end of a purge are on the record', 
   expect(rows).toEqual([
     { action: 'set retention', details: { keep_months: 3 } },
     { action: 'drop partition', details: { partition: name } },
-    { action: 'purge vault', details: {} },
+    { action: 'purge vault', details: { looked_at: 0, deleted: 0 } },
   ]);
 });
 
