@@ -19,8 +19,14 @@ export interface RotationProgress {
   to: number;
   state: 'running' | 'paused';
   phase: 'vault' | 'logins' | 'quarantine';
-  /** Rows done so far, over all phases. */
+  /** Rows done so far, over all phases; those that arrive meanwhile are among them. */
   rows: number;
+  /** Rows there were when its first step began; null before. */
+  total: number | null;
+  /** At most 99: what is done is not listed. */
+  percent: number | null;
+  /** By its speed so far; null while it is paused, or nothing is done yet. */
+  seconds_left: number | null;
   /** Why it paused itself. */
   problem: string | null;
 }
@@ -116,9 +122,21 @@ export function renderStatus(status: Status): string {
   return table.toString();
 }
 
-function renderRotation({ purpose, field, from, to, state, phase, rows, problem }: RotationProgress): string {
-  const progress = `${field} ${purpose} ${from} → ${to}: ${state} in ${phase}, ${rows} rows done`;
-  return problem === null ? progress : `${progress}; ${problem}`;
+/** A rotation in a line: what it is, how far, of how much, and how long it may take. */
+export function renderRotation(rotation: RotationProgress): string {
+  const { purpose, field, from, to, state, phase, rows, total, percent, seconds_left: left } = rotation;
+  const done = total === null ? `${rows} rows done` : `${rows} of ${total} rows done (${percent ?? 99} %)`;
+  return [
+    `${field} ${purpose} ${from} → ${to}: ${state} in ${phase}, ${done}`,
+    ...(left === null ? [] : [`some ${renderDuration(left)} left`]),
+    ...(rotation.problem === null ? [] : [rotation.problem]),
+  ].join('; ');
+}
+
+function renderDuration(seconds: number): string {
+  if (seconds < 120) return `${seconds} s`;
+  const minutes = Math.round(seconds / 60);
+  return minutes < 120 ? `${minutes} min` : `${Math.round(minutes / 60)} h`;
 }
 
 function renderErasure({ erasure_id: id, phase, logins }: ErasureProgress): string {

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:b7909703ff02640508cd15dd55fe0f8f9653568f
+--! Hash: sha1:20cc1287c7869489ee6ff02c2bee138d11252bce
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -339,6 +339,9 @@ create table if not exists masking.rotations (
   position_create_date timestamptz,
   position_message_id uuid,
   rows_done bigint not null default 0,
+  rows_total bigint,
+  worked interval not null default '0',
+  last_step_at timestamptz,
   problem text,
   started_at timestamptz not null default now(),
   started_by name not null default session_user,
@@ -350,6 +353,9 @@ create unique index if not exists rotations_one_at_a_time on masking.rotations (
 comment on table masking.rotations is 'Rotations of keys and how far each has come';
 comment on column masking.rotations.phase is 'vault, then logins, for a token key; vault or quarantine for a cipher key';
 comment on column masking.rotations.position_token is 'The last token, or the last message id in quarantine, that was done in this phase';
+comment on column masking.rotations.rows_done is 'Rows looked at so far, over all phases; logins that arrive meanwhile are among them';
+comment on column masking.rotations.rows_total is 'Rows there were to look at when the first step began; null before';
+comment on column masking.rotations.worked is 'How long it has been worked on, with the rests between steps';
 comment on column masking.rotations.problem is 'Why the rotation paused itself; never a value';
 --! EndIncluded tables/masking.rotations.sql
 --! Included tables/masking.kek_history.sql
@@ -388,10 +394,12 @@ create table if not exists masking.erasures (
   logins_cleared bigint not null default 0,
   values_erased bigint not null default 0,
   bodies_erased bigint not null default 0,
+  started_at timestamptz,
   finished_at timestamptz
 );
 
 comment on table masking.erasures is 'Erasures of users and how far each has come';
+comment on column masking.erasures.started_at is 'When its first step began';
 comment on column masking.erasures.logins_cleared is 'Logins whose masks were set to null';
 comment on column masking.erasures.values_erased is 'Vault entries that no other login referred to, deleted';
 comment on column masking.erasures.bodies_erased is 'Quarantined messages of the user, deleted';
@@ -401,13 +409,19 @@ comment on column masking.erasures.bodies_erased is 'Quarantined messages of the
 create table if not exists masking.retention_policy (
   singleton boolean primary key default true check (singleton),
   keep_months integer check (keep_months between 1 and 1200),
-  purge_position uuid
+  purge_position uuid,
+  purge_started_at timestamptz,
+  purge_looked_at bigint not null default 0,
+  purge_deleted bigint not null default 0
 );
 
 insert into masking.retention_policy (singleton) values (true) on conflict do nothing;
 
 comment on table masking.retention_policy is 'How many whole months logins are kept';
 comment on column masking.retention_policy.purge_position is 'How far a purge of the vault has come; null while none is under way';
+comment on column masking.retention_policy.purge_started_at is 'When the first step of this purge began';
+comment on column masking.retention_policy.purge_looked_at is 'Vault entries that this purge has looked at';
+comment on column masking.retention_policy.purge_deleted is 'Vault entries that this purge has deleted';
 --! EndIncluded tables/masking.retention_policy.sql
 
 --! Included tables/audit.events.sql
@@ -2769,6 +2783,131 @@ $$;
 comment on function masking.first_token(integer) is 'The lower bound of the tokens of a key';
 revoke all on function masking.first_token(integer) from public;
 --! EndIncluded functions/masking.first_token.sql
+--! Included functions/masking.require_read_committed.sql
+-- masking.require_read_committed() -> void
+--
+-- what:    refuses to go on in a REPEATABLE READ or SERIALIZABLE transaction. Such a transaction does not see what others
+--          committed after it began: it would take a value that a new login needs for one that nobody needs, or a
+--          login that it cannot see for one that is not there.
+-- called:  by whatever deletes values or concludes that nothing is left
+-- raises:  25000 another isolation level
+create or replace function masking.require_read_committed()
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    raise exception using
+      errcode = '25000',
+      message = 'this needs a READ COMMITTED transaction, to see what others have committed',
+      hint = 'begin transaction isolation level read committed';
+  end if;
+end
+$$;
+
+comment on function masking.require_read_committed() is 'Refuses transactions that do not see what others have committed';
+revoke all on function masking.require_read_committed() from public;
+--! EndIncluded functions/masking.require_read_committed.sql
+--! Included functions/masking.check_step.sql
+-- masking.check_step(max_rows integer) -> void
+--
+-- what:    refuses a step of a size that is none, and one in a transaction that does not see what others have committed
+-- called:  by masking.rotate_step, masking.forget_step and masking.purge_step, before anything else
+-- raises:  22023 max_rows is null or not from 1 to 100000; 25000 another isolation level than READ COMMITTED
+create or replace function masking.check_step(max_rows integer)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if (max_rows between 1 and 100000) is not true then
+    raise exception using errcode = '22023', message = 'max_rows must be from 1 to 100000';
+  end if;
+  perform masking.require_read_committed();
+end
+$$;
+
+comment on function masking.check_step(integer) is 'Refuses a step that could not be done';
+revoke all on function masking.check_step(integer) from public;
+--! EndIncluded functions/masking.check_step.sql
+--! Included functions/masking.is_carried.sql
+-- masking.is_carried(key_version integer) -> boolean
+--
+-- what:    whether any login still carries a mask of this token key whose value is in the vault under another mask by now.
+--          Forgetting which mask became which would leave such a login without its value.
+-- called:  by masking.retoken_logins and masking.destroy_key
+-- reads:   public.user_logins, masking.retokened
+--
+-- The masks of a key lie together in the indexes, and usually there is none: a probe of two indexes, whatever the
+-- statistics of before the rotation make the planner think.
+create or replace function masking.is_carried(key_version integer)
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+  first_token uuid := masking.first_token(key_version);
+  next_key uuid := masking.first_token(key_version + 1);
+begin
+  return exists (
+    select
+      from public.user_logins l
+     where l.masked_ip >= first_token
+       and l.masked_ip < next_key
+       and exists (select from masking.retokened r where r.old_token = l.masked_ip offset 0)
+  ) or exists (
+    select
+      from public.user_logins l
+     where l.masked_device_id >= first_token
+       and l.masked_device_id < next_key
+       and exists (select from masking.retokened r where r.old_token = l.masked_device_id offset 0)
+  );
+end
+$$;
+
+comment on function masking.is_carried(integer) is 'Whether logins still carry masks of a token key whose values have moved';
+revoke all on function masking.is_carried(integer) from public;
+--! EndIncluded functions/masking.is_carried.sql
+--! Included functions/masking.rows_to_rotate.sql
+-- masking.rows_to_rotate(rotation masking.rotations) -> bigint
+--
+-- what:    how many rows a rotation has to look at: what is under the old key and, for a token key, all logins
+-- called:  by masking.rotate_step, once a rotation, before it takes locks
+-- reads:   masking.vault, public.user_logins, staging.quarantine
+create or replace function masking.rows_to_rotate(rotation masking.rotations)
+returns bigint
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return case
+    when rotation.field = 'body' then
+      (select count(*) from staging.quarantine q where q.key_version = rotation.from_version)
+    when rotation.purpose = 'cipher' then
+      (select count(*) from masking.vault v where v.key_version = rotation.from_version)
+    else
+      (
+        select count(*)
+        from masking.vault v
+        where v.token >= masking.first_token(rotation.from_version)
+          and v.token < masking.first_token(rotation.from_version + 1)
+      ) + (select count(*) from public.user_logins)
+  end;
+end
+$$;
+
+comment on function masking.rows_to_rotate(masking.rotations) is 'How many rows a rotation has to look at';
+revoke all on function masking.rows_to_rotate(masking.rotations) from public;
+--! EndIncluded functions/masking.rows_to_rotate.sql
 --! Included functions/masking.retoken_vault.sql
 -- masking.retoken_vault(rotation masking.rotations, max_rows integer) -> masking.rotations
 --
@@ -2785,6 +2924,7 @@ language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
 as $$
 declare
   new_key bytea := (
@@ -2835,7 +2975,12 @@ begin
   delete from masking.vault v where v.token = any (chunk);
 
   rotation.rows_done := rotation.rows_done + cardinality(chunk);
-  if cardinality(chunk) < max_rows then
+  if not exists (
+    select
+      from masking.vault v
+     where v.token >= masking.first_token(rotation.from_version)
+       and v.token < masking.first_token(rotation.from_version + 1)
+  ) then
     rotation.phase := 'logins';
   end if;
   return rotation;
@@ -2849,9 +2994,10 @@ revoke all on function masking.retoken_vault(masking.rotations, integer) from pu
 -- masking.retoken_logins(rotation masking.rotations, max_rows integer) -> masking.rotations
 --
 -- what:    looks at the next logins in the order of the primary key and replaces the old tokens in them. No batch writes
---          old tokens any more (masking.rotate waited for those that did), so one pass is all.
+--          old tokens any more (masking.rotate waited for those that did), so one pass is usually all. At its end the
+--          vault and the logins are asked what is left under the old key: the rotation is done when nothing is.
 -- called:  by masking.rotate_step
--- reads:   masking.retokened
+-- reads:   masking.retokened, masking.vault
 -- writes:  public.user_logins
 -- twice:   yes: from the rotation's position on
 create or replace function masking.retoken_logins(rotation masking.rotations, max_rows integer)
@@ -2878,7 +3024,20 @@ begin
    order by c.user_id desc, c.create_date desc, c.message_id desc
    limit 1;
   if not found then
-    rotation.state := 'done';
+    rotation.position_user_id := null;
+    rotation.position_create_date := null;
+    rotation.position_message_id := null;
+    -- A restored row, say, may be behind this one's back: then once more from the beginning.
+    if exists (
+      select
+        from masking.vault v
+       where v.token >= masking.first_token(rotation.from_version)
+         and v.token < masking.first_token(rotation.from_version + 1)
+    ) then
+      rotation.phase := 'vault';
+    elsif not masking.is_carried(rotation.from_version) then
+      rotation.state := 'done';
+    end if;
     return rotation;
   end if;
 
@@ -2924,6 +3083,7 @@ language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
 as $$
 declare
   new_password text := (
@@ -2983,6 +3143,7 @@ language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
 as $$
 declare
   new_password text := (
@@ -2996,8 +3157,8 @@ begin
     select q.message_id
       from staging.quarantine q
      where q.key_version = rotation.from_version
-     -- Bodies are up to a megabyte each, where vault entries have a few hundred bytes.
-     limit greatest(max_rows / 10, 1)
+     -- Bodies are up to a megabyte each, where vault entries have a few hundred bytes: a hundred fit into work_mem.
+     limit least(greatest(max_rows / 10, 1), 100)
   );
 
   update staging.quarantine q
@@ -3018,27 +3179,42 @@ comment on function masking.reencrypt_bodies(masking.rotations, integer) is 'Enc
 revoke all on function masking.reencrypt_bodies(masking.rotations, integer) from public;
 --! EndIncluded functions/masking.reencrypt_bodies.sql
 --! Included functions/masking.rotate_step.sql
--- masking.rotate_step(max_rows integer default 500) -> boolean
+-- masking.rotate_step(max_rows integer default 500)
+--   -> (more boolean, began boolean, ended text, work text, rows bigint, total bigint, seconds double precision)
 --
--- what:    takes the oldest rotation that is running a step further and says whether there is more to do. A vault entry
---          that cannot be opened pauses its rotation, with a word why: rotating must not make a swapped ciphertext good.
+-- what:    takes the oldest rotation that is running a step further. A vault entry that cannot be opened pauses its
+--          rotation, with a word why: rotating must not make a swapped ciphertext good.
+-- returns: more: whether anything is left to do; then, for the worker's log, of the rotation that this step was about:
+--          whether it was the first step, `done` or `paused` where it was the last, what it is, rows done and in total,
+--          seconds since the beginning. All but more are null where the step was nobody's, or is another worker's.
 -- called:  by the worker's task rotate_keys, a transaction a step
 -- reads:   masking.keys, masking.kek
 -- writes:  masking.rotations and what the rotation is about; audit.events at the end
+-- keeps:   what is in the clear in memory (work_mem), off the disk
 -- twice:   yes: each call is the next step
--- raises:  ML001 sealed; ML002 wrong key-encryption key
-create or replace function masking.rotate_step(max_rows integer default 500)
-returns boolean
+-- raises:  ML001 sealed; ML002 wrong key-encryption key; 22023 max_rows is not from 1 to 100000; 25000 not READ COMMITTED
+create or replace function masking.rotate_step(
+  max_rows integer default 500,
+  out more boolean,
+  out began boolean,
+  out ended text,
+  out work text,
+  out rows bigint,
+  out total bigint,
+  out seconds double precision
+)
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set work_mem = '256MB'
 as $$
 declare
   rotation masking.rotations;
-  done integer;
+  step_began_at timestamptz;
 begin
+  perform masking.check_step(max_rows);
   -- A second worker leaves the step to the first.
   select r.* into rotation
     from masking.rotations r
@@ -3047,8 +3223,14 @@ begin
    limit 1
      for update skip locked;
   if not found then
-    return false;
+    more := false;
+    return;
   end if;
+  began := rotation.rows_total is null;
+  if began then
+    rotation.rows_total := masking.rows_to_rotate(rotation);
+  end if;
+  step_began_at := clock_timestamp();
   -- Whoever deletes values ends first: what this step reads from here on is what it may write again.
   lock table masking.vault in row exclusive mode;
 
@@ -3076,6 +3258,10 @@ begin
          position_create_date = rotation.position_create_date,
          position_message_id = rotation.position_message_id,
          rows_done = rotation.rows_done,
+         rows_total = rotation.rows_total,
+         -- The rest after a step is part of the work; a night on which no worker ran is not.
+         worked = r.worked + least(clock_timestamp() - coalesce(r.last_step_at, step_began_at), interval '2 minutes'),
+         last_step_at = clock_timestamp(),
          problem = rotation.problem,
          finished_at = case when rotation.state = 'done' then clock_timestamp() end
    where r.rotation_id = rotation.rotation_id;
@@ -3087,8 +3273,16 @@ begin
         'from', rotation.from_version, 'to', rotation.to_version, 'rows', rotation.rows_done
       )
     );
+    ended := rotation.state;
   end if;
-  return exists (select from masking.rotations r where r.state = 'running');
+  more := exists (select from masking.rotations r where r.state = 'running');
+  work := format(
+    'rotation of the %s key of %s, %s to %s',
+    rotation.purpose, rotation.field, rotation.from_version, rotation.to_version
+  );
+  rows := rotation.rows_done;
+  total := rotation.rows_total;
+  seconds := extract(epoch from clock_timestamp() - rotation.started_at);
 end
 $$;
 
@@ -3172,7 +3366,7 @@ grant execute on function masking.rotate(text, text) to logins_custodian;
 -- what:    pauses every rotation that is running, after the step under way; returns how many
 -- called:  by custodians
 -- writes:  masking.rotations, audit.events
--- twice:   yes
+-- twice:   yes: what changes nothing is not on the record
 create or replace function masking.pause_rotation()
 returns integer
 language plpgsql
@@ -3185,7 +3379,9 @@ declare
 begin
   update masking.rotations set state = 'paused' where state = 'running';
   get diagnostics paused = row_count;
-  perform audit.append('pause rotation', jsonb_build_object('rotations', paused));
+  if paused > 0 then
+    perform audit.append('pause rotation', jsonb_build_object('rotations', paused));
+  end if;
   return paused;
 end
 $$;
@@ -3200,7 +3396,7 @@ grant execute on function masking.pause_rotation() to logins_custodian;
 -- what:    lets every rotation that is paused go on; returns how many
 -- called:  by custodians
 -- writes:  masking.rotations, graphile_worker's jobs, audit.events
--- twice:   yes
+-- twice:   yes: what changes nothing is not on the record
 create or replace function masking.resume_rotation()
 returns integer
 language plpgsql
@@ -3213,8 +3409,10 @@ declare
 begin
   update masking.rotations set state = 'running', problem = null where state = 'paused';
   get diagnostics resumed = row_count;
-  perform audit.append('resume rotation', jsonb_build_object('rotations', resumed));
-  perform graphile_worker.add_job('rotate_keys', job_key => 'rotate_keys', priority => 10);
+  if resumed > 0 then
+    perform audit.append('resume rotation', jsonb_build_object('rotations', resumed));
+    perform graphile_worker.add_job('rotate_keys', job_key => 'rotate_keys', priority => 10);
+  end if;
   return resumed;
 end
 $$;
@@ -3229,14 +3427,15 @@ grant execute on function masking.resume_rotation() to logins_custodian;
 -- what:    destroys a retiring key: its wrapped form is removed, and what was still under it is deleted, because nobody
 --          can open it any more. What backups and WAL hold of the key is wrapped under the key-encryption key.
 -- takes:   losing: how many values (or quarantined messages) are lost. 0 means none, which is so after a rotation. To
---          lose some on purpose, name the very number: it is in the error's message.
+--          lose some on purpose, name the very number: it is in the error's message. No number loses values that have
+--          left the key while logins still carry its masks.
 -- called:  by custodians
 -- reads:   masking.vault, public.user_logins, staging.quarantine
 -- writes:  masking.keys, masking.vault, staging.quarantine, masking.retokened (old tokens of a token key are forgotten),
 --          masking.rotations, audit.events
 -- twice:   raises ML007
 -- raises:  ML006 another number of values is under the key; ML007 there is no such retiring key; ML008 its rotation is
---          not done yet
+--          not done yet, or logins still carry its masks; 22023 losing is null or below 0; 25000 not READ COMMITTED
 create or replace function masking.destroy_key(purpose text, version integer, losing bigint default 0)
 returns void
 language plpgsql
@@ -3247,7 +3446,12 @@ as $$
 declare
   key masking.keys;
   held bigint;
+  lost bigint;
 begin
+  if (losing >= 0) is not true then
+    raise exception using errcode = '22023', message = 'losing must be how many values are lost, 0 for none';
+  end if;
+  perform masking.require_read_committed();
   -- A step of its rotation ends first: it holds the rotation before it wants the vault.
   perform
      from masking.rotations r
@@ -3280,10 +3484,11 @@ begin
       message = format('%s values are under this key, and %s were to be lost', held, losing),
       hint = case
         when held = 0 then 'None has to be lost: leave losing out'
-        else format('Rotate them to another key first; or, to lose them for ever, pass losing => %s', held)
+        else format('Wait until its rotation is done; or, to lose them for ever, pass losing => %s', held)
       end;
   end if;
-  -- With nothing left under it, a rotation that is still at work on the logins needs the old tokens.
+  -- With nothing left under it, a rotation that is still at work on the logins needs the old tokens; and whatever is left
+  -- under it, so do logins whose values have moved.
   if losing = 0 and exists (
     select
       from masking.rotations r
@@ -3293,6 +3498,11 @@ begin
       errcode = 'ML008',
       message = 'the rotation of this key is not done yet',
       hint = 'npm run status shows how far it is';
+  elsif key.purpose = 'token' and masking.is_carried(key.version) then
+    raise exception using
+      errcode = 'ML008',
+      message = 'logins still carry masks of this key whose values are under another key by now: they would lose them',
+      hint = 'Let its rotation get through the logins; where none is under way, rotate the token key of this field once more';
   end if;
 
   -- What nobody can open any more is deleted, so that a value that comes again is new.
@@ -3310,6 +3520,7 @@ begin
      where v.key_version = key.version and r.new_token = v.token;
     delete from masking.vault v where v.key_version = key.version;
   end if;
+  get diagnostics lost = row_count;
 
   update masking.keys k
      set state = 'destroyed', wrapped = null, destroyed_at = now()
@@ -3319,7 +3530,7 @@ begin
    where r.purpose = key.purpose and r.from_version = key.version and r.state <> 'done';
   perform audit.append(
     'destroy key',
-    jsonb_build_object('purpose', key.purpose, 'field', key.field, 'version', key.version, 'lost', losing)
+    jsonb_build_object('purpose', key.purpose, 'field', key.field, 'version', key.version, 'lost', lost)
   );
 end
 $$;
@@ -3418,16 +3629,27 @@ revoke all on function masking.forget_user(text, text) from public;
 grant execute on function masking.forget_user(text, text) to logins_custodian;
 --! EndIncluded functions/masking.forget_user.sql
 --! Included functions/masking.forget_step.sql
--- masking.forget_step(max_rows integer default 500) -> boolean
+-- masking.forget_step(max_rows integer default 500)
+--   -> (more boolean, began boolean, ended text, work text, rows bigint, total bigint, seconds double precision)
 --
--- what:    takes the oldest erasure a step further and says whether there is more to do
+-- what:    takes the oldest erasure a step further. It is done when no login of the user that was there before the request
+--          has a mask, and all of the quarantine was looked through.
+-- returns: as masking.rotate_step does; rows are logins cleared and bodies deleted, and nobody knows their total
 -- called:  by the worker's task forget_users, a transaction a step
 -- reads:   masking.keys and masking.kek (for quarantined bodies)
 -- writes:  public.user_logins, masking.vault, staging.quarantine, masking.erasures; audit.events at the end
 -- twice:   yes: each call is the next step
--- raises:  ML001 sealed; ML002 wrong key-encryption key
-create or replace function masking.forget_step(max_rows integer default 500)
-returns boolean
+-- raises:  ML001 sealed; ML002 wrong key-encryption key; 22023 max_rows is not from 1 to 100000; 25000 not READ COMMITTED
+create or replace function masking.forget_step(
+  max_rows integer default 500,
+  out more boolean,
+  out began boolean,
+  out ended text,
+  out work text,
+  out rows bigint,
+  out total bigint,
+  out seconds double precision
+)
 language plpgsql
 volatile
 security definer
@@ -3442,6 +3664,7 @@ declare
   chunk uuid[];
   erased integer;
 begin
+  perform masking.check_step(max_rows);
   select e.* into erasure
     from masking.erasures e
    where e.phase <> 'done'
@@ -3449,8 +3672,11 @@ begin
    limit 1
      for update skip locked;
   if not found then
-    return false;
+    more := false;
+    return;
   end if;
+  began := erasure.started_at is null;
+  erasure.started_at := coalesce(erasure.started_at, clock_timestamp());
 
   if erasure.phase = 'logins' then
     -- Batches that began before the erasure end first, so that their logins are seen.
@@ -3497,10 +3723,19 @@ begin
        and masking.user_of_body(q.message_id) = erasure.user_id;
     get diagnostics erased = row_count;
     erasure.bodies_erased := erasure.bodies_erased + erased;
+    erasure.position_message_id := chunk[cardinality(chunk)];
     if cardinality(chunk) = 0 then
-      erasure.phase := 'done';
-    else
-      erasure.position_message_id := chunk[cardinality(chunk)];
+      -- A restored row, say, may have come behind this one's back.
+      erasure.phase := case
+        when exists (
+          select
+            from public.user_logins l
+           where l.user_id = erasure.user_id
+             and l.loaded_at <= erasure.requested_at
+             and (l.masked_ip is not null or l.masked_device_id is not null)
+        ) then 'logins'
+        else 'done'
+      end;
     end if;
   end if;
 
@@ -3510,6 +3745,7 @@ begin
          logins_cleared = erasure.logins_cleared,
          values_erased = erasure.values_erased,
          bodies_erased = erasure.bodies_erased,
+         started_at = erasure.started_at,
          finished_at = case when erasure.phase = 'done' then clock_timestamp() end
    where e.erasure_id = erasure.erasure_id;
   if erasure.phase = 'done' then
@@ -3520,8 +3756,12 @@ begin
         'values', erasure.values_erased, 'bodies', erasure.bodies_erased
       )
     );
+    ended := 'done';
   end if;
-  return exists (select from masking.erasures e where e.phase <> 'done');
+  more := exists (select from masking.erasures e where e.phase <> 'done');
+  work := format('erasure %s', erasure.erasure_id);
+  rows := erasure.logins_cleared + erasure.bodies_erased;
+  seconds := extract(epoch from clock_timestamp() - erasure.requested_at);
 end
 $$;
 
@@ -3536,7 +3776,7 @@ grant execute on function masking.forget_step(integer) to logins_worker;
 --          every day.
 -- called:  by custodians
 -- writes:  masking.retention_policy, audit.events
--- twice:   yes
+-- twice:   yes: what changes nothing is not on the record
 -- raises:  22023 out of range (1 to 1200)
 create or replace function masking.set_retention(keep_months integer)
 returns void
@@ -3549,8 +3789,12 @@ begin
   if keep_months not between 1 and 1200 then
     raise exception using errcode = '22023', message = 'keep_months must be from 1 to 1200, or null to keep logins for ever';
   end if;
-  update masking.retention_policy set keep_months = set_retention.keep_months;
-  perform audit.append('set retention', jsonb_build_object('keep_months', keep_months));
+  update masking.retention_policy p
+     set keep_months = set_retention.keep_months
+   where p.keep_months is distinct from set_retention.keep_months;
+  if found then
+    perform audit.append('set retention', jsonb_build_object('keep_months', keep_months));
+  end if;
 end
 $$;
 
@@ -3618,39 +3862,67 @@ revoke all on function masking.retention() from public;
 grant execute on function masking.retention() to logins_worker;
 --! EndIncluded functions/masking.retention.sql
 --! Included functions/masking.purge_step.sql
--- masking.purge_step(max_rows integer default 500) -> boolean
+-- masking.purge_step(max_rows integer default 500)
+--   -> (more boolean, began boolean, ended text, work text, rows bigint, total bigint, seconds double precision)
 --
--- what:    looks at the next vault entries, deletes those that no login refers to, and says whether there is more to do
+-- what:    looks at the next vault entries and deletes those that no login refers to. The purge is done when no entry
+--          comes after those.
+-- returns: as masking.rotate_step does; rows are entries looked at, and nobody counts their total
 -- called:  by the worker's task purge_vault, a transaction a step, after retention dropped logins
 -- reads:   public.user_logins
 -- writes:  masking.vault, masking.retention_policy; audit.events at the end
 -- twice:   yes: each call is the next step
-create or replace function masking.purge_step(max_rows integer default 500)
-returns boolean
+-- raises:  22023 max_rows is not from 1 to 100000; 25000 not READ COMMITTED
+create or replace function masking.purge_step(
+  max_rows integer default 500,
+  out more boolean,
+  out began boolean,
+  out ended text,
+  out work text,
+  out rows bigint,
+  out total bigint,
+  out seconds double precision
+)
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  start_token uuid;
+  purge masking.retention_policy;
   chunk uuid[];
 begin
-  select p.purge_position into start_token from masking.retention_policy p for update skip locked;
-  if start_token is null then
-    return false;
+  perform masking.check_step(max_rows);
+  select p.* into purge from masking.retention_policy p for update skip locked;
+  if purge.purge_position is null then
+    more := false;
+    return;
   end if;
+  began := purge.purge_started_at is null;
+  purge.purge_started_at := coalesce(purge.purge_started_at, clock_timestamp());
+
   chunk := array(
-    select v.token from masking.vault v where v.token > start_token order by v.token limit max_rows
+    select v.token from masking.vault v where v.token > purge.purge_position order by v.token limit max_rows
   );
-  perform masking.delete_unreferenced(chunk);
+  purge.purge_looked_at := purge.purge_looked_at + cardinality(chunk);
+  purge.purge_deleted := purge.purge_deleted + masking.delete_unreferenced(chunk);
+  more := exists (select from masking.vault v where v.token > chunk[cardinality(chunk)]);
+  work := 'purge of the vault';
+  rows := purge.purge_looked_at;
+  seconds := extract(epoch from clock_timestamp() - purge.purge_started_at);
+
   update masking.retention_policy
-     set purge_position = case when cardinality(chunk) = max_rows then chunk[max_rows] end;
-  if cardinality(chunk) < max_rows then
-    perform audit.append('purge vault', '{}');
-    return false;
+     set purge_position = case when more then chunk[cardinality(chunk)] end,
+         purge_started_at = case when more then purge.purge_started_at end,
+         purge_looked_at = case when more then purge.purge_looked_at else 0 end,
+         purge_deleted = case when more then purge.purge_deleted else 0 end;
+  if not more then
+    perform audit.append(
+      'purge vault',
+      jsonb_build_object('looked_at', purge.purge_looked_at, 'deleted', purge.purge_deleted)
+    );
+    ended := 'done';
   end if;
-  return true;
 end
 $$;
 
@@ -3757,7 +4029,7 @@ revoke all on function staging.add_mask_job(uuid) from public;
 -- writes:  staging.batches, graphile_worker's jobs
 -- twice:   raises ML011: the loader, unsure whether its COMMIT arrived, asks again with the same batch_id and takes
 --          that as its answer
--- raises:  ML010 other than row_count rows are staged; ML011 submitted already
+-- raises:  ML010 other than row_count rows are staged; ML011 submitted already; 22023 an argument is null
 create or replace function staging.submit_batch(batch_id uuid, row_count integer)
 returns void
 language plpgsql
@@ -3768,6 +4040,9 @@ as $$
 declare
   staged integer;
 begin
+  if batch_id is null or row_count is null then
+    raise exception using errcode = '22023', message = 'a batch must have an id and a number of rows';
+  end if;
   insert into staging.batches (batch_id, rows)
   values (submit_batch.batch_id, row_count)
   on conflict do nothing;
@@ -3939,6 +4214,7 @@ grant execute on function staging.rotate_slots() to logins_worker;
 -- reads:   staging.batches, graphile_worker.jobs
 -- writes:  graphile_worker's jobs
 -- twice:   yes
+-- raises:  22023 overdue is null or not from 0 to a day
 create or replace function staging.sweep_batches(overdue interval default '30 seconds')
 returns integer
 language plpgsql
@@ -3949,6 +4225,9 @@ as $$
 declare
   swept integer;
 begin
+  if (overdue between interval '0' and interval '1 day') is not true then
+    raise exception using errcode = '22023', message = 'overdue must be from 0 to a day';
+  end if;
   if masking.is_sealed() then
     return 0;
   end if;
@@ -3990,6 +4269,7 @@ grant execute on function staging.sweep_batches(interval) to logins_worker;
 -- reads:   graphile_worker.jobs
 -- writes:  staging.workers, graphile_worker's jobs
 -- twice:   yes
+-- raises:  22023 worker_id is null or empty
 create or replace function staging.heartbeat(worker_id text)
 returns integer
 language plpgsql
@@ -4000,6 +4280,9 @@ as $$
 declare
   dead text[];
 begin
+  if coalesce(worker_id, '') = '' then
+    raise exception using errcode = '22023', message = 'a worker must have an id';
+  end if;
   insert into staging.workers (worker_id, seen_at)
   values (heartbeat.worker_id, clock_timestamp())
   on conflict on constraint workers_pkey do update set seen_at = excluded.seen_at;
@@ -4098,7 +4381,7 @@ grant execute on function staging.maintain_partitions(integer) to logins_worker;
 -- called:  by the worker's task clean_ledger, every day
 -- writes:  staging.batches, staging.totals, staging.workers
 -- twice:   yes
--- raises:  22023 keep shorter than an hour
+-- raises:  22023 keep is null or not from an hour to a hundred years
 create or replace function staging.clean_ledger(keep interval default '30 days')
 returns integer
 language plpgsql
@@ -4109,8 +4392,8 @@ as $$
 declare
   removed integer;
 begin
-  if keep is null or keep < interval '1 hour' then
-    raise exception using errcode = '22023', message = 'keep must be an hour at least';
+  if (keep between interval '1 hour' and interval '100 years') is not true then
+    raise exception using errcode = '22023', message = 'keep must be from an hour to a hundred years';
   end if;
 
   with gone as (
@@ -4154,8 +4437,10 @@ grant execute on function staging.clean_ledger(interval) to logins_worker;
 -- reads:   staging.quarantine, masking.keys, masking.kek
 -- writes:  staging.quarantine, staging.raw_messages, public.user_logins, masking.vault,
 --          staging.batches, audit.events
--- twice:   yes: what is not in quarantine is left out
--- raises:  ML001 sealed; ML004 a ciphertext was changed; 54000 more than 10000 messages at once
+-- keeps:   what is in the clear in memory (work_mem), off the disk
+-- twice:   yes: what is not in quarantine is left out, and where nothing is left, nothing is on the record
+-- raises:  ML001 sealed; ML004 a ciphertext was changed; 22023 message_ids is null; 54000 more than 10000 messages, or
+--          more than 64 MiB of bodies, at once
 create or replace function staging.replay(
   message_ids uuid[],
   out rows integer,
@@ -4167,14 +4452,27 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set jit = off
 set work_mem = '256MB'
 as $$
 declare
   replay_batch_id uuid := gen_random_uuid();
   counts record;
 begin
+  if message_ids is null then
+    raise exception using errcode = '22023', message = 'replay needs the ids of messages: null names none';
+  end if;
   if cardinality(message_ids) > 10000 then
     raise exception using errcode = '54000', message = 'replay takes up to 10000 messages at once';
+  end if;
+  -- As much as a batch of the loader may have, of which several times fit into work_mem.
+  if (
+    select sum(octet_length(q.body)) from staging.quarantine q where q.message_id = any (message_ids)
+  ) > 64 * 1024 * 1024 then
+    raise exception using
+      errcode = '54000',
+      message = 'replay takes up to 64 MiB of bodies at once',
+      hint = 'Name fewer messages';
   end if;
 
   insert into staging.inbox (batch_id, message_ids, receipt_handles, sent_ats, receive_counts, bodies)
@@ -4196,11 +4494,11 @@ begin
       replay_batch_id, replay.rows, clock_timestamp(), clock_timestamp(),
       replay.inserted, replay.rows - replay.inserted - replay.quarantined, replay.quarantined
     );
+    perform audit.append(
+      'replay',
+      jsonb_build_object('messages', rows, 'loaded', inserted, 'quarantined', quarantined)
+    );
   end if;
-  perform audit.append(
-    'replay',
-    jsonb_build_object('messages', rows, 'loaded', inserted, 'quarantined', quarantined)
-  );
 end
 $$;
 
@@ -4215,7 +4513,9 @@ grant execute on function staging.replay(uuid[]) to logins_custodian, logins_wor
 --          seconds, open batches (not yet acknowledged), and since the beginning: batches, rows loaded, duplicates,
 --          messages quarantined, lost batches; how many are in quarantine now; sealed or not; the keys
 --          [{purpose, field, version, state}]; rotations and erasures that are not done
---          [{purpose, field, from, to, state, phase, rows, problem}], [{erasure_id, phase, logins}]
+--          [{purpose, field, from, to, state, phase, rows, total, percent, seconds_left, problem}],
+--          [{erasure_id, phase, logins}]. Total and per cent are null before a rotation's first step, seconds left also
+--          while it is paused
 -- called:  by npm run status, as logins_worker, logins_custodian or logins_auditor
 -- reads:   staging.batches, staging.totals, staging.quarantine, masking.keys, masking.rotations, masking.erasures
 create or replace function staging.status(
@@ -4264,7 +4564,14 @@ as $$
         jsonb_agg(
           jsonb_build_object(
             'purpose', r.purpose, 'field', r.field, 'from', r.from_version, 'to', r.to_version,
-            'state', r.state, 'phase', r.phase, 'rows', r.rows_done, 'problem', r.problem
+            'state', r.state, 'phase', r.phase, 'rows', r.rows_done, 'total', r.rows_total,
+            -- What arrives meanwhile is looked at as well: it is never all before it is done.
+            'percent', case when r.rows_total > 0 then least(100 * r.rows_done / r.rows_total, 99) end,
+            'seconds_left', case
+              when r.state = 'running' and r.rows_done between 1 and r.rows_total
+                then ceil(extract(epoch from r.worked) * (r.rows_total - r.rows_done) / r.rows_done)
+            end,
+            'problem', r.problem
           )
           order by r.rotation_id
         ),

@@ -6,11 +6,14 @@ import { checkDatabase } from '../database/check.ts';
 import { fatalDatabaseFault } from '../database/faults.ts';
 import { readKek, rewrap, unseal } from '../database/kek.ts';
 import { createPool } from '../database/pool.ts';
-import { codeOf, FatalError, SettingError } from '../errors.ts';
+import { codeOf, FatalError, SettingError, SQLSTATE } from '../errors.ts';
+import { renderRotation, type KeyVersion, type RotationProgress } from '../status.ts';
 import { commandLine, runCommand } from './command.ts';
 
 const PURPOSES = ['token', 'cipher'];
 const FIELDS = ['ip', 'device_id', 'body'];
+const UNDER_WAY =
+  'npm run keys -- list shows how far it is; a paused one goes on after npm run keys -- resume';
 
 await runCommand(async () => {
   const settings = readSettings('custodian');
@@ -26,7 +29,10 @@ await runCommand(async () => {
       .allowExcessArguments(false)
       .action((...args: unknown[]) => withPool(settings, (pool) => run(pool, args.at(-1) as Command)));
 
-  command('list', 'show the data keys and where they are in their lives', list);
+  command('list', 'show the data keys, where they are in their lives, and rotations under way', list).option(
+    '--json',
+    'print an object for machines',
+  );
   command('rotate', 'make new keys and bring everything under them, in the background', rotate)
     .option('--purpose <purpose>', 'token or cipher (default: both)')
     .option('--field <field>', 'ip, device_id or body (default: all)');
@@ -49,30 +55,50 @@ await runCommand(async () => {
   await line.parseAsync();
 });
 
-async function list(pool: pg.Pool): Promise<void> {
-  const { rows } = await pool.query<
-    Record<'purpose' | 'field' | 'version' | 'state', string> & { created_at: Date }
-  >('select * from masking.list_keys()');
+/** A row of `masking.list_keys()`. */
+interface ListedKey extends KeyVersion {
+  created_at: Date;
+  retiring_at: Date | null;
+  destroyed_at: Date | null;
+}
+
+async function list(pool: pg.Pool, given: Command): Promise<void> {
+  const { rows: keys } = await pool.query<ListedKey>('select * from masking.list_keys()');
+  const { rows: status } = await pool.query<{ rotations: RotationProgress[] }>(
+    'select rotations from staging.status()',
+  );
+  const rotations = status[0]!.rotations;
+  if (given.opts<{ json?: boolean }>().json === true) return print(JSON.stringify({ keys, rotations }));
   const table = new Table({
     head: ['purpose', 'field', 'version', 'state', 'since'],
     style: { head: [], border: [] },
   });
   table.push(
-    ...rows.map((key) => [key.purpose, key.field, key.version, key.state, key.created_at.toISOString()]),
+    ...keys.map((key) => [
+      key.purpose,
+      key.field,
+      key.version,
+      key.state,
+      (key.destroyed_at ?? key.retiring_at ?? key.created_at).toISOString(),
+    ]),
   );
-  print(table.toString());
+  print([table.toString(), ...rotations.map(renderRotation)].join('\n'));
 }
 
 async function rotate(pool: pg.Pool, given: Command): Promise<void> {
   const { purpose, field } = given.opts<{ purpose?: string; field?: string }>();
   requireOneOf('--purpose', purpose, PURPOSES);
   requireOneOf('--field', field, FIELDS);
-  const { rowCount } = await pool.query('select masking.rotate(purpose => $1, field => $2)', [
-    purpose ?? null,
-    field ?? null,
-  ]);
+  const { rowCount } = await pool
+    .query('select masking.rotate(purpose => $1, field => $2)', [purpose ?? null, field ?? null])
+    .catch((error: unknown) => {
+      throw advised(error, {
+        [SQLSTATE.noSuchKey]: 'Bodies have a cipher key only: npm run keys -- list',
+        [SQLSTATE.rotationNotDone]: UNDER_WAY,
+      });
+    });
   print(
-    `${rowCount} rotations begun; workers do them in the background, and npm run status shows how far they are`,
+    `${rowCount} rotations begun; workers do them in the background, and npm run keys -- list shows how far they are`,
   );
 }
 
@@ -88,11 +114,24 @@ async function destroy(pool: pg.Pool, given: Command): Promise<void> {
   if (!/^\d{1,9}$/.test(version ?? '') || !/^\d{1,15}$/.test(losing)) {
     throw new SettingError('version and --losing must be whole numbers');
   }
-  await pool.query('select masking.destroy_key(purpose => $1, version => $2, losing => $3)', [
-    purpose,
-    version,
-    losing,
-  ]);
+  await pool
+    .query('select masking.destroy_key(purpose => $1, version => $2, losing => $3)', [
+      purpose,
+      version,
+      losing,
+    ])
+    .catch((error: unknown) => {
+      // The message begins with how many there are.
+      const held = /^\d+/.exec((error as pg.DatabaseError).message ?? '')?.[0];
+      throw advised(error, {
+        [SQLSTATE.keyInUse]:
+          held === '0'
+            ? 'Leave --losing out'
+            : `Wait until its rotation is done (npm run keys -- list), or pass --losing ${held} to lose them for ever`,
+        [SQLSTATE.noSuchKey]: `See npm run keys -- list; an active key is rotated first: npm run keys -- rotate --purpose ${purpose}`,
+        [SQLSTATE.rotationNotDone]: `${UNDER_WAY}. Where none is under way: npm run keys -- rotate --purpose ${purpose}`,
+      });
+    });
   print(`the ${purpose} key ${version} is destroyed`);
 }
 
@@ -126,6 +165,14 @@ async function withPool(settings: Settings, use: (pool: pg.Pool) => Promise<void
   } finally {
     await pool.end();
   }
+}
+
+/** What a command of ours was refused with, and what to do in terms of its own options rather than of SQL. */
+function advised(error: unknown, advice: Record<string, string>): unknown {
+  const code = codeOf(error);
+  const remedy = code === undefined ? undefined : advice[code];
+  if (remedy === undefined) return error;
+  return new FatalError(`${(error as pg.DatabaseError).message}. ${remedy} [SQLSTATE ${code}]`);
 }
 
 /** Our own SQLSTATEs come with messages for people, which hold no value of anybody. */

@@ -107,7 +107,7 @@ async function work(db: TestDatabase): Promise<void> {
   await db.pool('worker').query('select masking.retention()');
   for (const step of ['rotate_step', 'forget_step', 'purge_step']) {
     for (let more = true; more;) {
-      const { rows } = await db.pool('worker').query<{ more: boolean }>(`select masking.${step}() as more`);
+      const { rows } = await db.pool('worker').query<{ more: boolean }>(`select more from masking.${step}()`);
       more = rows[0]!.more || (await isRotating(db));
     }
   }
