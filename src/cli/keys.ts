@@ -13,7 +13,6 @@ const PURPOSES = ['token', 'cipher'];
 const FIELDS = ['ip', 'device_id', 'body'];
 
 await runCommand(async () => {
-  const settings = readSettings('custodian');
   const line = commandLine('keys', 'Looks after the keys, as a member of logins_custodian');
   const command = (
     name: string,
@@ -24,7 +23,10 @@ await runCommand(async () => {
       .command(name)
       .description(description)
       .allowExcessArguments(false)
-      .action((...args: unknown[]) => withPool(settings, (pool) => run(pool, args.at(-1) as Command)));
+      // Settings are read where a command runs: to ask for help needs none.
+      .action((...args: unknown[]) =>
+        withPool(readSettings('custodian'), (pool) => run(pool, args.at(-1) as Command)),
+      );
 
   command('list', 'show the data keys and where they are in their lives', list);
   command('rotate', 'make new keys and bring everything under them, in the background', rotate)
@@ -44,7 +46,7 @@ await runCommand(async () => {
   );
   command('seal', 'remove the key-encryption key from the database', sealDatabase);
   command('unseal', 'put it there again, from MASKING_KEK or MASKING_KEK_FILE', (pool) =>
-    unsealDatabase(pool, settings),
+    unsealDatabase(pool, readSettings('custodian')),
   );
   await line.parseAsync();
 });

@@ -1,6 +1,5 @@
 import type { SQSClient } from '@aws-sdk/client-sqs';
 import type pg from 'pg';
-import type { Settings } from '../config.ts';
 import { checkDatabase } from '../database/check.ts';
 import { fatalDatabaseFault } from '../database/faults.ts';
 import { createPool } from '../database/pool.ts';
@@ -54,6 +53,7 @@ class Loader {
   readonly #pollClient: SQSClient;
   readonly #client: SQSClient;
   readonly #postgres: Health;
+  readonly #sqs: Health;
   readonly #batcher: Batcher;
   readonly #lanes: Lanes;
   readonly #gate: Gate;
@@ -63,6 +63,7 @@ class Loader {
     const { settings, queue, database, log, follow } = options;
     const stop = this.#stop;
     const pause = options.pause ?? ((ms: number) => stop.pause(ms));
+    const giveUpAfterMs = follow ? undefined : settings.retryTimeoutSeconds * 1_000;
     this.#options = options;
     // A connection for each lane, and one to ask for the backlog.
     this.#pool = createPool(database.url, { max: LANES + 1, applicationName: 'masked-logins load' });
@@ -72,6 +73,7 @@ class Loader {
       name: `Postgres at ${hostOf(database.url)}`,
       ceilingMs: POSTGRES_BACKOFF_MS,
       fatalFault: fatalDatabaseFault,
+      giveUpAfterMs,
       log,
       pause,
     });
@@ -79,6 +81,7 @@ class Loader {
       name: `SQS at ${new URL(queue.endpoint ?? queue.url).host}`,
       ceilingMs: SQS_BACKOFF_MS,
       fatalFault: fatalQueueFault,
+      giveUpAfterMs,
       log,
       pause,
     });
@@ -96,19 +99,22 @@ class Loader {
       rowsInMemory: () => rowsOf(this.#intake.unstaged),
       maxRows: settings.maxStagedRows,
       maxAgeSeconds: settings.visibilityTimeoutSeconds / 2,
+      giveUpAfterMs,
       log,
     });
     const polling = {
-      waitTimeSeconds: follow ? followWaitSeconds(settings) : DRAIN_WAIT_SECONDS,
+      waitTimeSeconds: follow ? settings.waitTimeSeconds : DRAIN_WAIT_SECONDS,
       visibilityTimeoutSeconds: settings.visibilityTimeoutSeconds,
     };
     this.#postgres = postgres;
+    this.#sqs = sqs;
     this.#batcher = batcher;
     this.#lanes = lanes;
     this.#gate = gate;
     this.#intake = new Intake({
       settings,
       receive: () => receive(this.#pollClient, queue.url, polling),
+      waitTimeSeconds: polling.waitTimeSeconds,
       onReceived: (messages) => this.#onReceived(messages),
       batcher,
       lanes,
@@ -121,19 +127,28 @@ class Loader {
   }
 
   async run(): Promise<LoaderSummary> {
-    const { log, stop } = this.#options;
-    const onStop = (): void => this.#stop.request();
+    const { log, stop, leave, onStopping } = this.#options;
+    const onStop = (): void => {
+      this.#stop.request();
+      onStopping?.(Math.ceil(this.#intake.pollsLeftMs / 1_000));
+    };
+    const onLeave = (): void => this.#grace.wake();
+    leave?.addEventListener('abort', onLeave);
     stop?.addEventListener('abort', onStop);
     if (stop?.aborted === true) onStop();
     try {
       const inTime = await Promise.race([this.#work().then(() => true), this.#graceIsOver()]);
       const released = await this.#release();
       if (this.#stop.failure !== undefined) throw this.#stop.failure;
-      if (!inTime)
+      if (leave?.aborted === true) log.warn({ released }, 'left without waiting for the polls under way');
+      else if (!inTime)
         log.error({ released }, 'stopping took longer than SHUTDOWN_GRACE_SECONDS: leaving as it is');
       return this.#summary(released, inTime ? 0 : 1);
     } finally {
       stop?.removeEventListener('abort', onStop);
+      leave?.removeEventListener('abort', onLeave);
+      this.#postgres.end();
+      this.#sqs.end();
       this.#grace.wake();
       // A request that is still under way ends with its socket.
       this.#pollClient.destroy();
@@ -185,7 +200,7 @@ class Loader {
     this.#options.onProgress?.({ ...this.#counts, backlog: this.#gate.backlog.rows });
   }
 
-  /** False, SHUTDOWN_GRACE_SECONDS after stopping was requested. */
+  /** False, SHUTDOWN_GRACE_SECONDS after stopping was requested, or when there is to be no waiting any more. */
   async #graceIsOver(): Promise<false> {
     await this.#stop.requested;
     await this.#grace.wait(this.#options.settings.shutdownGraceSeconds * 1_000);
@@ -204,11 +219,6 @@ class Loader {
     const seconds = Math.round(performance.now() - this.#startedAt) / 1_000;
     return { received, redelivered, staged, batches, released, seconds, exitCode };
   }
-}
-
-/** An idle poll has to end within the time there is for stopping, and leave some of it for the flush. */
-function followWaitSeconds({ waitTimeSeconds, shutdownGraceSeconds }: Settings): number {
-  return Math.min(waitTimeSeconds, Math.max(1, shutdownGraceSeconds - 2));
 }
 
 /** Host and port of a database's URL, without user and password. */
