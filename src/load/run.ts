@@ -203,7 +203,8 @@ class Loader {
   /** False, SHUTDOWN_GRACE_SECONDS after stopping was requested, or when there is to be no waiting any more. */
   async #graceIsOver(): Promise<false> {
     await this.#stop.requested;
-    await this.#grace.wait(this.#options.settings.shutdownGraceSeconds * 1_000);
+    const { leave, settings } = this.#options;
+    if (leave?.aborted !== true) await this.#grace.wait(settings.shutdownGraceSeconds * 1_000);
     return false;
   }
 
