@@ -32,7 +32,7 @@ export interface ErasureProgress {
   logins: number;
 }
 
-/** What `npm run status --json` prints. Counts are of messages or rows; ages in seconds. */
+/** What `npm run --silent status -- --json` prints. Counts are of messages or rows; ages in seconds, to a tenth. */
 export interface Status {
   queue: { visible: number; inFlight: number; deadLettered: number | null };
   staged: { rows: number; oldestUnmaskedSeconds: number | null };
@@ -76,7 +76,7 @@ export async function collectStatus(pool: Pool, sqs: SQSClient, queueUrl: string
   const row = rows[0]!;
   return {
     queue: { visible: queue.visible, inFlight: queue.inFlight, deadLettered: queue.deadLettered },
-    staged: { rows: Number(row.staged_rows), oldestUnmaskedSeconds: row.oldest_unmasked_seconds },
+    staged: { rows: Number(row.staged_rows), oldestUnmaskedSeconds: toTenth(row.oldest_unmasked_seconds) },
     batches: { total: Number(row.batches), open: Number(row.open_batches), lost: Number(row.lost_batches) },
     loaded: Number(row.loaded),
     duplicates: Number(row.duplicates),
@@ -114,6 +114,10 @@ export function renderStatus(status: Status): string {
   if (status.rotations.length > 0) table.push(['rotations', status.rotations.map(renderRotation).join('\n')]);
   if (status.erasures.length > 0) table.push(['erasures', status.erasures.map(renderErasure).join('\n')]);
   return table.toString();
+}
+
+function toTenth(seconds: number | null): number | null {
+  return seconds === null ? null : Math.round(seconds * 10) / 10;
 }
 
 function renderRotation({ purpose, field, from, to, state, phase, rows, problem }: RotationProgress): string {

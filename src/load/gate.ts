@@ -59,11 +59,6 @@ export class Gate {
     this.#options = options;
   }
 
-  /** As the database last said. */
-  get backlog(): Backlog {
-    return this.#backlog;
-  }
-
   /**
    * Whether messages may be received. Asks the database where its last answer does not count any more.
    *

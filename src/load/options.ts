@@ -14,7 +14,7 @@ export interface LoaderOptions {
   leave?: AbortSignal;
   /** Called when stopping begins, with how long the polls under way may still take, in whole seconds. */
   onStopping?: (pollSeconds: number) => void;
-  /** Called with the counts so far, after each poll and each staged batch. */
+  /** Called with the counts so far, after each poll, each staged batch and each look at the backlog. */
   onProgress?: (progress: LoaderProgress) => void;
   /** Replaces the clock of the back-off in tests; in milliseconds. */
   pause?: (ms: number) => Promise<void>;

@@ -10,7 +10,7 @@ import { receive } from '../queue/receive.ts';
 import { releaseMessages } from '../queue/release.ts';
 import { type Batch, Batcher } from './batcher.ts';
 import { Drain } from './drain.ts';
-import { Gate, readBacklog } from './gate.ts';
+import { type Backlog, Gate, readBacklog } from './gate.ts';
 import { Health } from './health.ts';
 import { Intake, rowsOf } from './intake.ts';
 import { LANES, Lanes } from './lanes.ts';
@@ -56,7 +56,6 @@ class Loader {
   readonly #sqs: Health;
   readonly #batcher: Batcher;
   readonly #lanes: Lanes;
-  readonly #gate: Gate;
   readonly #intake: Intake;
 
   constructor(options: LoaderOptions) {
@@ -95,7 +94,7 @@ class Loader {
       onStaged: (batch) => this.#onStaged(batch),
     });
     const gate = new Gate({
-      readBacklog: () => readBacklog(this.#pool),
+      readBacklog: () => this.#readBacklog(),
       rowsInMemory: () => rowsOf(this.#intake.unstaged),
       maxRows: settings.maxStagedRows,
       maxAgeSeconds: settings.visibilityTimeoutSeconds / 2,
@@ -110,7 +109,6 @@ class Loader {
     this.#sqs = sqs;
     this.#batcher = batcher;
     this.#lanes = lanes;
-    this.#gate = gate;
     this.#intake = new Intake({
       settings,
       receive: () => receive(this.#pollClient, queue.url, polling),
@@ -174,7 +172,7 @@ class Loader {
     while (!this.#stop.isRequested) {
       try {
         await checkDatabase(this.#pool);
-        await readBacklog(this.#pool);
+        await this.#readBacklog();
         this.#postgres.succeeded();
         return;
       } catch (error) {
@@ -197,7 +195,15 @@ class Loader {
   }
 
   #progress(): void {
-    this.#options.onProgress?.({ ...this.#counts, backlog: this.#gate.backlog.rows });
+    this.#options.onProgress?.({ ...this.#counts });
+  }
+
+  async #readBacklog(): Promise<Backlog> {
+    const backlog = await readBacklog(this.#pool);
+    this.#counts.backlog = backlog.rows;
+    // While it is paused, nothing else tells that the backlog shrinks.
+    this.#progress();
+    return backlog;
   }
 
   /** False, SHUTDOWN_GRACE_SECONDS after stopping was requested, or when there is to be no waiting any more. */
