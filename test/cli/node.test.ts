@@ -56,8 +56,7 @@ test('it runs from any directory', () => {
 // Tells nothing where npm runs on a new Node. No package is fetched, and none is installed.
 test('npm ci complains of nothing, whatever Node npm runs on', () => {
   const npm = process.env['npm_execpath'];
-  const [program, args] =
-    npm === undefined ? ['npm', []] : [process.env['npm_node_execpath'] ?? OLD ?? 'node', [npm]];
+  const [program, args] = npm === undefined ? ['npm', []] : [OLD ?? process.execPath, [npm]];
   const { status, stderr } = spawnSync(
     program,
     [...args, 'ci', '--dry-run', '--offline', '--ignore-scripts'],
