@@ -51,6 +51,7 @@ export interface Settings {
   batchBytes: number;
   batchMs: number;
   maxStagedRows: number;
+  retryTimeoutSeconds: number;
   workerConcurrency: number;
   shutdownGraceSeconds: number;
   logLevel: string;
@@ -67,6 +68,12 @@ const wholeNumber = (low: number, high: number) =>
       throw new OutOfRange(`must be a whole number from ${low} to ${high}`);
     }
     return value;
+  });
+
+const oneOf = (...values: string[]) =>
+  makeValidator<string>((input) => {
+    if (!values.includes(input)) throw new OutOfRange(`must be one of ${values.join(', ')}`);
+    return input;
   });
 
 const url = (...protocols: string[]) =>
@@ -94,12 +101,10 @@ export const SPECS = {
   LOAD_BATCH_BYTES: wholeNumber(1_024, 67_108_864)({ default: 4_194_304 }),
   LOAD_BATCH_MS: wholeNumber(1, 60_000)({ default: 250 }),
   LOAD_MAX_STAGED_ROWS: wholeNumber(1, 10_000_000)({ default: 100_000 }),
+  LOAD_RETRY_TIMEOUT_SECONDS: wholeNumber(1, 86_400)({ default: 600 }),
   WORKER_CONCURRENCY: wholeNumber(1, 64)({ default: 2 }),
   SHUTDOWN_GRACE_SECONDS: wholeNumber(1, 3_600)({ default: 30 }),
-  LOG_LEVEL: str({
-    choices: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
-    default: 'info',
-  }),
+  LOG_LEVEL: oneOf('fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent')({ default: 'info' }),
   LOCAL_DIR: str({ default: '.local' }),
 };
 
@@ -128,13 +133,14 @@ export function readSettings(login: StackLogin, environment: NodeJS.ProcessEnv =
     database: databaseOf(env.DATABASE_URL ?? stack?.urls[login]),
     queue: queueOf(env, given, stack),
     kek: kekOf(env, stack),
-    waitTimeSeconds: env.SQS_WAIT_TIME_SECONDS,
+    waitTimeSeconds: waitTimeOf(env.SHUTDOWN_GRACE_SECONDS, env.SQS_WAIT_TIME_SECONDS, given),
     visibilityTimeoutSeconds: env.SQS_VISIBILITY_TIMEOUT_SECONDS,
     maxPollers: env.SQS_MAX_POLLERS,
     batchRows: env.LOAD_BATCH_ROWS,
     batchBytes: env.LOAD_BATCH_BYTES,
     batchMs: env.LOAD_BATCH_MS,
     maxStagedRows: env.LOAD_MAX_STAGED_ROWS,
+    retryTimeoutSeconds: env.LOAD_RETRY_TIMEOUT_SECONDS,
     workerConcurrency: env.WORKER_CONCURRENCY,
     shutdownGraceSeconds: env.SHUTDOWN_GRACE_SECONDS,
     logLevel: env.LOG_LEVEL,
@@ -176,6 +182,23 @@ export function childEnvironment(variables: Record<string, string>): NodeJS.Proc
   const { PATH, HOME, TMPDIR, LANG, TERM } = process.env;
   const base = Object.entries({ PATH, HOME, TMPDIR, LANG, TERM }).filter(([, value]) => value !== undefined);
   return { ...Object.fromEntries(base), ...variables };
+}
+
+/** Of `SHUTDOWN_GRACE_SECONDS`, what is kept for staging what the last poll brings, in seconds. */
+const KEPT_FOR_FLUSH = 2;
+
+/**
+ * An idle poll has to end within the time there is for stopping. The default gives way to a short one; what somebody
+ * has asked for does not, because they would not notice.
+ */
+function waitTimeOf(graceSeconds: number, waitTimeSeconds: number, given: NodeJS.ProcessEnv): number {
+  const longest = Math.max(1, graceSeconds - KEPT_FOR_FLUSH);
+  if (waitTimeSeconds <= longest) return waitTimeSeconds;
+  if (given['SQS_WAIT_TIME_SECONDS'] === undefined) return longest;
+  throw new SettingError(
+    `SQS_WAIT_TIME_SECONDS must be at most SHUTDOWN_GRACE_SECONDS less ${KEPT_FOR_FLUSH}, which is ${longest}: ` +
+      'polls are never aborted, so stopping waits for them; lower the one or raise the other',
+  );
 }
 
 function databaseOf(connectionString: string | undefined): Settings['database'] {

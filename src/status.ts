@@ -38,7 +38,7 @@ export interface ErasureProgress {
   logins: number;
 }
 
-/** What `npm run status --json` prints. Counts are of messages or rows; ages in seconds. */
+/** What `npm run --silent status -- --json` prints. Counts are of messages or rows; ages in seconds, to a tenth. */
 export interface Status {
   queue: { visible: number; inFlight: number; deadLettered: number | null };
   staged: { rows: number; oldestUnmaskedSeconds: number | null };
@@ -82,7 +82,7 @@ export async function collectStatus(pool: Pool, sqs: SQSClient, queueUrl: string
   const row = rows[0]!;
   return {
     queue: { visible: queue.visible, inFlight: queue.inFlight, deadLettered: queue.deadLettered },
-    staged: { rows: Number(row.staged_rows), oldestUnmaskedSeconds: row.oldest_unmasked_seconds },
+    staged: { rows: Number(row.staged_rows), oldestUnmaskedSeconds: toTenth(row.oldest_unmasked_seconds) },
     batches: { total: Number(row.batches), open: Number(row.open_batches), lost: Number(row.lost_batches) },
     loaded: Number(row.loaded),
     duplicates: Number(row.duplicates),
@@ -137,6 +137,10 @@ function renderDuration(seconds: number): string {
   if (seconds < 120) return `${seconds} s`;
   const minutes = Math.round(seconds / 60);
   return minutes < 120 ? `${minutes} min` : `${Math.round(minutes / 60)} h`;
+}
+
+function toTenth(seconds: number | null): number | null {
+  return seconds === null ? null : Math.round(seconds * 10) / 10;
 }
 
 function renderErasure({ erasure_id: id, phase, logins }: ErasureProgress): string {

@@ -16,7 +16,6 @@ const UNDER_WAY =
   'npm run keys -- list shows how far it is; a paused one goes on after npm run keys -- resume';
 
 await runCommand(async () => {
-  const settings = readSettings('custodian');
   const line = commandLine('keys', 'Looks after the keys, as a member of logins_custodian');
   const command = (
     name: string,
@@ -27,7 +26,10 @@ await runCommand(async () => {
       .command(name)
       .description(description)
       .allowExcessArguments(false)
-      .action((...args: unknown[]) => withPool(settings, (pool) => run(pool, args.at(-1) as Command)));
+      // Settings are read where a command runs: to ask for help needs none.
+      .action((...args: unknown[]) =>
+        withPool(readSettings('custodian'), (pool) => run(pool, args.at(-1) as Command)),
+      );
 
   command('list', 'show the data keys, where they are in their lives, and rotations under way', list).option(
     '--json',
@@ -50,7 +52,7 @@ await runCommand(async () => {
   );
   command('seal', 'remove the key-encryption key from the database', sealDatabase);
   command('unseal', 'put it there again, from MASKING_KEK or MASKING_KEK_FILE', (pool) =>
-    unsealDatabase(pool, settings),
+    unsealDatabase(pool, readSettings('custodian')),
   );
   await line.parseAsync();
 });

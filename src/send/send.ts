@@ -62,7 +62,7 @@ export async function sendEvents(options: SendOptions): Promise<SendSummary> {
       throw error;
     });
   await Promise.all(Array.from({ length: LANES }, guarded));
-  summary.seconds = (performance.now() - started) / 1_000;
+  summary.seconds = Math.round(performance.now() - started) / 1_000;
   return summary;
 }
 
