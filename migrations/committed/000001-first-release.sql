@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:3de718d6e460b6c231ff6f36afbaddc3befe3c24
+--! Hash: sha1:200e139ebadc95517a859ffdd92b3004824e508b
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -4338,12 +4338,12 @@ grant execute on function staging.clean_ledger(interval) to logins_worker;
 -- what:    takes messages out of quarantine and masks them again, in this transaction: after a release that understands
 --          them, say. What still cannot be loaded goes back.
 -- called:  by custodians and workers
--- reads:   staging.quarantine, masking.keys, masking.kek
+-- reads:   staging.quarantine, masking.keys, masking.kek, masking.erasures
 -- writes:  staging.quarantine, staging.raw_messages, public.user_logins, masking.vault,
 --          staging.batches, audit.events
 -- keeps:   what is in the clear in memory (work_mem), off the disk
 -- twice:   yes: what is not in quarantine is left out, and where nothing is left, nothing is on the record
--- raises:  ML001 sealed; ML004 a ciphertext was changed; 22023 message_ids is null; 54000 more than 10000 messages, or
+-- raises:  ML001 sealed; ML004 a ciphertext was changed; ML008 an erasure is not done yet; 22023 message_ids is null; 54000 more than 10000 messages, or
 --          more than 64 MiB of bodies, at once
 create or replace function staging.replay(
   message_ids uuid[],
@@ -4368,6 +4368,14 @@ begin
   end if;
   if cardinality(message_ids) > 10000 then
     raise exception using errcode = '54000', message = 'replay takes up to 10000 messages at once';
+  end if;
+  -- What comes out of the quarantine now is newer than an erasure that was ordered before, which would leave it alone.
+  lock table masking.erasures in share mode;
+  if exists (select from masking.erasures e where e.phase <> 'done') then
+    raise exception using
+      errcode = 'ML008',
+      message = 'an erasure is not done yet: what is replayed now would escape it',
+      hint = 'npm run status shows how far it is';
   end if;
   -- As much as a batch of the loader may have, of which several times fit into work_mem.
   if (
