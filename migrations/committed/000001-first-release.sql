@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:200e139ebadc95517a859ffdd92b3004824e508b
+--! Hash: sha1:0c6510b3b6ca0786d6e64b681e6c4468aeec4a4a
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -2880,7 +2880,7 @@ begin
   delete from masking.vault v where v.token = any (chunk);
 
   rotation.rows_done := rotation.rows_done + cardinality(chunk);
-  if not exists (
+  if cardinality(chunk) < max_rows and not exists (
     select
       from masking.vault v
      where v.token >= masking.first_token(rotation.from_version)
@@ -3270,7 +3270,7 @@ grant execute on function masking.rotate(text, text) to logins_custodian;
 -- what:    pauses every rotation that is running, after the step under way; returns how many
 -- called:  by custodians
 -- writes:  masking.rotations, audit.events
--- twice:   yes: what changes nothing is not on the record
+-- twice:   yes
 create or replace function masking.pause_rotation()
 returns integer
 language plpgsql
@@ -3283,9 +3283,7 @@ declare
 begin
   update masking.rotations set state = 'paused' where state = 'running';
   get diagnostics paused = row_count;
-  if paused > 0 then
-    perform audit.append('pause rotation', jsonb_build_object('rotations', paused));
-  end if;
+  perform audit.append('pause rotation', jsonb_build_object('rotations', paused));
   return paused;
 end
 $$;
@@ -3300,7 +3298,7 @@ grant execute on function masking.pause_rotation() to logins_custodian;
 -- what:    lets every rotation that is paused go on; returns how many
 -- called:  by custodians
 -- writes:  masking.rotations, graphile_worker's jobs, audit.events
--- twice:   yes: what changes nothing is not on the record
+-- twice:   yes
 create or replace function masking.resume_rotation()
 returns integer
 language plpgsql
@@ -3313,10 +3311,8 @@ declare
 begin
   update masking.rotations set state = 'running', problem = null where state = 'paused';
   get diagnostics resumed = row_count;
-  if resumed > 0 then
-    perform audit.append('resume rotation', jsonb_build_object('rotations', resumed));
-    perform graphile_worker.add_job('rotate_keys', job_key => 'rotate_keys', priority => 10);
-  end if;
+  perform audit.append('resume rotation', jsonb_build_object('rotations', resumed));
+  perform graphile_worker.add_job('rotate_keys', job_key => 'rotate_keys', priority => 10);
   return resumed;
 end
 $$;
@@ -3680,7 +3676,7 @@ grant execute on function masking.forget_step(integer) to logins_worker;
 --          every day.
 -- called:  by custodians
 -- writes:  masking.retention_policy, audit.events
--- twice:   yes: what changes nothing is not on the record
+-- twice:   yes
 -- raises:  22023 out of range (1 to 1200)
 create or replace function masking.set_retention(keep_months integer)
 returns void
@@ -3693,12 +3689,8 @@ begin
   if keep_months not between 1 and 1200 then
     raise exception using errcode = '22023', message = 'keep_months must be from 1 to 1200, or null to keep logins for ever';
   end if;
-  update masking.retention_policy p
-     set keep_months = set_retention.keep_months
-   where p.keep_months is distinct from set_retention.keep_months;
-  if found then
-    perform audit.append('set retention', jsonb_build_object('keep_months', keep_months));
-  end if;
+  update masking.retention_policy set keep_months = set_retention.keep_months;
+  perform audit.append('set retention', jsonb_build_object('keep_months', keep_months));
 end
 $$;
 
