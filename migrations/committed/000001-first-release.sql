@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:20cc1287c7869489ee6ff02c2bee138d11252bce
+--! Hash: sha1:e27b7c56a5431ce1e35aaecd4fe577971a42b663
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -2975,7 +2975,7 @@ begin
   delete from masking.vault v where v.token = any (chunk);
 
   rotation.rows_done := rotation.rows_done + cardinality(chunk);
-  if not exists (
+  if cardinality(chunk) < max_rows and not exists (
     select
       from masking.vault v
      where v.token >= masking.first_token(rotation.from_version)
@@ -3366,7 +3366,7 @@ grant execute on function masking.rotate(text, text) to logins_custodian;
 -- what:    pauses every rotation that is running, after the step under way; returns how many
 -- called:  by custodians
 -- writes:  masking.rotations, audit.events
--- twice:   yes: what changes nothing is not on the record
+-- twice:   yes
 create or replace function masking.pause_rotation()
 returns integer
 language plpgsql
@@ -3379,9 +3379,7 @@ declare
 begin
   update masking.rotations set state = 'paused' where state = 'running';
   get diagnostics paused = row_count;
-  if paused > 0 then
-    perform audit.append('pause rotation', jsonb_build_object('rotations', paused));
-  end if;
+  perform audit.append('pause rotation', jsonb_build_object('rotations', paused));
   return paused;
 end
 $$;
@@ -3396,7 +3394,7 @@ grant execute on function masking.pause_rotation() to logins_custodian;
 -- what:    lets every rotation that is paused go on; returns how many
 -- called:  by custodians
 -- writes:  masking.rotations, graphile_worker's jobs, audit.events
--- twice:   yes: what changes nothing is not on the record
+-- twice:   yes
 create or replace function masking.resume_rotation()
 returns integer
 language plpgsql
@@ -3409,10 +3407,8 @@ declare
 begin
   update masking.rotations set state = 'running', problem = null where state = 'paused';
   get diagnostics resumed = row_count;
-  if resumed > 0 then
-    perform audit.append('resume rotation', jsonb_build_object('rotations', resumed));
-    perform graphile_worker.add_job('rotate_keys', job_key => 'rotate_keys', priority => 10);
-  end if;
+  perform audit.append('resume rotation', jsonb_build_object('rotations', resumed));
+  perform graphile_worker.add_job('rotate_keys', job_key => 'rotate_keys', priority => 10);
   return resumed;
 end
 $$;
@@ -3776,7 +3772,7 @@ grant execute on function masking.forget_step(integer) to logins_worker;
 --          every day.
 -- called:  by custodians
 -- writes:  masking.retention_policy, audit.events
--- twice:   yes: what changes nothing is not on the record
+-- twice:   yes
 -- raises:  22023 out of range (1 to 1200)
 create or replace function masking.set_retention(keep_months integer)
 returns void
@@ -3789,12 +3785,8 @@ begin
   if keep_months not between 1 and 1200 then
     raise exception using errcode = '22023', message = 'keep_months must be from 1 to 1200, or null to keep logins for ever';
   end if;
-  update masking.retention_policy p
-     set keep_months = set_retention.keep_months
-   where p.keep_months is distinct from set_retention.keep_months;
-  if found then
-    perform audit.append('set retention', jsonb_build_object('keep_months', keep_months));
-  end if;
+  update masking.retention_policy set keep_months = set_retention.keep_months;
+  perform audit.append('set retention', jsonb_build_object('keep_months', keep_months));
 end
 $$;
 
@@ -4434,12 +4426,12 @@ grant execute on function staging.clean_ledger(interval) to logins_worker;
 -- what:    takes messages out of quarantine and masks them again, in this transaction: after a release that understands
 --          them, say. What still cannot be loaded goes back.
 -- called:  by custodians and workers
--- reads:   staging.quarantine, masking.keys, masking.kek
+-- reads:   staging.quarantine, masking.keys, masking.kek, masking.erasures
 -- writes:  staging.quarantine, staging.raw_messages, public.user_logins, masking.vault,
 --          staging.batches, audit.events
 -- keeps:   what is in the clear in memory (work_mem), off the disk
 -- twice:   yes: what is not in quarantine is left out, and where nothing is left, nothing is on the record
--- raises:  ML001 sealed; ML004 a ciphertext was changed; 22023 message_ids is null; 54000 more than 10000 messages, or
+-- raises:  ML001 sealed; ML004 a ciphertext was changed; ML008 an erasure is not done yet; 22023 message_ids is null; 54000 more than 10000 messages, or
 --          more than 64 MiB of bodies, at once
 create or replace function staging.replay(
   message_ids uuid[],
@@ -4464,6 +4456,14 @@ begin
   end if;
   if cardinality(message_ids) > 10000 then
     raise exception using errcode = '54000', message = 'replay takes up to 10000 messages at once';
+  end if;
+  -- What comes out of the quarantine now is newer than an erasure that was ordered before, which would leave it alone.
+  lock table masking.erasures in share mode;
+  if exists (select from masking.erasures e where e.phase <> 'done') then
+    raise exception using
+      errcode = 'ML008',
+      message = 'an erasure is not done yet: what is replayed now would escape it',
+      hint = 'npm run status shows how far it is';
   end if;
   -- As much as a batch of the loader may have, of which several times fit into work_mem.
   if (

@@ -90,7 +90,7 @@ async function run({ command, fails }: Step & { kind: 'sh' }, url: string, cwd: 
     writeFileSync(path.join(cwd, random), `${randomBytes(32).toString('hex')}\n`);
     return;
   }
-  const [, variable, value, args] = /^(?:(\w+)=(\S+) )?npm run keys -- (.+)$/.exec(command)!;
+  const [, variable, value, args] = /^(?:(\w+)=(\S+) )?npm run (?:--silent )?keys -- (.+)$/.exec(command)!;
   const child = spawn(process.execPath, [KEYS, ...args!.split(' ')], {
     cwd,
     env: childEnvironment({ DATABASE_URL: url, ...(variable === undefined ? {} : { [variable]: value! }) }),

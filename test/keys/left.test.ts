@@ -184,14 +184,3 @@ test('a purge end is on the record with what it looked at and deleted', async ()
   }
   expect(await eventsOf('purge vault')).toEqual([{ details: { looked_at: entries, deleted: entries } }]);
 });
-
-test('what changes nothing is not on the record', async () => {
-  const before = (await all('audit.events')).length;
-  await custodian('select masking.pause_rotation()');
-  await custodian('select masking.resume_rotation()');
-  await custodian('select masking.set_retention(null)');
-  expect(await all('audit.events')).toHaveLength(before);
-  await custodian('select masking.set_retention(7)');
-  await custodian('select masking.set_retention(7)');
-  expect(await all('audit.events')).toHaveLength(before + 1);
-});

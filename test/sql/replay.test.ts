@@ -2,7 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { until } from '../support/pipeline.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
-import { openTransaction } from '../support/keys.ts';
+import { openTransaction, untilBlocked } from '../support/keys.ts';
 import { sqlstate } from '../support/sqlstate.ts';
 import { event, maskAll, message, outcomesOf } from '../support/staging.ts';
 
@@ -44,6 +44,34 @@ test('a replay of no message that is in quarantine says so and leaves nothing on
 
 test('a replay of null is refused', async () => {
   expect(await sqlstate(replay(null))).toBe('22023');
+});
+
+test('a replay is refused while an erasure is not done, which would miss what is replayed', async () => {
+  const ids = await quarantine([JSON.stringify({ user_id: 'ann', ip: 7 })]);
+  await db.pool('custodian').query(`select masking.forget_user('ann', 'DSR-1')`);
+  for (let more = true; more;) {
+    expect(await sqlstate(replay(ids))).toBe('ML008');
+    more = (await db.pool('worker').query('select more from masking.forget_step()')).rows[0].more;
+  }
+  expect(await replay(ids)).toMatchObject({ rows: 0 });
+  expect(await outcomesOf(db, ids[0]!)).toEqual([]);
+});
+
+test('an erasure that is ordered during a replay waits for it, and erases what it put back', async () => {
+  const ids = await quarantine([JSON.stringify({ user_id: 'ann', ip: 7 })]);
+  const replaying = await openTransaction(db.pool('worker'));
+  await replaying.client.query('select staging.replay($1)', [ids]);
+  const ordering = await openTransaction(db.pool('custodian'));
+  const ordered = ordering.client.query(`select masking.forget_user('ann', 'DSR-1')`);
+  await untilBlocked(db, ordering.pid);
+  await replaying.client.query('commit');
+  await ordered;
+  await ordering.client.query('commit');
+  for (const { client } of [replaying, ordering]) client.release();
+  for (let more = true; more;) {
+    more = (await db.pool('worker').query('select more from masking.forget_step()')).rows[0].more;
+  }
+  expect(await outcomesOf(db, ids[0]!)).toEqual([]);
 });
 
 test('a replay of more messages than a batch has, or of more bytes, is refused, and they stay', async () => {

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { rewrap, unseal } from '../../src/database/kek.ts';
 import { randomBytes } from 'node:crypto';
-import { guard, loadPeople, request, REVEAL, setPolicy, setStage } from '../support/unmask.ts';
+import { guard, loadPeople, quarantine, request, REVEAL, setPolicy, setStage } from '../support/unmask.ts';
 import { findLeaks } from '../support/leak-scan.ts';
 import { until } from '../support/pipeline.ts';
 import { sqlstate } from '../support/sqlstate.ts';
@@ -149,8 +149,8 @@ test('the actions of custodians are on the record', async () => {
   await custodian.query('select masking.pause_rotation()');
   await custodian.query('select masking.resume_rotation()');
   await custodian.query('select masking.set_retention(12)');
+  await custodian.query('select staging.replay($1)', [await quarantine(stage.db, ['no JSON'])]);
   await custodian.query(`select masking.forget_user($1, 'Art. 17')`, [people[0]!.user]);
-  await custodian.query('select staging.replay($1)', [[people[0]!.ipToken]]);
   const { rows } = await auditor.run(
     'select action, actor from audit.events where event_id > $1 order by event_id',
     [last[0]!.id],
@@ -162,8 +162,8 @@ test('the actions of custodians are on the record', async () => {
     'pause rotation',
     'resume rotation',
     'set retention',
-    'forget user',
     'replay',
+    'forget user',
   ]);
   expect(new Set(rows.map(({ actor }) => actor))).toEqual(new Set(['local_custodian']));
   expect(await verify()).toMatchObject({ intact: true });
