@@ -1,4 +1,4 @@
-import { describe, FatalError } from '../errors.ts';
+import { FatalError, type Fault } from '../errors.ts';
 import type { Logger } from '../log.ts';
 
 /** First wait after a failure, in milliseconds; it doubles with each further one. */
@@ -18,8 +18,8 @@ export interface HealthOptions {
   name: string;
   /** The longest wait between two attempts, in milliseconds. */
   ceilingMs: number;
-  /** Tells what no retry heals; see `fatalQueueFault` and `fatalDatabaseFault`. */
-  fatalFault: (error: unknown) => string | undefined;
+  /** Tells what an error means, and whether a retry may heal it. */
+  explain: (error: unknown) => Fault;
   log: Logger;
   /** Waits; ends early when the loader stops. */
   pause: (ms: number) => Promise<void>;
@@ -41,6 +41,11 @@ export class Health {
     return this.#failures > 0;
   }
 
+  /** What an error means, and whether a retry may heal it. */
+  explain(error: unknown): Fault {
+    return this.#options.explain(error);
+  }
+
   succeeded(): void {
     if (this.failing) this.#options.log.info(`${this.#options.name} answers again`);
     this.#failures = 0;
@@ -56,18 +61,17 @@ export class Health {
   async failed(error: unknown): Promise<void> {
     if (error instanceof FatalError) throw error;
     this.#failures += 1;
-    const fault = this.#options.fatalFault(error);
-    if (fault !== undefined && (!this.#wasWell || this.#failures >= FATAL_IN_A_ROW))
-      throw new FatalError(fault);
-    this.#warn(error);
+    const fault = this.explain(error);
+    if (fault.fatal && (!this.#wasWell || this.#failures >= FATAL_IN_A_ROW)) throw new FatalError(fault.text);
+    this.#warn(fault.text);
     await this.#options.pause(backoffMs(this.#failures, this.#options.ceilingMs));
   }
 
-  #warn(error: unknown): void {
+  #warn(cause: string): void {
     const now = performance.now();
     if (now - this.#warnedAt < WARN_EVERY_MS) return;
     this.#warnedAt = now;
-    const fields = { cause: describe(error), attempts: this.#failures };
+    const fields = { cause, attempts: this.#failures };
     this.#options.log.warn(
       fields,
       `${this.#options.name} fails: nothing is received; trying again until it answers`,

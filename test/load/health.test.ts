@@ -3,11 +3,12 @@ import { FatalError } from '../../src/errors.ts';
 import { backoffMs, Health } from '../../src/load/health.ts';
 import { recordingLog } from './loader.ts';
 
-function healthOf(fatalFault: (error: unknown) => string | undefined = () => undefined) {
+function healthOf(fatal = false) {
   const pauses: number[] = [];
   const { log, lines } = recordingLog();
   const pause = async (ms: number) => void pauses.push(ms);
-  const health = new Health({ name: 'it', ceilingMs: 1_000, fatalFault, log, pause });
+  const explain = () => ({ text: 'what it is', fatal });
+  const health = new Health({ name: 'it', ceilingMs: 1_000, explain, log, pause });
   return { health, pauses, lines };
 }
 
@@ -35,18 +36,18 @@ test('a row of failures is told once, and so is its end', async () => {
   health.succeeded();
   health.succeeded();
   expect(lines().map(({ level, cause }) => [level, cause])).toEqual([
-    [40, 'ECONNRESET'],
+    [40, 'what it is'],
     [30, undefined],
   ]);
 });
 
 test('before anything has succeeded, what no retry heals ends it at once', async () => {
-  const { health } = healthOf(() => 'wrong password');
+  const { health } = healthOf(true);
   await expect(health.failed(LOST)).rejects.toThrow(FatalError);
 });
 
 test('after a success, it ends only when that comes again and again', async () => {
-  const { health, pauses } = healthOf(() => 'wrong password');
+  const { health, pauses } = healthOf(true);
   health.succeeded();
   await expect(
     (async () => {
