@@ -39,12 +39,12 @@ export interface Situation {
 }
 
 /** What is known of the database, for `databaseFault`. */
-export function databaseSituation({ command, database }: Situation): DatabaseSituation {
+function databaseSituation({ command, database }: Situation): DatabaseSituation {
   return { at: database?.display, roles: NEEDS[command].roles };
 }
 
 /** What is known of the queue, for `queueFault`. */
-export function queueSituation({ command, queue }: Situation): QueueSituation {
+function queueSituation({ command, queue }: Situation): QueueSituation {
   return { at: queue === undefined ? undefined : hostOf(queue), rights: NEEDS[command].rights };
 }
 
@@ -81,8 +81,8 @@ export async function explaining<T>(situation: Situation, work: () => Promise<T>
   }
 }
 
-/** The SDK notes about each error how often it had tried; these two it throws before it tries. */
-function isOfQueue(error: unknown): boolean {
+/** Whether the AWS SDK threw it: it notes about each error how often it had tried; two it throws before it tries. */
+export function isOfQueue(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
   return (
     '$metadata' in error ||
