@@ -168,9 +168,11 @@ const openssl = spawnSync('openssl', ['version']).status === 0;
 // Shown as skipped where there is no openssl to make a certificate with.
 describe.skipIf(!openssl)('a server with a certificate that nobody vouches for', () => {
   let directory: string;
+  let socketDirectory: string;
   let postgres: Postgres;
   beforeAll(async () => {
     directory = makePlace();
+    socketDirectory = placeForData(directory);
     const [crt, key] = ['server.crt', 'server.key'].map((name) => path.join(directory, name)) as [
       string,
       string,
@@ -185,10 +187,16 @@ describe.skipIf(!openssl)('a server with a certificate that nobody vouches for',
     const user = serverUser();
     if (user !== undefined) chownSync(key, user.uid, user.gid);
     postgres = await startPostgres({
-      dataDirectory: placeForData(directory),
+      dataDirectory: socketDirectory,
       logFile: path.join(directory, 'postgres.log'),
       superuserPassword: 'hunter2',
-      settings: { ssl: 'on', ssl_cert_file: crt, ssl_key_file: key },
+      settings: {
+        // Only the server's user, and root, may enter it.
+        unix_socket_directories: socketDirectory,
+        ssl: 'on',
+        ssl_cert_file: crt,
+        ssl_key_file: key,
+      },
     });
   });
   afterAll(async () => {
@@ -200,6 +208,19 @@ describe.skipIf(!openssl)('a server with a certificate that nobody vouches for',
     const url = `${postgres.url('postgres')}?sslmode=require`;
     for (const outcome of await each(COMMANDS, variables(url)))
       expect(expectOneLine(outcome)).toMatch(/sslrootcert.*NODE_EXTRA_CA_CERTS/);
+  });
+
+  test('is reached through its socket, as libpq reaches it', async () => {
+    for (const url of [
+      `postgres://postgres:hunter2@/postgres?host=${socketDirectory}&port=${postgres.port}`,
+      `postgres://postgres:hunter2@:${postgres.port}/postgres?host=${encodeURIComponent(socketDirectory)}`,
+    ]) {
+      const text = expectOneLine(['status', await runCommandLine('status', variables(url))]);
+      expect(text).toContain('npm run migrate');
+    }
+    const nowhere = 'postgres://postgres:hunter2@/postgres?host=/nowhere';
+    const text = expectOneLine(['status', await runCommandLine('status', variables(nowhere))]);
+    expect(text).toContain('/nowhere:5432/postgres');
   });
 
   test('is taken where its certificate is named, and refused under a name that it is not for', async () => {
