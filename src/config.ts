@@ -6,7 +6,9 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { cleanEnv, makeValidator, str } from 'envalid';
+import { databaseAt, type DatabaseSettings } from './database/url.ts';
 import { SettingError } from './errors.ts';
+import { regionOfQueue } from './queue/region.ts';
 
 /** The logins of the local stack, a connection string each; `stack.json` holds them under `urls`. */
 export type StackLogin =
@@ -41,7 +43,7 @@ export interface QueueSettings {
 }
 
 export interface Settings {
-  database: { url: string } | undefined;
+  database: DatabaseSettings | undefined;
   queue: QueueSettings | undefined;
   kek: { text: string } | { file: string } | undefined;
   waitTimeSeconds: number;
@@ -84,7 +86,7 @@ const url = (...protocols: string[]) =>
     return input;
   });
 
-const postgresUrl = url('postgres:', 'postgresql:');
+const postgresUrl = makeValidator<DatabaseSettings>(databaseAt);
 const httpUrl = url('http:', 'https:');
 
 /** The settings of ours, in the order of the README's table. */
@@ -130,7 +132,7 @@ export function readSettings(login: StackLogin, environment: NodeJS.ProcessEnv =
   const localDir = path.resolve(env.LOCAL_DIR);
   const stack = readStackFile(localDir);
   return {
-    database: databaseOf(env.DATABASE_URL ?? stack?.urls[login]),
+    database: env.DATABASE_URL ?? (stack === undefined ? undefined : databaseAt(stack.urls[login])),
     queue: queueOf(env, given, stack),
     kek: kekOf(env, stack),
     waitTimeSeconds: waitTimeOf(env.SHUTDOWN_GRACE_SECONDS, env.SQS_WAIT_TIME_SECONDS, given),
@@ -149,7 +151,7 @@ export function readSettings(login: StackLogin, environment: NodeJS.ProcessEnv =
 }
 
 /** @throws {SettingError} where neither `DATABASE_URL` nor a local stack names a database */
-export function requireDatabase(settings: Settings): { url: string } {
+export function requireDatabase(settings: Settings): DatabaseSettings {
   if (settings.database !== undefined) return settings.database;
   throw new SettingError(missing('DATABASE_URL', settings));
 }
@@ -157,7 +159,13 @@ export function requireDatabase(settings: Settings): { url: string } {
 /** @throws {SettingError} where neither `SQS_QUEUE_URL` nor a local stack names a queue, or it is a FIFO queue */
 export function requireQueue(settings: Settings): QueueSettings {
   if (settings.queue === undefined) throw new SettingError(missing('SQS_QUEUE_URL', settings));
-  if (new URL(settings.queue.url).pathname.endsWith('.fifo')) {
+  const { pathname } = new URL(settings.queue.url);
+  if (pathname === '/') {
+    throw new SettingError(
+      'SQS_QUEUE_URL names no queue: copy its URL, as https://sqs.REGION.amazonaws.com/ACCOUNT/NAME',
+    );
+  }
+  if (/\.fifo\/*$/.test(pathname)) {
     throw new SettingError(
       'SQS_QUEUE_URL names a FIFO queue: masked-logins loads in parallel and keeps no order, so it takes standard queues only',
     );
@@ -201,10 +209,6 @@ function waitTimeOf(graceSeconds: number, waitTimeSeconds: number, given: NodeJS
   );
 }
 
-function databaseOf(connectionString: string | undefined): Settings['database'] {
-  return connectionString === undefined ? undefined : { url: connectionString };
-}
-
 function queueOf(
   env: { SQS_QUEUE_URL: string | undefined; AWS_ENDPOINT_URL_SQS: string | undefined },
   given: NodeJS.ProcessEnv,
@@ -213,7 +217,7 @@ function queueOf(
   if (env.SQS_QUEUE_URL !== undefined) {
     const queue: QueueSettings = { url: env.SQS_QUEUE_URL };
     const endpoint = env.AWS_ENDPOINT_URL_SQS ?? given['AWS_ENDPOINT_URL'];
-    const region = given['AWS_REGION'] ?? given['AWS_DEFAULT_REGION'] ?? regionOf(env.SQS_QUEUE_URL);
+    const region = regionFor(env.SQS_QUEUE_URL, given);
     if (endpoint !== undefined) queue.endpoint = endpoint;
     if (region !== undefined) queue.region = region;
     return queue;
@@ -230,7 +234,7 @@ function queueOf(
 
 function kekOf(
   env: {
-    DATABASE_URL: string | undefined;
+    DATABASE_URL: DatabaseSettings | undefined;
     MASKING_KEK: string | undefined;
     MASKING_KEK_FILE: string | undefined;
   },
@@ -242,9 +246,22 @@ function kekOf(
   return stack !== undefined && env.DATABASE_URL === undefined ? { file: stack.kekFile } : undefined;
 }
 
-/** AWS puts the region into the queue's host name: `sqs.eu-west-1.amazonaws.com`. */
-function regionOf(queueUrl: string): string | undefined {
-  return /^sqs\.([a-z0-9-]+)\.(?:amazonaws\.com|localhost)/.exec(new URL(queueUrl).hostname)?.[1];
+/**
+ * The region to sign requests for. One that is not the queue's would make AWS answer as if the credentials were wrong.
+ *
+ * @throws {SettingError} where a variable and the queue's URL name two regions
+ */
+function regionFor(queueUrl: string, given: NodeJS.ProcessEnv): string | undefined {
+  const variable = given['AWS_REGION'] === undefined ? 'AWS_DEFAULT_REGION' : 'AWS_REGION';
+  const set = given[variable];
+  const { region, isAws } = regionOfQueue(queueUrl);
+  if (isAws && set !== undefined && set !== region) {
+    const named = /^[a-z0-9-]{1,30}$/.test(set) ? set : 'no region';
+    throw new SettingError(
+      `${variable} is ${named} and the queue in SQS_QUEUE_URL is in ${region}: leave ${variable} out, or set it to ${region}`,
+    );
+  }
+  return set ?? region;
 }
 
 function missing(variable: string, settings: Settings): string {
@@ -253,5 +270,7 @@ function missing(variable: string, settings: Settings): string {
 }
 
 function faultOf(error: unknown): string {
-  return error instanceof OutOfRange ? error.message : 'is not one of the values it may have';
+  return error instanceof OutOfRange || error instanceof SettingError
+    ? error.message
+    : 'is not one of the values it may have';
 }

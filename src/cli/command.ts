@@ -33,6 +33,7 @@ export async function runCommand(main: () => Promise<number | void>): Promise<vo
     process.exitCode = (await main()) ?? 0;
   } catch (error) {
     process.stderr.write(`${describe(error)}\n`);
-    process.exitCode = error instanceof SettingError ? EXIT_USAGE : 1;
+    // At once: a connection that was refused halfway would keep the process until the server gives it up.
+    process.exit(error instanceof SettingError ? EXIT_USAGE : 1);
   }
 }

@@ -3,10 +3,10 @@ import type { Command } from 'commander';
 import type pg from 'pg';
 import { readSettings, requireDatabase, type Settings } from '../config.ts';
 import { checkDatabase } from '../database/check.ts';
-import { fatalDatabaseFault } from '../database/faults.ts';
 import { readKek, rewrap, unseal } from '../database/kek.ts';
 import { createPool } from '../database/pool.ts';
 import { codeOf, FatalError, SettingError, SQLSTATE } from '../errors.ts';
+import { explaining } from '../explain.ts';
 import { renderRotation, type KeyVersion, type RotationProgress } from '../status.ts';
 import { commandLine, runCommand } from './command.ts';
 
@@ -28,7 +28,7 @@ await runCommand(async () => {
       .allowExcessArguments(false)
       // Settings are read where a command runs: to ask for help needs none.
       .action((...args: unknown[]) =>
-        withPool(readSettings('custodian'), (pool) => run(pool, args.at(-1) as Command)),
+        withPool(readSettings('custodian'), name, (pool) => run(pool, args.at(-1) as Command)),
       );
 
   command('list', 'show the data keys, where they are in their lives, and rotations under way', list).option(
@@ -157,13 +157,18 @@ async function unsealDatabase(pool: pg.Pool, settings: Settings): Promise<void> 
   print('unsealed');
 }
 
-async function withPool(settings: Settings, use: (pool: pg.Pool) => Promise<void>): Promise<void> {
-  const pool = createPool(requireDatabase(settings).url, { max: 1, applicationName: 'masked-logins keys' });
+async function withPool(
+  settings: Settings,
+  name: string,
+  use: (pool: pg.Pool) => Promise<void>,
+): Promise<void> {
+  const database = requireDatabase(settings);
+  const pool = createPool(database.url, { max: 1, applicationName: 'masked-logins keys' });
   try {
-    await checkDatabase(pool);
-    await use(pool);
-  } catch (error) {
-    throw explained(error);
+    await explaining({ command: name === 'list' ? 'keys list' : 'keys', database }, async () => {
+      await checkDatabase(pool);
+      await use(pool);
+    });
   } finally {
     await pool.end();
   }
@@ -175,17 +180,6 @@ function advised(error: unknown, advice: Record<string, string>): unknown {
   const remedy = code === undefined ? undefined : advice[code];
   if (remedy === undefined) return error;
   return new FatalError(`${(error as pg.DatabaseError).message}. ${remedy} [SQLSTATE ${code}]`);
-}
-
-/** Our own SQLSTATEs come with messages for people, which hold no value of anybody. */
-function explained(error: unknown): unknown {
-  const code = codeOf(error);
-  if (code?.startsWith('ML') === true) {
-    const { message, hint } = error as pg.DatabaseError;
-    return new FatalError(`${message}${hint === undefined ? '' : `. ${hint}`} [SQLSTATE ${code}]`);
-  }
-  const fault = fatalDatabaseFault(error);
-  return fault === undefined ? error : new FatalError(fault);
 }
 
 function requireOneOf(name: string, value: string | undefined, allowed: string[]): void {

@@ -1,5 +1,6 @@
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
 import { describe } from '../errors.ts';
+import { explaining } from '../explain.ts';
 import { createLogger } from '../log.ts';
 import { runWorker, runWorkerOnce } from '../work/worker.ts';
 import { commandLine, runCommand } from './command.ts';
@@ -26,7 +27,8 @@ await runCommand(async () => {
   process.on('unhandledRejection', (error) => log.warn(`unhandled: ${describe(error)}`));
 
   if (once !== true) return runWorker(options);
-  const { failed } = await runWorkerOnce(options);
+  const situation = { command: 'worker', database: options.database, queue: options.queue } as const;
+  const { failed } = await explaining(situation, () => runWorkerOnce(options));
   if (failed === 0) return;
   process.stderr.write(`${failed} job runs failed and will be tried again; the log says why\n`);
   return 1;

@@ -1,4 +1,4 @@
-import { describe, FatalError } from '../errors.ts';
+import { FatalError, type Fault } from '../errors.ts';
 import type { Logger } from '../log.ts';
 
 /** First wait after a failure, in milliseconds; it doubles with each further one. */
@@ -18,8 +18,8 @@ export interface HealthOptions {
   name: string;
   /** The longest wait between two attempts, in milliseconds. */
   ceilingMs: number;
-  /** Tells what no retry heals; see `fatalQueueFault` and `fatalDatabaseFault`. */
-  fatalFault: (error: unknown) => string | undefined;
+  /** Tells what an error means, and whether a retry may heal it. */
+  explain: (error: unknown) => Fault;
   /** How long it may fail before the loader gives up, in milliseconds; absent where the loader never does. */
   giveUpAfterMs?: number | undefined;
   log: Logger;
@@ -32,7 +32,7 @@ export class Health {
   readonly #options: HealthOptions;
   #failures = 0;
   #failingSince = 0;
-  #lastError: unknown;
+  #lastCause = '';
   #wasWell = false;
   #warnings: NodeJS.Timeout | undefined;
 
@@ -43,6 +43,11 @@ export class Health {
   /** Whether the last thing it was asked for failed. */
   get failing(): boolean {
     return this.#failures > 0;
+  }
+
+  /** What an error means, and whether a retry may heal it. */
+  explain(error: unknown): Fault {
+    return this.#options.explain(error);
   }
 
   succeeded(): void {
@@ -61,17 +66,16 @@ export class Health {
    */
   async failed(error: unknown): Promise<void> {
     if (error instanceof FatalError) throw error;
-    const { name, ceilingMs, fatalFault, giveUpAfterMs = Number.POSITIVE_INFINITY, pause } = this.#options;
+    const { name, ceilingMs, giveUpAfterMs = Number.POSITIVE_INFINITY, pause } = this.#options;
     if (!this.failing) this.#failingSince = performance.now();
     this.#failures += 1;
-    this.#lastError = error;
-    const fault = fatalFault(error);
-    if (fault !== undefined && (!this.#wasWell || this.#failures >= FATAL_IN_A_ROW))
-      throw new FatalError(fault);
+    const fault = this.explain(error);
+    this.#lastCause = fault.text;
+    if (fault.fatal && (!this.#wasWell || this.#failures >= FATAL_IN_A_ROW)) throw new FatalError(fault.text);
     const leftMs = this.#failingSince + giveUpAfterMs - performance.now();
     if (leftMs <= 0) {
       throw new FatalError(
-        `${name} has failed for ${this.#seconds()} s (${describe(error)}), and LOAD_RETRY_TIMEOUT_SECONDS is over: ` +
+        `${name} has failed for ${this.#seconds()} s (${fault.text}), and LOAD_RETRY_TIMEOUT_SECONDS is over: ` +
           'see that it is well, and load again; nothing is lost',
       );
     }
@@ -91,7 +95,7 @@ export class Health {
 
   #warn(): void {
     const { name, giveUpAfterMs, log } = this.#options;
-    const fields = { cause: describe(this.#lastError), attempts: this.#failures, seconds: this.#seconds() };
+    const fields = { cause: this.#lastCause, attempts: this.#failures, seconds: this.#seconds() };
     const until = giveUpAfterMs === undefined ? '' : ` or ${giveUpAfterMs / 1_000} s are over`;
     log.warn(fields, `${name} fails: nothing is received; trying again until it answers${until}`);
   }

@@ -1,6 +1,5 @@
 import type { Settings } from '../config.ts';
 import { FatalError } from '../errors.ts';
-import { fatalQueueFault } from '../queue/faults.ts';
 import { RECEIVE_MAX, type ReceivedMessage } from '../queue/receive.ts';
 import type { Batch, Batcher } from './batcher.ts';
 import type { Drain } from './drain.ts';
@@ -127,8 +126,8 @@ export class Intake {
       if (await ask(drain)) this.#isDrained = true;
     } catch (error) {
       // Fatal at once, where the back-off waits for several in a row: polls succeed in between, and there never are.
-      const fault = fatalQueueFault(error);
-      throw fault === undefined ? error : new FatalError(fault);
+      const { text, fatal } = this.#options.sqs.explain(error);
+      throw fatal ? new FatalError(text) : error;
     }
     return this.#isDrained;
   }

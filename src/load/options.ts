@@ -1,10 +1,11 @@
 import type { QueueSettings, Settings } from '../config.ts';
+import type { DatabaseSettings } from '../database/url.ts';
 import type { Logger } from '../log.ts';
 
 export interface LoaderOptions {
   settings: Settings;
   queue: QueueSettings;
-  database: { url: string };
+  database: DatabaseSettings;
   log: Logger;
   /** Go on until `stop`; otherwise end when the queue is empty. */
   follow: boolean;

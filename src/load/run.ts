@@ -1,11 +1,10 @@
 import type { SQSClient } from '@aws-sdk/client-sqs';
 import type pg from 'pg';
 import { checkDatabase } from '../database/check.ts';
-import { fatalDatabaseFault } from '../database/faults.ts';
 import { createPool } from '../database/pool.ts';
+import { explain, hostOf } from '../explain.ts';
 import { createQueueClient } from '../queue/client.ts';
 import { countWaiting } from '../queue/counts.ts';
-import { fatalQueueFault } from '../queue/faults.ts';
 import { receive } from '../queue/receive.ts';
 import { releaseMessages } from '../queue/release.ts';
 import { type Batch, Batcher } from './batcher.ts';
@@ -68,18 +67,19 @@ class Loader {
     this.#pool = createPool(database.url, { max: LANES + 1, applicationName: 'masked-logins load' });
     this.#pollClient = createQueueClient(queue, { maxSockets: settings.maxPollers });
     this.#client = createQueueClient(queue, { maxSockets: SOCKETS });
+    const explained = (error: unknown) => explain(error, { command: 'load', database, queue });
     const postgres = new Health({
-      name: `Postgres at ${hostOf(database.url)}`,
+      name: `Postgres at ${database.display}`,
       ceilingMs: POSTGRES_BACKOFF_MS,
-      fatalFault: fatalDatabaseFault,
+      explain: explained,
       giveUpAfterMs,
       log,
       pause,
     });
     const sqs = new Health({
-      name: `SQS at ${new URL(queue.endpoint ?? queue.url).host}`,
+      name: `SQS at ${hostOf(queue)}`,
       ceilingMs: SQS_BACKOFF_MS,
-      fatalFault: fatalQueueFault,
+      explain: explained,
       giveUpAfterMs,
       log,
       pause,
@@ -226,12 +226,6 @@ class Loader {
     const seconds = Math.round(performance.now() - this.#startedAt) / 1_000;
     return { received, redelivered, staged, batches, released, seconds, exitCode };
   }
-}
-
-/** Host and port of a database's URL, without user and password. */
-function hostOf(url: string): string {
-  const { hostname, port } = new URL(url);
-  return `${hostname === '' ? 'localhost' : hostname}:${port === '' ? '5432' : port}`;
 }
 
 /** What `work` gives, or undefined where it fails or takes longer than `ms` milliseconds. */

@@ -1,5 +1,6 @@
 import type { Task } from 'graphile-worker';
 import { describe } from '../errors.ts';
+import { explain, isOfQueue } from '../explain.ts';
 import type { WorkContext } from './context.ts';
 
 /** A task before it knows what to work with. */
@@ -34,7 +35,10 @@ export function task(
         await work(context, given, abortSignal);
       } catch (error) {
         const batch = typeof given['batch_id'] === 'string' ? ` of batch ${given['batch_id']}` : '';
-        throw new TaskError(`${name}${batch} failed: ${describe(error)}`);
+        const why = isOfQueue(error)
+          ? ` (${explain(error, { command: 'worker', queue: context.queue }).text})`
+          : '';
+        throw new TaskError(`${name}${batch} failed: ${describe(error)}${why}`);
       }
     };
 }

@@ -1,9 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { QueueSettings, Settings } from '../config.ts';
 import { checkDatabase } from '../database/check.ts';
-import { fatalDatabaseFault } from '../database/faults.ts';
 import { createPool } from '../database/pool.ts';
-import { describe, FatalError, SettingError } from '../errors.ts';
+import { refuseTransactionPooling } from '../database/pooler.ts';
+import type { DatabaseSettings } from '../database/url.ts';
+import { FatalError, SettingError } from '../errors.ts';
+import { explain } from '../explain.ts';
 import type { Logger } from '../log.ts';
 import { createQueueClient } from '../queue/client.ts';
 import type { WorkContext } from './context.ts';
@@ -15,12 +17,14 @@ const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 5_000;
 /** DeleteMessageBatch requests at once, over all jobs. */
 const SQS_SOCKETS = 16;
+/** While it lasts, a failure is told again this often, in milliseconds. */
+const TELL_EVERY_MS = 30_000;
 /** Times in a row that Postgres may refuse in a way that no retry heals, before the worker believes it. */
 const REFUSALS = 3;
 
 export interface WorkerOptions {
   settings: Settings;
-  database: { url: string };
+  database: DatabaseSettings;
   queue: QueueSettings;
   log: Logger;
   /** Aborted when the worker is to finish the jobs under way and end. */
@@ -38,6 +42,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   const formerIds: string[] = [];
   let failures = 0;
   let refusals = 0;
+  let told = { text: '', at: Number.NEGATIVE_INFINITY };
   while (!stop.aborted) {
     const startedAt = Date.now();
     try {
@@ -45,11 +50,15 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
       refusals = 0;
     } catch (error) {
       if (error instanceof FatalError || error instanceof SettingError) throw error;
-      const fault = fatalDatabaseFault(error);
-      refusals = fault === undefined ? 0 : refusals + 1;
+      const fault = explain(error, { command: 'worker', database: options.database });
+      refusals = fault.fatal ? refusals + 1 : 0;
       // A server in the middle of a restart refuses for a moment what it takes a second later.
-      if (fault !== undefined && (failures === 0 || refusals >= REFUSALS)) throw new FatalError(fault);
-      log.warn(`the worker broke (${describe(error)}) and starts anew`);
+      if (fault.fatal && (failures === 0 || refusals >= REFUSALS)) throw new FatalError(fault.text);
+      const now = performance.now();
+      if (fault.text !== told.text || now - told.at > TELL_EVERY_MS) {
+        told = { text: fault.text, at: now };
+        log.warn({ attempts: failures + 1 }, `the worker starts anew until it can work: ${fault.text}`);
+      }
     }
     failures = Date.now() - startedAt > LONGEST_PAUSE_MS ? 1 : failures + 1;
     const pause = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (failures - 1));
@@ -64,6 +73,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
  */
 export function runWorkerOnce(options: WorkerOptions): Promise<{ failed: number }> {
   return withContext(options, async (context) => {
+    await refuseTransactionPooling(context.pool, options.database.display);
     await checkDatabase(context.pool);
     await beat(context, `once-${process.pid}`);
     // What failed earlier and has backed off is due now: somebody has come to see it done.
@@ -77,6 +87,7 @@ async function workUntilBroken(
   options: WorkerOptions,
   formerIds: string[],
 ): Promise<void> {
+  await refuseTransactionPooling(context.pool, options.database.display);
   await checkDatabase(context.pool);
   const runner = await startRunner(context, options.settings.workerConcurrency);
   const heartbeat = startHeartbeat(context, runner.id);

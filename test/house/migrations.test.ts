@@ -1,12 +1,16 @@
 import { createHash } from 'node:crypto';
 import path from 'node:path';
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import pg from 'pg';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { faultOfVersion } from '../../src/database/check.ts';
+import { GRAPHILE_MIGRATE_LOCK, lockMigrations, MIGRATE_LOCK } from '../../src/database/migrate-lock.ts';
 import { migrate, prepared } from '../../src/database/migrate.ts';
 import { FatalError } from '../../src/errors.ts';
 import { createLogger } from '../../src/log.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { createFreshDatabase, type FreshDatabase } from '../support/fresh-database.ts';
+import { failure } from '../support/sqlstate.ts';
+import { markLog } from '../support/server-log.ts';
 import { definitionsOf } from './definitions.ts';
 import { filesOf, read } from './files.ts';
 
@@ -28,6 +32,20 @@ async function migrated(): Promise<FreshDatabase> {
   return database;
 }
 
+/** What is printed between backquotes when migrating is refused with an SQLSTATE of ours. */
+async function remedyOf(code: string, connectionString: string): Promise<string> {
+  const text = await migrate({ connectionString, log }).then(
+    () => 'no refusal',
+    (error: Error) => error.message,
+  );
+  expect(text).toContain(code);
+  return /`([^`]+)`/.exec(text)![1]!;
+}
+
+async function expectMigrated(connectionString: string): Promise<void> {
+  await expect(migrate({ connectionString, log })).resolves.toBeUndefined();
+}
+
 /** The living SQL as one text: `all.sql` with its files in place of the lines that include them. */
 function fixtures(): string {
   return read('migrations/fixtures/all.sql').replaceAll(/^--! include (\S+)$/gm, (_, name: string) =>
@@ -37,7 +55,7 @@ function fixtures(): string {
 
 test('a database made by the migrations equals one made from the fixtures', async () => {
   const [byMigrations, byFixtures] = [await migrated(), await fresh()];
-  await prepared(byFixtures.migratorUrl, log, async (client) => {
+  await prepared({ connectionString: byFixtures.migratorUrl, log }, async (client) => {
     await client.query('set role logins_owner');
     await client.query('set search_path = pg_catalog, pg_temp');
     await client.query(fixtures());
@@ -110,10 +128,129 @@ test('migrating needs the right to create in schema public, and says so', async 
   await expect(migration).rejects.toThrow(/ML021/);
 });
 
-test('pgcrypto in another schema is refused', async () => {
+test('pgcrypto in another schema is refused with a remedy that works as it is printed', async () => {
   const database = await fresh();
-  await database.superuser.query('create extension pgcrypto schema public');
-  await expect(migrate({ connectionString: database.migratorUrl, log })).rejects.toThrow(/ML020/);
+  await database.superuser.query('create schema extensions; create extension pgcrypto schema extensions');
+  await database.superuser.query(await remedyOf('ML020', database.migratorUrl));
+  await expectMigrated(database.migratorUrl);
+});
+
+test('a schema crypto that is somebody else’s is refused with a remedy that works as it is printed', async () => {
+  const database = await fresh();
+  await database.superuser.query('create schema crypto; create extension pgcrypto schema crypto');
+  await database.superuser.query(await remedyOf('ML020', database.migratorUrl));
+  await expectMigrated(database.migratorUrl);
+});
+
+describe('a second database of the cluster, and another login that migrates it', () => {
+  let second: FreshDatabase;
+  let url: string;
+  beforeEach(async () => {
+    second = await fresh();
+    const { superuser, name, migratorUrl } = second;
+    await superuser.query(`create role second_migrator login createrole password 'second'`);
+    await superuser.query(`grant create on database ${name} to second_migrator`);
+    await superuser.query('grant create on schema public to second_migrator with grant option');
+    url = migratorUrl.replace(/\/\/[^@]*@/, '//second_migrator:second@');
+  });
+  afterEach(async () => {
+    await second.superuser.query('drop owned by second_migrator');
+    await second.superuser.query('drop role second_migrator');
+  });
+
+  test.each(['a superuser', 'the login that migrated the first'])(
+    'are told which grant is missing, which works when %s runs it as it is printed',
+    async (who) => {
+      const remedy = await remedyOf('ML023', url);
+      if (who === 'a superuser') {
+        await second.superuser.query(remedy);
+      } else {
+        const first = new pg.Client({ connectionString: second.migratorUrl });
+        await first.connect();
+        await first.query(remedy);
+        await first.end();
+      }
+      await expectMigrated(url);
+      await expectMigrated(second.migratorUrl);
+    },
+  );
+
+  test('who may not make roles is told so where one is missing', async () => {
+    const client = await second.superuser.connect();
+    await client.query('begin');
+    await client.query('alter role logins_auditor rename to elsewhere');
+    await client.query('alter role second_migrator nocreaterole');
+    await client.query('set local session authorization second_migrator');
+    const refused = await failure(client.query(read('migrations/roles.sql')));
+    // All of it was in this transaction, so that no other test saw a role missing.
+    client.release(true);
+    expect(refused).toMatchObject({
+      code: 'ML022',
+      hint: expect.stringContaining('`alter role second_migrator createrole`'),
+    });
+  });
+});
+
+test('a database that is not UTF8 is refused before anything is made in it', async () => {
+  const database = await createFreshDatabase('SQL_ASCII');
+  databases.push(database);
+  await expect(migrate({ connectionString: database.migratorUrl, log })).rejects.toThrow(/SQL_ASCII.*UTF8/);
+  const { rows } = await database.superuser.query(
+    `select nspname from pg_namespace where nspname !~ '^pg_' and nspname not in ('public', 'information_schema')`,
+  );
+  expect(rows).toEqual([]);
+});
+
+describe('a lock that somebody else holds', () => {
+  test.each([
+    ['ours', MIGRATE_LOCK],
+    ['graphile-migrate’s', GRAPHILE_MIGRATE_LOCK],
+  ])('%s, ends the wait for it with the pid and the login of its holder', async (_, lock) => {
+    const database = await fresh();
+    const holder = await database.superuser.connect();
+    const { rows } = await holder.query('select pg_advisory_lock($1::bigint), pg_backend_pid() as pid', [
+      lock,
+    ]);
+    const migration = migrate({ connectionString: database.migratorUrl, log, lockWaitMs: 200 });
+    await expect(migration).rejects.toThrow(FatalError);
+    await expect(migration).rejects.toThrow(new RegExp(`pid ${rows[0].pid}, login postgres`));
+    holder.release(true);
+    await migrate({ connectionString: database.migratorUrl, log });
+  });
+
+  test('ends with the connection of whoever migrates', async () => {
+    const database = await fresh();
+    const client = new pg.Client({ connectionString: database.migratorUrl });
+    await client.connect();
+    await lockMigrations(client, 1_000, log);
+    await client.query('rollback');
+    const { rows } = await client.query(
+      `select from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()`,
+    );
+    expect(rows).toEqual([]);
+    await client.end();
+  });
+});
+
+test('the options of a connection string stay the user’s while migrating', async () => {
+  const database = await fresh();
+  const url = `${database.migratorUrl}?options=-c%20statement_timeout%3D55s%20-c%20myapp.tenant%3Dt1&application_name=mine`;
+  await database.superuser.query(
+    `create function public.note() returns event_trigger language plpgsql as $$
+       begin raise log 'tenant %, %', current_setting('myapp.tenant', true), current_setting('application_name'); end $$;
+     create event trigger note on ddl_command_end when tag in ('CREATE FUNCTION') execute function public.note()`,
+  );
+  const mark = markLog();
+  await migrate({ connectionString: url, log });
+  const told = [
+    ...mark
+      .since()
+      .toString()
+      .matchAll(/tenant (\S*), (\S*)$/gm),
+  ].map(([, tenant, name]) => `${tenant} ${name}`);
+  // graphile-worker's functions and those of the committed migrations.
+  expect(told.length).toBeGreaterThan(50);
+  expect([...new Set(told)]).toEqual(['t1 mine']);
 });
 
 test('the committed migrations are as they were committed, each standing on the one before', () => {

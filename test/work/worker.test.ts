@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { readSettings, type Settings } from '../../src/config.ts';
 import { copyIn } from '../../src/database/copy.ts';
+import { databaseAt } from '../../src/database/url.ts';
 import { COPY_INBOX, encodeInbox } from '../../src/load/inbox.ts';
 import { startEmulator, type Emulator } from '../../src/local/emulator.ts';
 import { createLogger } from '../../src/log.ts';
@@ -35,7 +36,13 @@ const never = new AbortController().signal;
 
 function options(kek: Settings['kek'], stop: AbortSignal = never) {
   const settings = { ...readSettings('worker', { LOCAL_DIR: '/nonexistent' }), kek };
-  return { settings, database: { url: db.urls.worker }, queue: queue(), log: createLogger('silent'), stop };
+  return {
+    settings,
+    database: databaseAt(db.urls.worker),
+    queue: queue(),
+    log: createLogger('silent'),
+    stop,
+  };
 }
 
 const rightKek = () => ({ text: db.kek.toString('hex') });
@@ -130,6 +137,6 @@ test('a login that Postgres refuses ends the worker at once', async () => {
   const url = new URL(db.urls.worker);
   url.password = 'wrong';
   await expect(
-    runWorker({ ...options(rightKek()), database: { url: url.toString() } }),
+    runWorker({ ...options(rightKek()), database: databaseAt(url.toString()) }),
   ).rejects.toMatchObject({ name: 'FatalError' });
 });
