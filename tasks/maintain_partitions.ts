@@ -1,9 +1,7 @@
 import { task } from '../src/work/task.ts';
 
 export default task('maintain_partitions', async ({ pool, log }) => {
-  const { rows } = await pool.query<{ missing: number }>(
-    'select missing from staging.maintain_partitions()',
-  );
+  const { rows } = await pool.query<{ missing: number }>('select missing from staging.maintain_partitions()');
   const missing = rows[0]?.missing ?? 0;
   if (missing === 0) return;
   log.warn(

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
 import type { QueueSettings, Settings } from '../config.ts';
 import { checkDatabase } from '../database/check.ts';
 import { fatalDatabaseFault } from '../database/faults.ts';
@@ -8,13 +9,15 @@ import type { Logger } from '../log.ts';
 import { createQueueClient } from '../queue/client.ts';
 import type { WorkContext } from './context.ts';
 import { beat, startHeartbeat } from './heartbeat.ts';
-import { runUntilIdle, startRunner } from './runner.ts';
+import { EXTRA_CONNECTIONS, runUntilIdle, startRunners } from './runner.ts';
 
 /** Pauses before a worker that broke is built anew, in milliseconds: the first and the longest. */
 const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 5_000;
 /** DeleteMessageBatch requests at once, over all jobs. */
 const SQS_SOCKETS = 16;
+/** While it lasts, a failure is told again this often, in milliseconds. */
+const TELL_EVERY_MS = 30_000;
 /** Times in a row that Postgres may refuse in a way that no retry heals, before the worker believes it. */
 const REFUSALS = 3;
 
@@ -38,6 +41,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   const formerIds: string[] = [];
   let failures = 0;
   let refusals = 0;
+  let told = { text: '', at: Number.NEGATIVE_INFINITY };
   while (!stop.aborted) {
     const startedAt = Date.now();
     try {
@@ -49,7 +53,11 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
       refusals = fault === undefined ? 0 : refusals + 1;
       // A server in the middle of a restart refuses for a moment what it takes a second later.
       if (fault !== undefined && (failures === 0 || refusals >= REFUSALS)) throw new FatalError(fault);
-      log.warn(`the worker broke (${describe(error)}) and starts anew`);
+      const text = `the worker broke (${describe(error)}) and starts anew until it can work`;
+      if (text !== told.text || startedAt - told.at > TELL_EVERY_MS) {
+        told = { text, at: startedAt };
+        log.warn({ database: addressOf(options.database.url), attempts: failures + 1 }, text);
+      }
     }
     failures = Date.now() - startedAt > LONGEST_PAUSE_MS ? 1 : failures + 1;
     const pause = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (failures - 1));
@@ -78,8 +86,8 @@ async function workUntilBroken(
   formerIds: string[],
 ): Promise<void> {
   await checkDatabase(context.pool);
-  const runner = await startRunner(context, options.settings.workerConcurrency);
-  const heartbeat = startHeartbeat(context, runner.id);
+  const runners = await startRunners(context, options.settings.workerConcurrency);
+  const heartbeats = runners.ids.map((id) => startHeartbeat(context, id));
   const stopped = new Promise<void>((resolve) => {
     if (options.stop.aborted) resolve();
     options.stop.addEventListener('abort', () => resolve(), { once: true });
@@ -91,14 +99,14 @@ async function workUntilBroken(
         formerIds.splice(0),
       ]);
     }
-    await beat(context, runner.id);
+    for (const id of runners.ids) await beat(context, id);
     context.log.info({ concurrency: options.settings.workerConcurrency }, 'the worker is looking for jobs');
-    const error = await Promise.race([runner.ended, heartbeat.fatal, stopped]);
+    const error = await Promise.race([runners.ended, stopped, ...heartbeats.map(({ fatal }) => fatal)]);
     if (!options.stop.aborted) throw error ?? new Error('graphile-worker ended by itself');
   } finally {
-    heartbeat.stop();
-    formerIds.push(runner.id);
-    await Promise.race([runner.stop(), brokenFor(options.stop)]);
+    for (const heartbeat of heartbeats) heartbeat.stop();
+    formerIds.push(...runners.ids);
+    await Promise.race([runners.stop(), brokenFor(options.stop)]);
   }
 }
 
@@ -108,11 +116,17 @@ async function brokenFor(stop: AbortSignal): Promise<void> {
   await sleep(LONGEST_PAUSE_MS);
 }
 
+/** Host, port and database of a connection string, and nothing else of it. */
+function addressOf(url: string): string {
+  const { host, port, database } = new pg.Client(url);
+  return `${host}:${port}/${database}`;
+}
+
 async function withContext<T>(options: WorkerOptions, use: (context: WorkContext) => Promise<T>): Promise<T> {
   const { settings, database, queue, log } = options;
   const pool = createPool(database.url, {
-    // One for LISTEN, one to complete jobs and beat, and one a job.
-    max: settings.workerConcurrency + 3,
+    // One a masking job, what the runners need, and two to complete jobs and beat.
+    max: settings.workerConcurrency + EXTRA_CONNECTIONS + 2,
     applicationName: 'masked-logins worker',
   });
   const sqs = createQueueClient(queue, { maxSockets: SQS_SOCKETS });
