@@ -6,7 +6,7 @@ import { onlyNewsOfJobs } from '../../src/work/notifications.ts';
 /** What is left for graphile-worker to act upon of a message, and the pool that it belongs to. */
 function listening() {
   const events: WorkerEvents = new EventEmitter();
-  const workerPool = { nudge: vi.fn(), _shuttingDown: false };
+  const workerPool = { nudge: vi.fn<(count: number) => void>(), _shuttingDown: false };
   onlyNewsOfJobs(events);
   return {
     workerPool,
