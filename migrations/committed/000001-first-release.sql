@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:b6ad6586ef9d0e760cbab4fe7facd2aec3631dee
+--! Hash: sha1:3abe3775d4a29d1c21c3aa2dfe653bdb294b2a0e
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -2931,13 +2931,14 @@ revoke all on function masking.reencrypt_bodies(masking.rotations, integer) from
 -- reads:   masking.keys, masking.kek
 -- writes:  masking.rotations and what the rotation is about; audit.events at the end
 -- twice:   yes: each call is the next step
--- raises:  ML001 sealed; ML002 wrong key-encryption key
+-- raises:  55P03 a lock was not to be had within two seconds; ML001 sealed; ML002 wrong key-encryption key
 create or replace function masking.rotate_step(max_rows integer default 500)
 returns boolean
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
 as $$
 declare
   rotation masking.rotations;
@@ -3328,13 +3329,14 @@ grant execute on function masking.forget_user(text, text) to logins_custodian;
 -- reads:   masking.keys and masking.kek (for quarantined bodies)
 -- writes:  public.user_logins, masking.vault, staging.quarantine, masking.erasures; audit.events at the end
 -- twice:   yes: each call is the next step
--- raises:  ML001 sealed; ML002 wrong key-encryption key
+-- raises:  55P03 a lock was not to be had within two seconds; ML001 sealed; ML002 wrong key-encryption key
 create or replace function masking.forget_step(max_rows integer default 500)
 returns boolean
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -3550,12 +3552,14 @@ grant execute on function masking.retention() to logins_worker;
 -- reads:   public.user_logins
 -- writes:  masking.vault, masking.retention_policy; audit.events at the end
 -- twice:   yes: each call is the next step
+-- raises:  55P03 a lock was not to be had within two seconds
 create or replace function masking.purge_step(max_rows integer default 500)
 returns boolean
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
 as $$
 declare
   start_token uuid;
