@@ -4,6 +4,7 @@ import type { Logger } from '../log.ts';
 /** What a library attaches to a message. */
 interface Attached {
   error?: unknown;
+  fatalError?: unknown;
 }
 
 /**
@@ -19,7 +20,8 @@ export function libraryLogger<L>(
   explain: (error: unknown) => string = describe,
 ): L {
   return new LoggerClass(() => (level, message, attached) => {
-    const cause = attached?.error === undefined ? '' : `: ${explain(attached.error)}`;
+    const error = attached?.error ?? attached?.fatalError;
+    const cause = error === undefined ? '' : `: ${explain(error)}`;
     const line = fixedPart(message) + cause;
     if (level === 'error') log.error(line);
     else if (level === 'warning') log.warn(line);
