@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:e27b7c56a5431ce1e35aaecd4fe577971a42b663
+--! Hash: sha1:d3bad7740cc31c07e2db23344e4c923c5a83cc2b
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -3192,7 +3192,8 @@ revoke all on function masking.reencrypt_bodies(masking.rotations, integer) from
 -- writes:  masking.rotations and what the rotation is about; audit.events at the end
 -- keeps:   what is in the clear in memory (work_mem), off the disk
 -- twice:   yes: each call is the next step
--- raises:  ML001 sealed; ML002 wrong key-encryption key; 22023 max_rows is not from 1 to 100000; 25000 not READ COMMITTED
+-- raises:  55P03 a lock was not to be had within two seconds; ML001 sealed; ML002 wrong key-encryption key; 22023 max_rows is not from 1 to 100000; 25000
+--          not READ COMMITTED
 create or replace function masking.rotate_step(
   max_rows integer default 500,
   out more boolean,
@@ -3207,6 +3208,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan
 set work_mem = '256MB'
 as $$
@@ -3635,7 +3637,8 @@ grant execute on function masking.forget_user(text, text) to logins_custodian;
 -- reads:   masking.keys and masking.kek (for quarantined bodies)
 -- writes:  public.user_logins, masking.vault, staging.quarantine, masking.erasures; audit.events at the end
 -- twice:   yes: each call is the next step
--- raises:  ML001 sealed; ML002 wrong key-encryption key; 22023 max_rows is not from 1 to 100000; 25000 not READ COMMITTED
+-- raises:  55P03 a lock was not to be had within two seconds; ML001 sealed; ML002 wrong key-encryption key; 22023 max_rows is not from 1 to 100000; 25000
+--          not READ COMMITTED
 create or replace function masking.forget_step(
   max_rows integer default 500,
   out more boolean,
@@ -3650,6 +3653,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan
 set work_mem = '256MB'
 as $$
@@ -3795,57 +3799,80 @@ revoke all on function masking.set_retention(integer) from public;
 grant execute on function masking.set_retention(integer) to logins_custodian;
 --! EndIncluded functions/masking.set_retention.sql
 --! Included functions/masking.retention.sql
--- masking.retention() -> integer
+-- masking.retention() -> (dropped integer, overdue integer)
 --
 -- what:    drops the monthly partitions that end before the months to keep, deletes such rows from the default
---          partition, and starts a purge of the vault for what only they referred to. Returns how many partitions it
---          dropped. Does nothing where logins are kept for ever.
+--          partition, and starts a purge of the vault for what only they referred to. Does nothing where logins are
+--          kept for ever. Returns how many partitions it dropped, and how many are overdue because somebody holds a
+--          lock: then it removes nothing, and its job is due again in five minutes. One is overdue as well where it
+--          could not delete from the default partition.
 -- called:  by the worker's task retention, every day
 -- reads:   masking.retention_policy, the catalogs
 -- writes:  public.user_logins and its partitions, graphile_worker's jobs, audit.events
+-- locks:   public.user_logins and its default partition against everybody, where there is a partition to drop. While it waits, everybody waits
+--          behind it, so it waits for two seconds at most. That is longer than deadlock_timeout, after which an
+--          autovacuum in the way is cancelled.
 -- twice:   yes
-create or replace function masking.retention()
-returns integer
+create or replace function masking.retention(
+  out dropped integer,
+  out overdue integer
+)
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
+set lock_timeout = '2s'
 as $$
 declare
   oldest_kept timestamptz;
-  partition record;
-  dropped integer := 0;
+  partitions text[];
+  partition_name text;
   deleted integer;
 begin
+  dropped := 0;
+  overdue := 0;
   select date_trunc('month', now()) - make_interval(months => p.keep_months)
     into oldest_kept
     from masking.retention_policy p;
   if oldest_kept is null then
-    return 0;
+    return;
   end if;
 
-  for partition in
-    select c.oid::regclass as relation, c.relname
+  partitions := array(
+    select c.relname
       from pg_inherits i
       join pg_class c on c.oid = i.inhrelid
      where i.inhparent = 'public.user_logins'::regclass
        and c.relname ~ '^user_logins_[0-9]{4}_[0-9]{2}$'
        and to_date(right(c.relname, 7), 'YYYY_MM') < oldest_kept::date
      order by c.relname
-  loop
-    execute format('drop table %s', partition.relation);
-    perform audit.append('drop partition', jsonb_build_object('partition', partition.relname));
-    dropped := dropped + 1;
-  end loop;
-  delete from public.user_logins_default l where l.create_date < oldest_kept;
-  get diagnostics deleted = row_count;
+  );
+  begin
+    if cardinality(partitions) > 0 then
+      lock table only public.user_logins in access exclusive mode;
+    end if;
+    foreach partition_name in array partitions loop
+      -- Dropped by somebody else while this call waited for the lock.
+      continue when to_regclass('public.' || partition_name) is null;
+      execute format('drop table public.%I', partition_name);
+      perform audit.append('drop partition', jsonb_build_object('partition', partition_name));
+      dropped := dropped + 1;
+    end loop;
+    delete from public.user_logins_default l where l.create_date < oldest_kept;
+    get diagnostics deleted = row_count;
 
-  if dropped > 0 or deleted > 0 then
-    update masking.retention_policy set purge_position = '00000000-0000-0000-0000-000000000000';
-    perform graphile_worker.add_job('purge_vault', job_key => 'purge_vault', priority => 10);
-  end if;
-  return dropped;
+    if dropped > 0 or deleted > 0 then
+      update masking.retention_policy set purge_position = '00000000-0000-0000-0000-000000000000';
+      perform graphile_worker.add_job('purge_vault', job_key => 'purge_vault', priority => 10);
+    end if;
+  exception when lock_not_available then
+    dropped := 0;
+    overdue := greatest(cardinality(partitions), 1);
+    perform graphile_worker.add_job(
+      'retention', job_key => 'retention', run_at => now() + interval '5 minutes'
+    );
+  end;
 end
 $$;
 
@@ -3864,7 +3891,8 @@ grant execute on function masking.retention() to logins_worker;
 -- reads:   public.user_logins
 -- writes:  masking.vault, masking.retention_policy; audit.events at the end
 -- twice:   yes: each call is the next step
--- raises:  22023 max_rows is not from 1 to 100000; 25000 not READ COMMITTED
+-- raises:  55P03 a lock was not to be had within two seconds; 22023 max_rows is not from 1 to 100000; 25000
+--          not READ COMMITTED
 create or replace function masking.purge_step(
   max_rows integer default 500,
   out more boolean,
@@ -3879,6 +3907,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
 as $$
 declare
   purge masking.retention_policy;
@@ -4206,13 +4235,15 @@ grant execute on function staging.rotate_slots() to logins_worker;
 -- reads:   staging.batches, graphile_worker.jobs
 -- writes:  graphile_worker's jobs
 -- twice:   yes
--- raises:  22023 overdue is null or not from 0 to a day
+-- raises:  55P03 somebody holds a lock on graphile_worker's tables for longer than two seconds; 22023
+--          overdue is null or not from 0 to a day
 create or replace function staging.sweep_batches(overdue interval default '30 seconds')
 returns integer
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
 as $$
 declare
   swept integer;
@@ -4261,13 +4292,15 @@ grant execute on function staging.sweep_batches(interval) to logins_worker;
 -- reads:   graphile_worker.jobs
 -- writes:  staging.workers, graphile_worker's jobs
 -- twice:   yes
--- raises:  22023 worker_id is null or empty
+-- raises:  55P03 somebody holds a lock on graphile_worker's tables for longer than two seconds; 22023
+--          worker_id is null or empty
 create or replace function staging.heartbeat(worker_id text)
 returns integer
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
 as $$
 declare
   dead text[];
@@ -4305,59 +4338,84 @@ revoke all on function staging.heartbeat(text) from public;
 grant execute on function staging.heartbeat(text) to logins_worker;
 --! EndIncluded functions/staging.heartbeat.sql
 --! Included functions/staging.maintain_partitions.sql
--- staging.maintain_partitions(months_ahead integer default 3) -> integer
+-- staging.maintain_partitions(months_ahead integer default 3) -> (made integer, missing integer)
 --
 -- what:    makes the monthly partitions of user_logins from last month to months_ahead months from now, and moves rows
---          of such a month that had to go to the default partition. Returns how many partitions it made.
+--          of such a month that had to go to the default partition. Returns how many partitions it made, and how many
+--          are missing because somebody holds a lock: then it makes none, and its job is due again in five minutes.
+--          Nothing is lost meanwhile, because the default partition takes every row.
 -- called:  by npm run migrate, and by the worker's task maintain_partitions at its start and every day
 -- reads:   the catalogs
--- writes:  public.user_logins and its partitions
+-- writes:  public.user_logins and its partitions; graphile_worker's jobs
+-- locks:   public.user_logins against others that do the same, and the default partition against everybody, because
+--          attaching a partition needs that. While it waits, everybody waits behind it, so it waits for two seconds at
+--          most. That is longer than deadlock_timeout, after which an autovacuum in the way is cancelled.
 -- twice:   yes
 -- raises:  22023 months_ahead out of range (0 to 120)
-create or replace function staging.maintain_partitions(months_ahead integer default 3)
-returns integer
+create or replace function staging.maintain_partitions(
+  months_ahead integer default 3,
+  out made integer,
+  out missing integer
+)
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
+set lock_timeout = '2s'
 as $$
 declare
+  months timestamptz[];
   month timestamptz;
   partition_name text;
-  made integer := 0;
 begin
   if months_ahead is null or months_ahead not between 0 and 120 then
     raise exception using errcode = '22023', message = 'months_ahead must be from 0 to 120';
   end if;
-  -- One at a time: two workers start together.
-  perform pg_advisory_xact_lock(hashtextextended('masked_logins.maintain_partitions', 0));
+  months := array(
+    select m
+      from generate_series(
+        date_trunc('month', now()) - interval '1 month',
+        date_trunc('month', now()) + make_interval(months => months_ahead),
+        interval '1 month'
+      ) m
+     where to_regclass(to_char(m, '"public.user_logins_"YYYY_MM')) is null
+  );
+  made := 0;
+  missing := cardinality(months);
+  if missing = 0 then
+    return;
+  end if;
 
-  for month in
-    select generate_series(
-      date_trunc('month', now()) - interval '1 month',
-      date_trunc('month', now()) + make_interval(months => months_ahead),
-      interval '1 month'
-    )
-  loop
-    partition_name := to_char(month, '"user_logins_"YYYY_MM');
-    continue when to_regclass('public.' || partition_name) is not null;
+  begin
+    lock table only public.user_logins in share update exclusive mode;
+    lock table public.user_logins_default in access exclusive mode;
+    foreach month in array months loop
+      partition_name := to_char(month, '"user_logins_"YYYY_MM');
+      -- Made by somebody else while this call waited for the lock.
+      continue when to_regclass('public.' || partition_name) is not null;
 
-    execute format('create table public.%I (like public.user_logins including all)', partition_name);
-    execute format(
-      'with moved as (
-         delete from public.user_logins_default where create_date >= %1$L and create_date < %2$L returning *
-       )
-       insert into public.%3$I select * from moved',
-      month, month + interval '1 month', partition_name
+      execute format('create table public.%I (like public.user_logins including all)', partition_name);
+      execute format(
+        'with moved as (
+           delete from public.user_logins_default where create_date >= %1$L and create_date < %2$L returning *
+         )
+         insert into public.%3$I select * from moved',
+        month, month + interval '1 month', partition_name
+      );
+      execute format(
+        'alter table public.user_logins attach partition public.%I for values from (%L) to (%L)',
+        partition_name, month, month + interval '1 month'
+      );
+      made := made + 1;
+    end loop;
+    missing := 0;
+  exception when lock_not_available then
+    made := 0;
+    perform graphile_worker.add_job(
+      'maintain_partitions', job_key => 'maintain_partitions', run_at => now() + interval '5 minutes'
     );
-    execute format(
-      'alter table public.user_logins attach partition public.%I for values from (%L) to (%L)',
-      partition_name, month, month + interval '1 month'
-    );
-    made := made + 1;
-  end loop;
-  return made;
+  end;
 end
 $$;
 
@@ -4369,7 +4427,8 @@ grant execute on function staging.maintain_partitions(integer) to logins_worker;
 -- staging.clean_ledger(keep interval default '30 days') -> integer
 --
 -- what:    removes the ledger's rows of batches that ended (acknowledged or lost) longer than keep ago, adds them to
---          staging.totals, and forgets workers not seen for a day. Returns how many batches it removed.
+--          staging.totals, and forgets workers not seen for a day. What somebody else has locked is left to the next
+--          call. Returns how many batches it removed.
 -- called:  by the worker's task clean_ledger, every day
 -- writes:  staging.batches, staging.totals, staging.workers
 -- twice:   yes
@@ -4380,6 +4439,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
 as $$
 declare
   removed integer;
@@ -4388,9 +4448,22 @@ begin
     raise exception using errcode = '22023', message = 'keep must be from an hour to a hundred years';
   end if;
 
-  with gone as (
+  -- One at a time.
+  perform from staging.totals t for update skip locked;
+  if not found then
+    return 0;
+  end if;
+
+  with ended as (
+    select b.batch_id
+    from staging.batches b
+    where coalesce(b.acked_at, b.lost_at) < now() - keep
+    for update skip locked
+  ),
+  gone as (
     delete from staging.batches b
-     where coalesce(b.acked_at, b.lost_at) < now() - keep
+     using ended e
+     where b.batch_id = e.batch_id
     returning b.*
   ),
   sums as (
@@ -4411,7 +4484,10 @@ begin
     from sums s
   returning s.batches into removed;
 
-  delete from staging.workers w where w.seen_at < now() - interval '1 day';
+  delete from staging.workers w
+   where w.worker_id in (
+     select o.worker_id from staging.workers o where o.seen_at < now() - interval '1 day' for update skip locked
+   );
   return removed;
 end
 $$;

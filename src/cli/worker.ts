@@ -1,4 +1,5 @@
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
+import { silenceConsole } from '../database/library-logger.ts';
 import { describe } from '../errors.ts';
 import { explaining } from '../explain.ts';
 import { createLogger } from '../log.ts';
@@ -23,6 +24,7 @@ await runCommand(async () => {
     }, settings.shutdownGraceSeconds * 1_000).unref();
   });
   const options = { settings, database: requireDatabase(settings), queue: requireQueue(settings), log, stop };
+  silenceConsole(log);
   // A library's rejection that nobody awaits must not end a worker that can go on.
   process.on('unhandledRejection', (error) => log.warn(`unhandled: ${describe(error)}`));
 

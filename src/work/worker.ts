@@ -10,7 +10,7 @@ import type { Logger } from '../log.ts';
 import { createQueueClient } from '../queue/client.ts';
 import type { WorkContext } from './context.ts';
 import { beat, startHeartbeat } from './heartbeat.ts';
-import { runUntilIdle, startRunner } from './runner.ts';
+import { EXTRA_CONNECTIONS, runUntilIdle, startRunners } from './runner.ts';
 
 /** Pauses before a worker that broke is built anew, in milliseconds: the first and the longest. */
 const FIRST_PAUSE_MS = 250;
@@ -89,8 +89,8 @@ async function workUntilBroken(
 ): Promise<void> {
   await refuseTransactionPooling(context.pool, options.database.display);
   await checkDatabase(context.pool);
-  const runner = await startRunner(context, options.settings.workerConcurrency);
-  const heartbeat = startHeartbeat(context, runner.id);
+  const runners = await startRunners(context, options.settings.workerConcurrency);
+  const heartbeats = runners.ids.map((id) => startHeartbeat(context, id));
   const stopped = new Promise<void>((resolve) => {
     if (options.stop.aborted) resolve();
     options.stop.addEventListener('abort', () => resolve(), { once: true });
@@ -102,14 +102,14 @@ async function workUntilBroken(
         formerIds.splice(0),
       ]);
     }
-    await beat(context, runner.id);
+    for (const id of runners.ids) await beat(context, id);
     context.log.info({ concurrency: options.settings.workerConcurrency }, 'the worker is looking for jobs');
-    const error = await Promise.race([runner.ended, heartbeat.fatal, stopped]);
+    const error = await Promise.race([runners.ended, stopped, ...heartbeats.map(({ fatal }) => fatal)]);
     if (!options.stop.aborted) throw error ?? new Error('graphile-worker ended by itself');
   } finally {
-    heartbeat.stop();
-    formerIds.push(runner.id);
-    await Promise.race([runner.stop(), brokenFor(options.stop)]);
+    for (const heartbeat of heartbeats) heartbeat.stop();
+    formerIds.push(...runners.ids);
+    await Promise.race([runners.stop(), brokenFor(options.stop)]);
   }
 }
 
@@ -122,8 +122,8 @@ async function brokenFor(stop: AbortSignal): Promise<void> {
 async function withContext<T>(options: WorkerOptions, use: (context: WorkContext) => Promise<T>): Promise<T> {
   const { settings, database, queue, log } = options;
   const pool = createPool(database.url, {
-    // One for LISTEN, one to complete jobs and beat, and one a job.
-    max: settings.workerConcurrency + 3,
+    // One a masking job, what the runners need, and two to complete jobs and beat.
+    max: settings.workerConcurrency + EXTRA_CONNECTIONS + 2,
     applicationName: 'masked-logins worker',
   });
   const sqs = createQueueClient(queue, { maxSockets: SQS_SOCKETS });
