@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:c35d20770f56d17f9c79aa17751d461e7b1031e4
+--! Hash: sha1:6ea9d84666d88cc6f9ac8717dcebc4f6494c96ed
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -127,11 +127,6 @@ alter table staging.raw_messages_2
   alter column receipt_handle set statistics 0,
   alter column body set statistics 0;
 
-alter table staging.raw_messages enable row level security;
-alter table staging.raw_messages_0 enable row level security;
-alter table staging.raw_messages_1 enable row level security;
-alter table staging.raw_messages_2 enable row level security;
-
 -- Nothing is updated or deleted here, so there is nothing to vacuum.
 alter table staging.raw_messages reset (
   autovacuum_vacuum_threshold,
@@ -220,7 +215,6 @@ create table if not exists staging.quarantine (
 alter table staging.quarantine alter column body set statistics 0;
 -- Ciphertext does not compress; trying costs time.
 alter table staging.quarantine alter column body set storage external;
-alter table staging.quarantine enable row level security;
 
 -- A message is sent at one moment, however often it comes: masking asks whether any of a batch's time is here.
 create index if not exists quarantine_sent_at on staging.quarantine (sent_at);
@@ -260,7 +254,6 @@ create table if not exists masking.keys (
 create unique index if not exists keys_one_active on masking.keys (purpose, field) where state = 'active';
 
 alter table masking.keys alter column wrapped set statistics 0;
-alter table masking.keys enable row level security;
 
 comment on table masking.keys is 'Data keys, wrapped under the key-encryption key';
 comment on column masking.keys.state is 'active: in use for new values; retiring: still needed for old ones; destroyed: gone';
@@ -276,7 +269,6 @@ create unlogged table if not exists masking.kek (
 );
 
 alter table masking.kek alter column kek set statistics 0;
-alter table masking.kek enable row level security;
 
 comment on table masking.kek is 'The key-encryption key while the database is unsealed; empty while it is sealed';
 --! EndIncluded tables/masking.kek.sql
@@ -303,7 +295,6 @@ create table if not exists masking.vault (
 alter table masking.vault alter column ciphertext set statistics 0;
 -- Ciphertext does not compress.
 alter table masking.vault alter column ciphertext set storage external;
-alter table masking.vault enable row level security;
 
 comment on table masking.vault is 'Ciphertext of every masked value, one row a distinct value';
 comment on column masking.vault.token is 'The mask; its first byte is the version of the token key';
@@ -318,8 +309,6 @@ create table if not exists masking.retokened (
 );
 
 create index if not exists retokened_new_token on masking.retokened (new_token);
-
-alter table masking.retokened enable row level security;
 
 comment on table masking.retokened is 'Old tokens and the ones that rotations replaced them with; kept until the old key is destroyed';
 --! EndIncluded tables/masking.retokened.sql
@@ -359,8 +348,6 @@ create table if not exists masking.kek_history (
   since_at timestamptz not null default now(),
   replaced_at timestamptz
 );
-
-alter table masking.kek_history enable row level security;
 
 comment on table masking.kek_history is 'Fingerprints of the key-encryption keys that were and are in use';
 comment on column masking.kek_history.fingerprint is 'HMAC-SHA256 under the key of a fixed text, cut to 8 bytes: tells nothing of the key';
@@ -745,6 +732,34 @@ revoke all on function audit.verify(bigint, text) from public;
 grant execute on function audit.verify(bigint, text) to logins_auditor;
 --! EndIncluded functions/audit.verify.sql
 
+--! Included functions/masking.require_member.sql
+-- masking.require_member(variadic roles name[]) -> void
+--
+-- what:    refuses a login that is a member of none of these roles. A grant on an inlet is not enough: a member of
+--          pg_write_all_data may insert anywhere.
+-- called:  by the triggers of the inlets
+-- reads:   the catalogs
+-- twice:   yes
+-- raises:  42501 the login (session_user) is a member of none of them
+create or replace function masking.require_member(variadic roles name[])
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (select from unnest(roles) r where pg_has_role(session_user, r, 'member')) then
+    raise exception using
+      errcode = '42501',
+      message = format('this is for members of %s', array_to_string(roles, ', ')),
+      hint = format('As the migrating login: grant %I to %I', roles[1], session_user);
+  end if;
+end
+$$;
+
+comment on function masking.require_member(name[]) is 'Refuses a login that is a member of none of these roles';
+revoke all on function masking.require_member(name[]) from public;
+--! EndIncluded functions/masking.require_member.sql
 --! Included functions/masking.cipher_options.sql
 -- masking.cipher_options() -> text
 --
@@ -1027,7 +1042,7 @@ revoke all on function masking.fingerprint_of(bytea) from public;
 -- reads:   masking.keys, masking.kek_history
 -- writes:  masking.kek, audit.events; masking.keys and masking.kek_history at the first unsealing
 -- twice:   yes: the key that is there already is taken again, and changes nothing
--- raises:  ML002 not the key of this database, an earlier one, or not 32 bytes; ML003 unsealed already, with another
+-- raises:  42501 not a member of a role that may; ML002 not the key of this database, an earlier one, or not 32 bytes; ML003 unsealed already, with another
 create or replace function masking.receive_kek()
 returns trigger
 language plpgsql
@@ -1040,6 +1055,7 @@ declare
   present bytea;
   past masking.kek_history;
 begin
+  perform masking.require_member('logins_worker', 'logins_custodian');
   -- One at a time: two workers that start together both unseal.
   lock table masking.kek in share row exclusive mode;
   select k.kek into present from masking.kek k;
@@ -1098,7 +1114,7 @@ for each row execute function masking.receive_kek();
 -- reads:   masking.kek
 -- writes:  masking.keys, masking.kek, masking.kek_history, audit.events
 -- twice:   yes: with the key that is present already it changes nothing
--- raises:  ML001 sealed; ML002 not 32 bytes, or a key that was replaced before
+-- raises:  42501 not a member of a role that may; ML001 sealed; ML002 not 32 bytes, or a key that was replaced before
 create or replace function masking.receive_next_kek()
 returns trigger
 language plpgsql
@@ -1110,6 +1126,7 @@ as $$
 declare
   present bytea;
 begin
+  perform masking.require_member('logins_custodian');
   lock table masking.kek, masking.keys in share row exclusive mode;
   select k.kek into present from masking.kek k;
   if present is null then
@@ -3570,7 +3587,7 @@ grant execute on function masking.purge_step(integer) to logins_worker;
 -- reads:   staging.slots
 -- writes:  staging.raw_messages
 -- twice:   no: the same messages again are more rows; staging.submit_batch counts them
--- raises:  ML014 the arrays are not equally long, or something in the row is null
+-- raises:  42501 not a member of a role that may; ML014 the arrays are not equally long, or something in the row is null
 create or replace function staging.receive_messages()
 returns trigger
 language plpgsql
@@ -3583,6 +3600,8 @@ as $$
 declare
   messages integer := cardinality(new.message_ids);
 begin
+  -- staging.replay puts messages in as custodian or worker.
+  perform masking.require_member('logins_loader', 'logins_worker', 'logins_custodian');
   if (
     new.batch_id is not null
     and cardinality(new.receipt_handles) = messages
@@ -3931,6 +3950,35 @@ comment on function staging.heartbeat(text) is 'Notes that a worker is alive and
 revoke all on function staging.heartbeat(text) from public;
 grant execute on function staging.heartbeat(text) to logins_worker;
 --! EndIncluded functions/staging.heartbeat.sql
+--! Included functions/staging.refuse_write.sql
+-- staging.refuse_write() -> trigger, and the trigger on public.user_logins
+--
+-- what:    refuses to write to user_logins to everybody but its owner: a member of pg_write_all_data has the right
+-- called:  by the trigger, once a statement
+-- writes:  nothing
+-- twice:   yes
+-- raises:  42501 always
+create or replace function staging.refuse_write()
+returns trigger
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  raise exception using
+    errcode = '42501',
+    message = format('%I.%I is written by functions of masked-logins alone', tg_table_schema, tg_table_name);
+end
+$$;
+
+comment on function staging.refuse_write() is 'Refuses to write to a table to everybody but its owner';
+revoke all on function staging.refuse_write() from public;
+
+-- Not row by row, so that it costs nothing; a write through a view is a statement on the table as well.
+create or replace trigger refuse_write before insert or update or delete or truncate on public.user_logins
+for each statement when (not pg_has_role(current_user, 'logins_owner', 'usage'))
+execute function staging.refuse_write();
+--! EndIncluded functions/staging.refuse_write.sql
 --! Included functions/staging.maintain_partitions.sql
 -- staging.maintain_partitions(months_ahead integer default 3) -> integer
 --
@@ -3971,6 +4019,8 @@ begin
     continue when to_regclass('public.' || partition_name) is not null;
 
     execute format('create table public.%I (like public.user_logins including all)', partition_name);
+    -- Nobody gets to a partition past its table, see grants/row_security.sql.
+    execute format('alter table public.%I enable row level security', partition_name);
     execute format(
       'with moved as (
          delete from public.user_logins_default where create_date >= %1$L and create_date < %2$L returning *
@@ -4227,3 +4277,46 @@ grant select on unmask.open_requests to logins_unmasker, logins_approver;
 grant select on unmask.policy to logins_unmasker, logins_approver, logins_auditor;
 grant select on unmask.requests, unmask.approvals, audit.events to logins_auditor;
 --! EndIncluded grants/tables.sql
+--! Included grants/row_security.sql
+-- Row-level security on every table of ours, and a policy for whoever may read it: without one, a predefined role
+-- (pg_read_all_data, pg_write_all_data) gets to no row, whatever it may do to tables. logins_owner and superusers pass.
+--
+-- The policies follow the grants: whoever has SELECT on a table by grants/tables.sql may see its rows. There is none for
+-- writing, as only functions of logins_owner write.
+--
+-- public.user_logins itself has none, because an analyst's query would pay: below row-level security the planner does not
+-- look at statistics for operators that are not leakproof, LIKE among them, and where somebody sets row_security = off every
+-- query fails. There a trigger (staging.refuse_write) stops other writers. Its partitions have row-level security.
+do $$
+declare
+  our_table record;
+  reader regrole;
+begin
+  for our_table in
+    select c.oid::regclass as name, c.relowner, c.relacl, c.relrowsecurity
+      from pg_class c
+     where c.relnamespace in (
+             'staging'::regnamespace, 'masking'::regnamespace, 'unmask'::regnamespace, 'audit'::regnamespace
+           )
+       and c.relkind in ('r', 'p')
+        or c.oid in (select i.inhrelid from pg_inherits i where i.inhparent = 'public.user_logins'::regclass)
+     order by 1
+  loop
+    if not our_table.relrowsecurity then
+      execute format('alter table %s enable row level security', our_table.name);
+    end if;
+
+    for reader in
+      select a.grantee::regrole
+        from aclexplode(our_table.relacl) a
+       where a.privilege_type = 'SELECT' and a.grantee <> our_table.relowner
+         and not exists (
+           select from pg_policy p where p.polrelid = our_table.name and p.polname = a.grantee::regrole::name
+         )
+    loop
+      execute format('create policy %s on %s for select to %1$s using (true)', reader, our_table.name);
+    end loop;
+  end loop;
+end
+$$;
+--! EndIncluded grants/row_security.sql
