@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:6ea9d84666d88cc6f9ac8717dcebc4f6494c96ed
+--! Hash: sha1:1a706aec61203f5c1507ddc77f044ddfc57efc4f
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -87,6 +87,10 @@ comment on table staging.slots is 'The slot of staging.raw_messages that takes w
 -- policy keeps out pg_read_all_data, and because COPY refuses a table that has it, messages come in through the view
 -- staging.inbox.
 --
+-- A row that does not fit into a page has its longest columns in a table beside this one (TOAST), and that has no row-level
+-- security: pg_read_all_data reads it. So what is in body fits (storage main), or is encrypted under a key of its own in
+-- body_key, which never leaves the row (storage plain).
+--
 -- This table itself is empty: the rows are in its children, the slots. One takes what comes in, while what the others
 -- held is truncated (staging.rotate_slots). DELETE would leave bodies on disk until a vacuum and a later row overwrite
 -- them; TRUNCATE gives the file back at once, and costs nothing a row.
@@ -96,7 +100,8 @@ create unlogged table if not exists staging.raw_messages (
   receipt_handle text,
   sent_at timestamptz,
   receive_count integer,
-  body bytea
+  body bytea,
+  body_key bytea
 );
 
 create index if not exists raw_messages_batch_id on staging.raw_messages (batch_id);
@@ -113,19 +118,31 @@ create index if not exists raw_messages_2_batch_id on staging.raw_messages_2 (ba
 alter table staging.raw_messages
   alter column message_id set statistics 0,
   alter column receipt_handle set statistics 0,
-  alter column body set statistics 0;
+  alter column body set statistics 0,
+  alter column body_key set statistics 0,
+  alter column body set storage main,
+  alter column body_key set storage plain;
 alter table staging.raw_messages_0
   alter column message_id set statistics 0,
   alter column receipt_handle set statistics 0,
-  alter column body set statistics 0;
+  alter column body set statistics 0,
+  alter column body_key set statistics 0,
+  alter column body set storage main,
+  alter column body_key set storage plain;
 alter table staging.raw_messages_1
   alter column message_id set statistics 0,
   alter column receipt_handle set statistics 0,
-  alter column body set statistics 0;
+  alter column body set statistics 0,
+  alter column body_key set statistics 0,
+  alter column body set storage main,
+  alter column body_key set storage plain;
 alter table staging.raw_messages_2
   alter column message_id set statistics 0,
   alter column receipt_handle set statistics 0,
-  alter column body set statistics 0;
+  alter column body set statistics 0,
+  alter column body_key set statistics 0,
+  alter column body set storage main,
+  alter column body_key set storage plain;
 
 -- Nothing is updated or deleted here, so there is nothing to vacuum.
 alter table staging.raw_messages reset (
@@ -135,6 +152,7 @@ alter table staging.raw_messages reset (
 );
 
 comment on table staging.raw_messages is 'Raw messages on their way to masking; unlogged, in slots that are truncated in turn';
+comment on column staging.raw_messages.body_key is 'Where the body is too long for its row: the key that opens it (masking.staged_body)';
 comment on table staging.raw_messages_0 is 'Slot of staging.raw_messages';
 comment on table staging.raw_messages_1 is 'Slot of staging.raw_messages';
 comment on table staging.raw_messages_2 is 'Slot of staging.raw_messages';
@@ -747,13 +765,18 @@ language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  role_name name;
 begin
-  if not exists (select from unnest(roles) r where pg_has_role(session_user, r, 'member')) then
-    raise exception using
-      errcode = '42501',
-      message = format('this is for members of %s', array_to_string(roles, ', ')),
-      hint = format('As the migrating login: grant %I to %I', roles[1], session_user);
-  end if;
+  foreach role_name in array roles loop
+    if pg_has_role(session_user, role_name, 'member') then
+      return;
+    end if;
+  end loop;
+  raise exception using
+    errcode = '42501',
+    message = format('this is for members of %s', array_to_string(roles, ', ')),
+    hint = format('As the migrating login: grant %I to %I', roles[1], session_user);
 end
 $$;
 
@@ -1218,6 +1241,22 @@ revoke all on function masking.list_keys() from public;
 grant execute on function masking.list_keys() to logins_custodian, logins_auditor;
 --! EndIncluded functions/masking.list_keys.sql
 
+--! Included functions/masking.staged_body.sql
+-- masking.staged_body(body bytea, body_key bytea) -> bytea
+--
+-- what:    a body out of staging.raw_messages as it came: one that was too long for its row is decrypted
+-- called:  by functions that read staging.raw_messages. Neither STRICT nor with settings, so that the planner inlines it
+create or replace function masking.staged_body(body bytea, body_key bytea)
+returns bytea
+language sql
+immutable
+as $$
+  select case when body_key is null then body else crypto.decrypt(body, body_key, 'aes') end
+$$;
+
+comment on function masking.staged_body(bytea, bytea) is 'A staged body as it came';
+revoke all on function masking.staged_body(bytea, bytea) from public;
+--! EndIncluded functions/masking.staged_body.sql
 --! Included functions/masking.read_body.sql
 -- masking.read_body(body bytea) -> jsonb
 --
@@ -1379,9 +1418,13 @@ begin
       m.receive_count,
       m.body,
       case when lenient then masking.read_body(m.body) else convert_from(m.body, 'UTF8')::jsonb end as event
-    from staging.raw_messages m
-    where m.batch_id = mask_rows.batch_id
-      and (only_message_id is null or m.message_id = only_message_id)
+    from (
+      select s.message_id, s.sent_at, s.receive_count, masking.staged_body(s.body, s.body_key) as body
+      from staging.raw_messages s
+      where s.batch_id = mask_rows.batch_id
+        and (only_message_id is null or s.message_id = only_message_id)
+      offset 0
+    ) m
     offset 0
   ),
 
@@ -1629,15 +1672,16 @@ begin
     m.sent_at,
     quarantine_message.reason,
     body_cipher.version,
-    crypto.pgp_sym_encrypt_bytea(m.body, encode(body_cipher.key, 'hex'), masking.cipher_options())
+    crypto.pgp_sym_encrypt_bytea(b.body, encode(body_cipher.key, 'hex'), masking.cipher_options())
   from staging.raw_messages m
+  cross join lateral (select masking.staged_body(m.body, m.body_key) as body) b
   where m.batch_id = quarantine_message.batch_id
     and m.message_id = quarantine_message.message_id
     -- Loaded once, it stays loaded.
     and not exists (
       select
       from public.user_logins l
-      where l.user_id = masking.read_body(m.body) ->> 'user_id'
+      where l.user_id = masking.read_body(b.body) ->> 'user_id'
         and l.create_date = m.sent_at
         and l.message_id = m.message_id
     )
@@ -3619,19 +3663,44 @@ begin
       message = 'a row of staging.inbox has arrays of one length, and nothing in it is null';
   end if;
 
+  -- A body that does not fit into its row is encrypted under a key of its own (tables/staging.raw_messages.sql).
   case (select s.current_slot from staging.slots s)
     when 0 then
-      insert into staging.raw_messages_0 (batch_id, message_id, receipt_handle, sent_at, receive_count, body)
-      select new.batch_id, m.*
-      from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies) m;
+      insert into staging.raw_messages_0 (batch_id, message_id, receipt_handle, sent_at, receive_count, body, body_key)
+      select
+        new.batch_id, m.id, m.receipt, m.sent_at, m.count,
+        case when m.key is null then m.body else crypto.encrypt(m.body, m.key, 'aes') end,
+        m.key
+      from (
+        select m.*, case when octet_length(m.body) > 7000 then crypto.gen_random_bytes(32) end as key
+        from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies)
+          m (id, receipt, sent_at, count, body)
+        offset 0
+      ) m;
     when 1 then
-      insert into staging.raw_messages_1 (batch_id, message_id, receipt_handle, sent_at, receive_count, body)
-      select new.batch_id, m.*
-      from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies) m;
+      insert into staging.raw_messages_1 (batch_id, message_id, receipt_handle, sent_at, receive_count, body, body_key)
+      select
+        new.batch_id, m.id, m.receipt, m.sent_at, m.count,
+        case when m.key is null then m.body else crypto.encrypt(m.body, m.key, 'aes') end,
+        m.key
+      from (
+        select m.*, case when octet_length(m.body) > 7000 then crypto.gen_random_bytes(32) end as key
+        from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies)
+          m (id, receipt, sent_at, count, body)
+        offset 0
+      ) m;
     else
-      insert into staging.raw_messages_2 (batch_id, message_id, receipt_handle, sent_at, receive_count, body)
-      select new.batch_id, m.*
-      from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies) m;
+      insert into staging.raw_messages_2 (batch_id, message_id, receipt_handle, sent_at, receive_count, body, body_key)
+      select
+        new.batch_id, m.id, m.receipt, m.sent_at, m.count,
+        case when m.key is null then m.body else crypto.encrypt(m.body, m.key, 'aes') end,
+        m.key
+      from (
+        select m.*, case when octet_length(m.body) > 7000 then crypto.gen_random_bytes(32) end as key
+        from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies)
+          m (id, receipt, sent_at, count, body)
+        offset 0
+      ) m;
   end case;
   return new;
 end

@@ -74,6 +74,11 @@ async function contents(): Promise<Record<string, string>> {
   return all;
 }
 
+const inbox = () =>
+  encodeInbox(randomUUID(), [
+    { messageId: randomUUID(), receiptHandle: 'r', sentAt: Date.now(), receiveCount: 1, body: event() },
+  ]);
+
 test('all predefined roles but those of the server’s files are tried, on every table and view', () => {
   expect(predefined.length).toBeGreaterThan(10);
   expect(predefined).toContain('pg_write_all_data');
@@ -141,11 +146,6 @@ test('partitions that are made later are closed as well', async () => {
 });
 
 describe('the inlets ask who the login is', () => {
-  const inbox = () =>
-    encodeInbox(randomUUID(), [
-      { messageId: randomUUID(), receiptHandle: 'r', sentAt: Date.now(), receiveCount: 1, body: event() },
-    ]);
-
   test('so a right to write everywhere opens none of them', async () => {
     expect(await sqlstate(unseal(insiderPool, randomBytes(32)))).toBe('42501');
     expect(await sqlstate(rewrap(insiderPool, randomBytes(32)))).toBe('42501');

@@ -185,7 +185,12 @@ describe('tables', () => {
         'masking.keys.wrapped',
         'masking.vault.ciphertext',
         'staging.quarantine.body',
-        ...STAGED.flatMap((table) => [`${table}.body`, `${table}.message_id`, `${table}.receipt_handle`]),
+        ...STAGED.flatMap((table) => [
+          `${table}.body`,
+          `${table}.body_key`,
+          `${table}.message_id`,
+          `${table}.receipt_handle`,
+        ]),
       ].map((name) => ({ name })),
     );
     expect(await rowsOf('select stxname from pg_statistic_ext')).toEqual([]);
