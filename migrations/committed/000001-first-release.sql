@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:1a706aec61203f5c1507ddc77f044ddfc57efc4f
+--! Hash: sha1:d2ad9613c21d18d4c3d56707431fbb402b3d2a04
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -504,21 +504,22 @@ comment on column unmask.approvals.event_id is 'The event in audit.events that s
 --! EndIncluded tables/unmask.approvals.sql
 --! Included tables/unmask.open_requests.sql
 -- The requests that somebody has something to do with now: an unmasker their own, an approver those that wait for
--- them. Without the tokens: what matters is how many.
+-- them. An approver sees whose or which values they are to be, and no value.
 create or replace view unmask.open_requests
 with (security_barrier) as
 select
   r.request_id,
   r.kind,
+  r.subject,
   cardinality(r.tokens) as value_count,
   r.reason,
-  r.subject,
   r.requested_by,
   r.requested_at,
   r.expires_at,
   r.needs_approval,
   a.approved_by,
-  a.approved_at
+  a.approved_at,
+  r.tokens
 from unmask.requests r
 left join unmask.approvals a on a.request_id = r.request_id
 where r.expires_at > now()
@@ -2173,6 +2174,80 @@ $$;
 comment on function unmask.digest_of(unmask.requests) is 'The digest of all that a request says';
 revoke all on function unmask.digest_of(unmask.requests) from public;
 --! EndIncluded functions/unmask.digest_of.sql
+--! Included functions/unmask.policy_of_login.sql
+-- unmask.policy_of_login() -> unmask.policy
+--
+-- what:    the row of the policy that holds for session_user: of those whose role it is a member of, the one that allows
+--          most values in a request
+-- called:  by unmask.open_request and unmask.distinct_tokens
+-- reads:   unmask.policy
+-- raises:  ML106 no row covers the login
+create or replace function unmask.policy_of_login()
+returns unmask.policy
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  policy unmask.policy;
+begin
+  select p.*
+    into policy
+    from unmask.policy p
+    join pg_roles r on r.rolname = p.role_name
+   where pg_has_role(session_user, r.oid, 'member')
+   order by p.values_per_request desc, p.role_name
+   limit 1;
+  if not found then
+    raise exception using errcode = 'ML106', message = 'no row of unmask.policy covers this login';
+  end if;
+  return policy;
+end
+$$;
+
+comment on function unmask.policy_of_login() is 'The limits that hold for the login';
+revoke all on function unmask.policy_of_login() from public;
+--! EndIncluded functions/unmask.policy_of_login.sql
+--! Included functions/unmask.distinct_tokens.sql
+-- unmask.distinct_tokens(tokens uuid[]) -> uuid[]
+--
+-- what:    the tokens of a request without duplicates and nulls, in order: no more than the policy allows. A null mask
+--          stands for a value that was absent or has been erased: there is nothing to reveal. The array's length is
+--          looked at before anything is done with it.
+-- called:  by the functions that make requests
+-- reads:   unmask.policy
+-- raises:  ML106 over the policy's values a request, or over 100000 elements, duplicates and nulls included
+create or replace function unmask.distinct_tokens(tokens uuid[])
+returns uuid[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  policy unmask.policy := unmask.policy_of_login();
+  wanted uuid[];
+begin
+  if cardinality(tokens) > greatest(policy.values_per_request, 100000) then
+    raise exception using
+      errcode = 'ML106',
+      message = format('the request names %s values, and the policy allows %s in one', cardinality(tokens), policy.values_per_request),
+      hint = 'Name each value once: array(select distinct …); or ask for fewer, in several requests';
+  end if;
+
+  wanted := array(select distinct t from unnest(tokens) t where t is not null order by t);
+  if cardinality(wanted) > policy.values_per_request then
+    raise exception using
+      errcode = 'ML106',
+      message = format('the request is for %s values, and the policy allows %s in one', cardinality(wanted), policy.values_per_request),
+      hint = 'Ask for fewer, or in several requests';
+  end if;
+  return wanted;
+end
+$$;
+
+comment on function unmask.distinct_tokens(uuid[]) is 'The tokens of a request, each once, as many as the policy allows';
+revoke all on function unmask.distinct_tokens(uuid[]) from public;
+--! EndIncluded functions/unmask.distinct_tokens.sql
 --! Included functions/unmask.open_request.sql
 -- unmask.open_request(kind text, tokens uuid[], reason text, subject text) -> uuid
 --
@@ -2182,7 +2257,7 @@ revoke all on function unmask.digest_of(unmask.requests) from public;
 -- reads:   unmask.policy
 -- writes:  unmask.requests, audit.events
 -- twice:   makes another request
--- raises:  ML106 over a limit of the policy, or no policy covers the login; ML110 no reason, or no or null values
+-- raises:  ML106 over a limit of the policy, or no policy covers the login; ML110 no reason, or nothing to reveal
 create or replace function unmask.open_request(kind text, tokens uuid[], reason text, subject text)
 returns uuid
 language plpgsql
@@ -2201,32 +2276,14 @@ begin
       hint = 'Name the case: reason => ''INC-4711 account takeover''';
   end if;
 
-  select array_agg(distinct t order by t) into request.tokens from unnest(tokens) t;
-  if request.tokens is null or array_position(request.tokens, null) is not null then
+  request.tokens := unmask.distinct_tokens(tokens);
+  if request.tokens = '{}' then
     raise exception using
       errcode = 'ML110',
-      message = 'a request needs values: there are none, or one is null',
-      hint = 'A null mask stands for a value that was absent or has been erased: leave it out';
+      message = 'there is nothing to reveal: these logins carry no value, or there are none',
+      hint = 'A null mask stands for a value that was absent or has been erased';
   end if;
-
-  select p.*
-    into policy
-    from unmask.policy p
-    join pg_roles r on r.rolname = p.role_name
-   where pg_has_role(session_user, r.oid, 'member')
-   order by p.values_per_request desc, p.role_name
-   limit 1;
-  if not found then
-    raise exception using
-      errcode = 'ML106',
-      message = 'no row of unmask.policy covers this login';
-  end if;
-  if cardinality(request.tokens) > policy.values_per_request then
-    raise exception using
-      errcode = 'ML106',
-      message = format('the request is for %s values, and the policy allows %s in one', cardinality(request.tokens), policy.values_per_request),
-      hint = 'Ask for fewer, or in several requests';
-  end if;
+  policy := unmask.policy_of_login();
 
   -- Everybody's requests of the day count, so they are made one after the other; audit.append would wait here anyway.
   perform from audit.head for update;
@@ -2282,12 +2339,14 @@ revoke all on function unmask.open_request(text, uuid[], text, text) from public
 -- unmask.request(field text, tokens uuid[], reason text) -> uuid
 --
 -- what:    asks to see the values behind tokens of one field. Commit, then reveal.
--- takes:   field: ip or device_id; tokens: masks of that field, duplicates allowed; reason: why, for the record
+-- takes:   field: ip or device_id; tokens: masks of that field; duplicates and nulls are left out, so that
+--          array(select masked_ip …) fits; reason: why, for the record
 -- called:  by unmaskers
 -- reads:   masking.keys, masking.vault, unmask.policy
 -- writes:  unmask.requests, audit.events
 -- twice:   makes another request
--- raises:  ML106 over a limit; ML107 every value has been erased; ML110 no reason, no values, or tokens of another field
+-- raises:  ML106 over a limit; ML107 every value has been erased; ML110 no reason, nothing but nulls, or tokens
+--          of another field
 create or replace function unmask.request(field text, tokens uuid[], reason text)
 returns uuid
 language plpgsql
@@ -2295,32 +2354,33 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  wanted uuid[];
 begin
   if field is null or field not in ('ip', 'device_id') then
     raise exception using errcode = 'ML110', message = 'field must be ip or device_id';
   end if;
+  wanted := unmask.distinct_tokens(tokens);
   if exists (
     select
-      from unnest(tokens) t
-     where t is not null
-       and not exists (
-         select
-           from masking.keys k
-          where k.purpose = 'token'
-            and k.field = request.field
-            and k.version = get_byte(uuid_send(t), 0)
-       )
+      from unnest(wanted) t
+     where not exists (
+       select
+         from masking.keys k
+        where k.purpose = 'token'
+          and k.field = request.field
+          and k.version = get_byte(uuid_send(t), 0)
+     )
   ) then
     raise exception using
       errcode = 'ML110',
       message = format('some of these are no tokens of %s', field),
       hint = 'Take masked_ip for ip, and masked_device_id for device_id';
   end if;
-  if cardinality(tokens) > 0 and array_position(tokens, null) is null
-     and not exists (select from masking.current_tokens(tokens)) then
+  if wanted <> '{}' and not exists (select from masking.current_tokens(wanted)) then
     raise exception using errcode = 'ML107', message = 'all of these values have been erased';
   end if;
-  return unmask.open_request(field, tokens, reason, null);
+  return unmask.open_request(field, wanted, reason, null);
 end
 $$;
 
@@ -2336,7 +2396,7 @@ grant execute on function unmask.request(text, uuid[], text) to logins_unmasker;
 -- reads:   public.user_logins, unmask.policy
 -- writes:  unmask.requests, audit.events
 -- twice:   makes another request
--- raises:  ML106 over a limit; ML110 no reason, or no masked value in any login of that user
+-- raises:  ML106 over a limit, or over 100000 logins; ML110 no reason, or no masked value in any login of that user
 create or replace function unmask.request_user(user_id text, reason text)
 returns uuid
 language plpgsql
@@ -2347,6 +2407,16 @@ as $$
 declare
   tokens uuid[];
 begin
+  -- What it takes to read them bounds a request as well as the number of values does.
+  if exists (
+    select from public.user_logins l where l.user_id = request_user.user_id offset 100000 limit 1
+  ) then
+    raise exception using
+      errcode = 'ML106',
+      message = 'the user has more than 100000 logins, too many for one request',
+      hint = 'Ask by time: unmask.request(''ip'', array(select distinct masked_ip from user_logins where user_id = … and create_date >= …), …)';
+  end if;
+
   select array_agg(distinct t)
     into tokens
     from public.user_logins l
@@ -2377,12 +2447,13 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  wanted uuid[] := unmask.distinct_tokens(message_ids);
 begin
-  if cardinality(message_ids) > 0
-     and not exists (select from staging.quarantine q where q.message_id = any (message_ids)) then
+  if wanted <> '{}' and not exists (select from staging.quarantine q where q.message_id = any (wanted)) then
     raise exception using errcode = 'ML107', message = 'none of these messages is in quarantine (any more)';
   end if;
-  return unmask.open_request('body', message_ids, reason, null);
+  return unmask.open_request('body', wanted, reason, null);
 end
 $$;
 
@@ -2410,8 +2481,10 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 as $$
 begin
-  if field is null or field not in ('ip', 'device_id') or coalesce(value, '') = '' then
-    raise exception using errcode = 'ML110', message = 'a search needs a field, ip or device_id, and a value';
+  if field is null or field not in ('ip', 'device_id') or coalesce(octet_length(value), 0) not between 1 and 256 then
+    raise exception using
+      errcode = 'ML110',
+      message = 'a search needs a field, ip or device_id, and a value of up to 256 bytes, which is what an event can have';
   end if;
   return unmask.open_request('find', array(select masking.tokens_of_value(field, value)), reason, field);
 end
@@ -2667,7 +2740,8 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 as $$
 declare
-  wanted uuid[] := array(select masking.tokens_of_value(field, value));
+  -- Longer ones are in no event.
+  wanted uuid[] := array(select masking.tokens_of_value(field, value) where octet_length(value) <= 256);
   found_request_id uuid;
   request unmask.requests;
   found_tokens uuid[];
