@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:d2ad9613c21d18d4c3d56707431fbb402b3d2a04
+--! Hash: sha1:5c15c75015030f52840640a7f961c108153cb3cd
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -1417,15 +1417,11 @@ begin
       m.message_id,
       m.sent_at,
       m.receive_count,
-      m.body,
-      case when lenient then masking.read_body(m.body) else convert_from(m.body, 'UTF8')::jsonb end as event
-    from (
-      select s.message_id, s.sent_at, s.receive_count, masking.staged_body(s.body, s.body_key) as body
-      from staging.raw_messages s
-      where s.batch_id = mask_rows.batch_id
-        and (only_message_id is null or s.message_id = only_message_id)
-      offset 0
-    ) m
+      m.opened as body,
+      case when lenient then masking.read_body(m.opened) else convert_from(m.opened, 'UTF8')::jsonb end as event
+    from (select s.*, masking.staged_body(s.body, s.body_key) as opened from staging.raw_messages s) m
+    where m.batch_id = mask_rows.batch_id
+      and (only_message_id is null or m.message_id = only_message_id)
     offset 0
   ),
 
