@@ -142,6 +142,9 @@ create table if not exists graphile_migrate.current (
   content text not null,
   date timestamptz not null default now()
 );
+-- See fixtures/grants/row_security.sql.
+alter table graphile_migrate.migrations enable row level security;
+alter table graphile_migrate.current enable row level security;
 
 -- The shape is graphile-worker's own: where this table exists, it makes no schema.
 create table if not exists graphile_worker.migrations (

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:d3bad7740cc31c07e2db23344e4c923c5a83cc2b
+--! Hash: sha1:200c2626ca6055209ea79fa109b04a6e06e1946c
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -87,6 +87,10 @@ comment on table staging.slots is 'The slot of staging.raw_messages that takes w
 -- policy keeps out pg_read_all_data, and because COPY refuses a table that has it, messages come in through the view
 -- staging.inbox.
 --
+-- A row that does not fit into a page has its longest columns in a table beside this one (TOAST), and that has no row-level
+-- security: pg_read_all_data reads it. So what is in body fits (storage main), or is encrypted under a key of its own in
+-- body_key, which never leaves the row (storage plain).
+--
 -- This table itself is empty: the rows are in its children, the slots. One takes what comes in, while what the others
 -- held is truncated (staging.rotate_slots). DELETE would leave bodies on disk until a vacuum and a later row overwrite
 -- them; TRUNCATE gives the file back at once, and costs nothing a row.
@@ -96,7 +100,8 @@ create unlogged table if not exists staging.raw_messages (
   receipt_handle text,
   sent_at timestamptz,
   receive_count integer,
-  body bytea
+  body bytea,
+  body_key bytea
 );
 
 create index if not exists raw_messages_batch_id on staging.raw_messages (batch_id);
@@ -113,24 +118,31 @@ create index if not exists raw_messages_2_batch_id on staging.raw_messages_2 (ba
 alter table staging.raw_messages
   alter column message_id set statistics 0,
   alter column receipt_handle set statistics 0,
-  alter column body set statistics 0;
+  alter column body set statistics 0,
+  alter column body_key set statistics 0,
+  alter column body set storage main,
+  alter column body_key set storage plain;
 alter table staging.raw_messages_0
   alter column message_id set statistics 0,
   alter column receipt_handle set statistics 0,
-  alter column body set statistics 0;
+  alter column body set statistics 0,
+  alter column body_key set statistics 0,
+  alter column body set storage main,
+  alter column body_key set storage plain;
 alter table staging.raw_messages_1
   alter column message_id set statistics 0,
   alter column receipt_handle set statistics 0,
-  alter column body set statistics 0;
+  alter column body set statistics 0,
+  alter column body_key set statistics 0,
+  alter column body set storage main,
+  alter column body_key set storage plain;
 alter table staging.raw_messages_2
   alter column message_id set statistics 0,
   alter column receipt_handle set statistics 0,
-  alter column body set statistics 0;
-
-alter table staging.raw_messages enable row level security;
-alter table staging.raw_messages_0 enable row level security;
-alter table staging.raw_messages_1 enable row level security;
-alter table staging.raw_messages_2 enable row level security;
+  alter column body set statistics 0,
+  alter column body_key set statistics 0,
+  alter column body set storage main,
+  alter column body_key set storage plain;
 
 -- Nothing is updated or deleted here, so there is nothing to vacuum.
 alter table staging.raw_messages reset (
@@ -140,6 +152,7 @@ alter table staging.raw_messages reset (
 );
 
 comment on table staging.raw_messages is 'Raw messages on their way to masking; unlogged, in slots that are truncated in turn';
+comment on column staging.raw_messages.body_key is 'Where the body is too long for its row: the key that opens it (masking.staged_body)';
 comment on table staging.raw_messages_0 is 'Slot of staging.raw_messages';
 comment on table staging.raw_messages_1 is 'Slot of staging.raw_messages';
 comment on table staging.raw_messages_2 is 'Slot of staging.raw_messages';
@@ -220,7 +233,6 @@ create table if not exists staging.quarantine (
 alter table staging.quarantine alter column body set statistics 0;
 -- Ciphertext does not compress; trying costs time.
 alter table staging.quarantine alter column body set storage external;
-alter table staging.quarantine enable row level security;
 
 -- A message is sent at one moment, however often it comes: masking asks whether any of a batch's time is here.
 create index if not exists quarantine_sent_at on staging.quarantine (sent_at);
@@ -260,7 +272,6 @@ create table if not exists masking.keys (
 create unique index if not exists keys_one_active on masking.keys (purpose, field) where state = 'active';
 
 alter table masking.keys alter column wrapped set statistics 0;
-alter table masking.keys enable row level security;
 
 comment on table masking.keys is 'Data keys, wrapped under the key-encryption key';
 comment on column masking.keys.state is 'active: in use for new values; retiring: still needed for old ones; destroyed: gone';
@@ -276,7 +287,6 @@ create unlogged table if not exists masking.kek (
 );
 
 alter table masking.kek alter column kek set statistics 0;
-alter table masking.kek enable row level security;
 
 comment on table masking.kek is 'The key-encryption key while the database is unsealed; empty while it is sealed';
 --! EndIncluded tables/masking.kek.sql
@@ -303,7 +313,6 @@ create table if not exists masking.vault (
 alter table masking.vault alter column ciphertext set statistics 0;
 -- Ciphertext does not compress.
 alter table masking.vault alter column ciphertext set storage external;
-alter table masking.vault enable row level security;
 
 comment on table masking.vault is 'Ciphertext of every masked value, one row a distinct value';
 comment on column masking.vault.token is 'The mask; its first byte is the version of the token key';
@@ -318,8 +327,6 @@ create table if not exists masking.retokened (
 );
 
 create index if not exists retokened_new_token on masking.retokened (new_token);
-
-alter table masking.retokened enable row level security;
 
 comment on table masking.retokened is 'Old tokens and the ones that rotations replaced them with; kept until the old key is destroyed';
 --! EndIncluded tables/masking.retokened.sql
@@ -365,8 +372,6 @@ create table if not exists masking.kek_history (
   since_at timestamptz not null default now(),
   replaced_at timestamptz
 );
-
-alter table masking.kek_history enable row level security;
 
 comment on table masking.kek_history is 'Fingerprints of the key-encryption keys that were and are in use';
 comment on column masking.kek_history.fingerprint is 'HMAC-SHA256 under the key of a fixed text, cut to 8 bytes: tells nothing of the key';
@@ -513,21 +518,22 @@ comment on column unmask.approvals.event_id is 'The event in audit.events that s
 --! EndIncluded tables/unmask.approvals.sql
 --! Included tables/unmask.open_requests.sql
 -- The requests that somebody has something to do with now: an unmasker their own, an approver those that wait for
--- them. Without the tokens: what matters is how many.
+-- them. An approver sees whose or which values they are to be, and no value.
 create or replace view unmask.open_requests
 with (security_barrier) as
 select
   r.request_id,
   r.kind,
+  r.subject,
   cardinality(r.tokens) as value_count,
   r.reason,
-  r.subject,
   r.requested_by,
   r.requested_at,
   r.expires_at,
   r.needs_approval,
   a.approved_by,
-  a.approved_at
+  a.approved_at,
+  r.tokens
 from unmask.requests r
 left join unmask.approvals a on a.request_id = r.request_id
 where r.expires_at > now()
@@ -759,6 +765,39 @@ revoke all on function audit.verify(bigint, text) from public;
 grant execute on function audit.verify(bigint, text) to logins_auditor;
 --! EndIncluded functions/audit.verify.sql
 
+--! Included functions/masking.require_member.sql
+-- masking.require_member(variadic roles name[]) -> void
+--
+-- what:    refuses a login that is a member of none of these roles. A grant on an inlet is not enough: a member of
+--          pg_write_all_data may insert anywhere.
+-- called:  by the triggers of the inlets
+-- reads:   the catalogs
+-- twice:   yes
+-- raises:  42501 the login (session_user) is a member of none of them
+create or replace function masking.require_member(variadic roles name[])
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  role_name name;
+begin
+  foreach role_name in array roles loop
+    if pg_has_role(session_user, role_name, 'member') then
+      return;
+    end if;
+  end loop;
+  raise exception using
+    errcode = '42501',
+    message = format('this is for members of %s', array_to_string(roles, ', ')),
+    hint = format('As the migrating login: grant %I to %I', roles[1], session_user);
+end
+$$;
+
+comment on function masking.require_member(name[]) is 'Refuses a login that is a member of none of these roles';
+revoke all on function masking.require_member(name[]) from public;
+--! EndIncluded functions/masking.require_member.sql
 --! Included functions/masking.cipher_options.sql
 -- masking.cipher_options() -> text
 --
@@ -1041,7 +1080,7 @@ revoke all on function masking.fingerprint_of(bytea) from public;
 -- reads:   masking.keys, masking.kek_history
 -- writes:  masking.kek, audit.events; masking.keys and masking.kek_history at the first unsealing
 -- twice:   yes: the key that is there already is taken again, and changes nothing
--- raises:  ML002 not the key of this database, an earlier one, or not 32 bytes; ML003 unsealed already, with another
+-- raises:  42501 not a member of a role that may; ML002 not the key of this database, an earlier one, or not 32 bytes; ML003 unsealed already, with another
 create or replace function masking.receive_kek()
 returns trigger
 language plpgsql
@@ -1055,6 +1094,7 @@ declare
   present bytea;
   past masking.kek_history;
 begin
+  perform masking.require_member('logins_worker', 'logins_custodian');
   -- One at a time: two workers that start together both unseal.
   lock table masking.kek in share row exclusive mode;
   select k.kek into present from masking.kek k;
@@ -1113,7 +1153,7 @@ for each row execute function masking.receive_kek();
 -- reads:   masking.kek
 -- writes:  masking.keys, masking.kek, masking.kek_history, audit.events
 -- twice:   yes: with the key that is present already it changes nothing
--- raises:  ML001 sealed; ML002 not 32 bytes, or a key that was replaced before
+-- raises:  42501 not a member of a role that may; ML001 sealed; ML002 not 32 bytes, or a key that was replaced before
 create or replace function masking.receive_next_kek()
 returns trigger
 language plpgsql
@@ -1126,6 +1166,7 @@ as $$
 declare
   present bytea;
 begin
+  perform masking.require_member('logins_custodian');
   lock table masking.kek, masking.keys in share row exclusive mode;
   select k.kek into present from masking.kek k;
   if present is null then
@@ -1241,6 +1282,22 @@ $$;
 comment on function masking.sound_body() is 'The body of a login event that can be masked';
 revoke all on function masking.sound_body() from public;
 --! EndIncluded functions/masking.sound_body.sql
+--! Included functions/masking.staged_body.sql
+-- masking.staged_body(body bytea, body_key bytea) -> bytea
+--
+-- what:    a body out of staging.raw_messages as it came: one that was too long for its row is decrypted
+-- called:  by functions that read staging.raw_messages. Neither STRICT nor with settings, so that the planner inlines it
+create or replace function masking.staged_body(body bytea, body_key bytea)
+returns bytea
+language sql
+immutable
+as $$
+  select case when body_key is null then body else crypto.decrypt(body, body_key, 'aes') end
+$$;
+
+comment on function masking.staged_body(bytea, bytea) is 'A staged body as it came';
+revoke all on function masking.staged_body(bytea, bytea) from public;
+--! EndIncluded functions/masking.staged_body.sql
 --! Included functions/masking.read_body.sql
 -- masking.read_body(body bytea) -> jsonb
 --
@@ -1406,9 +1463,9 @@ begin
       m.message_id,
       m.sent_at,
       m.receive_count,
-      m.body,
-      case when lenient then masking.read_body(m.body) else convert_from(m.body, 'UTF8')::jsonb end as event
-    from staging.raw_messages m
+      m.opened as body,
+      case when lenient then masking.read_body(m.opened) else convert_from(m.opened, 'UTF8')::jsonb end as event
+    from (select s.*, masking.staged_body(s.body, s.body_key) as opened from staging.raw_messages s) m
     where m.batch_id = mask_rows.batch_id
       and (only_message_id is null or m.message_id = only_message_id)
     offset 0
@@ -1658,15 +1715,16 @@ begin
     m.sent_at,
     quarantine_message.reason,
     body_cipher.version,
-    crypto.pgp_sym_encrypt_bytea(m.body, encode(body_cipher.key, 'hex'), masking.cipher_options())
+    crypto.pgp_sym_encrypt_bytea(b.body, encode(body_cipher.key, 'hex'), masking.cipher_options())
   from staging.raw_messages m
+  cross join lateral (select masking.staged_body(m.body, m.body_key) as body) b
   where m.batch_id = quarantine_message.batch_id
     and m.message_id = quarantine_message.message_id
     -- Loaded once, it stays loaded.
     and not exists (
       select
       from public.user_logins l
-      where l.user_id = masking.read_body(m.body) ->> 'user_id'
+      where l.user_id = masking.read_body(b.body) ->> 'user_id'
         and l.create_date = m.sent_at
         and l.message_id = m.message_id
     )
@@ -2219,6 +2277,80 @@ $$;
 comment on function unmask.digest_of(unmask.requests) is 'The digest of all that a request says';
 revoke all on function unmask.digest_of(unmask.requests) from public;
 --! EndIncluded functions/unmask.digest_of.sql
+--! Included functions/unmask.policy_of_login.sql
+-- unmask.policy_of_login() -> unmask.policy
+--
+-- what:    the row of the policy that holds for session_user: of those whose role it is a member of, the one that allows
+--          most values in a request
+-- called:  by unmask.open_request and unmask.distinct_tokens
+-- reads:   unmask.policy
+-- raises:  ML106 no row covers the login
+create or replace function unmask.policy_of_login()
+returns unmask.policy
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  policy unmask.policy;
+begin
+  select p.*
+    into policy
+    from unmask.policy p
+    join pg_roles r on r.rolname = p.role_name
+   where pg_has_role(session_user, r.oid, 'member')
+   order by p.values_per_request desc, p.role_name
+   limit 1;
+  if not found then
+    raise exception using errcode = 'ML106', message = 'no row of unmask.policy covers this login';
+  end if;
+  return policy;
+end
+$$;
+
+comment on function unmask.policy_of_login() is 'The limits that hold for the login';
+revoke all on function unmask.policy_of_login() from public;
+--! EndIncluded functions/unmask.policy_of_login.sql
+--! Included functions/unmask.distinct_tokens.sql
+-- unmask.distinct_tokens(tokens uuid[]) -> uuid[]
+--
+-- what:    the tokens of a request without duplicates and nulls, in order: no more than the policy allows. A null mask
+--          stands for a value that was absent or has been erased: there is nothing to reveal. The array's length is
+--          looked at before anything is done with it.
+-- called:  by the functions that make requests
+-- reads:   unmask.policy
+-- raises:  ML106 over the policy's values a request, or over 100000 elements, duplicates and nulls included
+create or replace function unmask.distinct_tokens(tokens uuid[])
+returns uuid[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  policy unmask.policy := unmask.policy_of_login();
+  wanted uuid[];
+begin
+  if cardinality(tokens) > greatest(policy.values_per_request, 100000) then
+    raise exception using
+      errcode = 'ML106',
+      message = format('the request names %s values, and the policy allows %s in one', cardinality(tokens), policy.values_per_request),
+      hint = 'Name each value once: array(select distinct …); or ask for fewer, in several requests';
+  end if;
+
+  wanted := array(select distinct t from unnest(tokens) t where t is not null order by t);
+  if cardinality(wanted) > policy.values_per_request then
+    raise exception using
+      errcode = 'ML106',
+      message = format('the request is for %s values, and the policy allows %s in one', cardinality(wanted), policy.values_per_request),
+      hint = 'Ask for fewer, or in several requests';
+  end if;
+  return wanted;
+end
+$$;
+
+comment on function unmask.distinct_tokens(uuid[]) is 'The tokens of a request, each once, as many as the policy allows';
+revoke all on function unmask.distinct_tokens(uuid[]) from public;
+--! EndIncluded functions/unmask.distinct_tokens.sql
 --! Included functions/unmask.open_request.sql
 -- unmask.open_request(kind text, tokens uuid[], reason text, subject text) -> uuid
 --
@@ -2228,7 +2360,7 @@ revoke all on function unmask.digest_of(unmask.requests) from public;
 -- reads:   unmask.policy
 -- writes:  unmask.requests, audit.events
 -- twice:   makes another request
--- raises:  ML106 over a limit of the policy, or no policy covers the login; ML110 no reason, or no or null values
+-- raises:  ML106 over a limit of the policy, or no policy covers the login; ML110 no reason, or nothing to reveal
 create or replace function unmask.open_request(kind text, tokens uuid[], reason text, subject text)
 returns uuid
 language plpgsql
@@ -2247,32 +2379,14 @@ begin
       hint = 'Name the case: reason => ''INC-4711 account takeover''';
   end if;
 
-  select array_agg(distinct t order by t) into request.tokens from unnest(tokens) t;
-  if request.tokens is null or array_position(request.tokens, null) is not null then
+  request.tokens := unmask.distinct_tokens(tokens);
+  if request.tokens = '{}' then
     raise exception using
       errcode = 'ML110',
-      message = 'a request needs values: there are none, or one is null',
-      hint = 'A null mask stands for a value that was absent or has been erased: leave it out';
+      message = 'there is nothing to reveal: these logins carry no value, or there are none',
+      hint = 'A null mask stands for a value that was absent or has been erased';
   end if;
-
-  select p.*
-    into policy
-    from unmask.policy p
-    join pg_roles r on r.rolname = p.role_name
-   where pg_has_role(session_user, r.oid, 'member')
-   order by p.values_per_request desc, p.role_name
-   limit 1;
-  if not found then
-    raise exception using
-      errcode = 'ML106',
-      message = 'no row of unmask.policy covers this login';
-  end if;
-  if cardinality(request.tokens) > policy.values_per_request then
-    raise exception using
-      errcode = 'ML106',
-      message = format('the request is for %s values, and the policy allows %s in one', cardinality(request.tokens), policy.values_per_request),
-      hint = 'Ask for fewer, or in several requests';
-  end if;
+  policy := unmask.policy_of_login();
 
   -- Everybody's requests of the day count, so they are made one after the other; audit.append would wait here anyway.
   perform from audit.head for update;
@@ -2328,12 +2442,14 @@ revoke all on function unmask.open_request(text, uuid[], text, text) from public
 -- unmask.request(field text, tokens uuid[], reason text) -> uuid
 --
 -- what:    asks to see the values behind tokens of one field. Commit, then reveal.
--- takes:   field: ip or device_id; tokens: masks of that field, duplicates allowed; reason: why, for the record
+-- takes:   field: ip or device_id; tokens: masks of that field; duplicates and nulls are left out, so that
+--          array(select masked_ip …) fits; reason: why, for the record
 -- called:  by unmaskers
 -- reads:   masking.keys, masking.vault, unmask.policy
 -- writes:  unmask.requests, audit.events
 -- twice:   makes another request
--- raises:  ML106 over a limit; ML107 every value has been erased; ML110 no reason, no values, or tokens of another field
+-- raises:  ML106 over a limit; ML107 every value has been erased; ML110 no reason, nothing but nulls, or tokens
+--          of another field
 create or replace function unmask.request(field text, tokens uuid[], reason text)
 returns uuid
 language plpgsql
@@ -2341,32 +2457,33 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  wanted uuid[];
 begin
   if field is null or field not in ('ip', 'device_id') then
     raise exception using errcode = 'ML110', message = 'field must be ip or device_id';
   end if;
+  wanted := unmask.distinct_tokens(tokens);
   if exists (
     select
-      from unnest(tokens) t
-     where t is not null
-       and not exists (
-         select
-           from masking.keys k
-          where k.purpose = 'token'
-            and k.field = request.field
-            and k.version = get_byte(uuid_send(t), 0)
-       )
+      from unnest(wanted) t
+     where not exists (
+       select
+         from masking.keys k
+        where k.purpose = 'token'
+          and k.field = request.field
+          and k.version = get_byte(uuid_send(t), 0)
+     )
   ) then
     raise exception using
       errcode = 'ML110',
       message = format('some of these are no tokens of %s', field),
       hint = 'Take masked_ip for ip, and masked_device_id for device_id';
   end if;
-  if cardinality(tokens) > 0 and array_position(tokens, null) is null
-     and not exists (select from masking.current_tokens(tokens)) then
+  if wanted <> '{}' and not exists (select from masking.current_tokens(wanted)) then
     raise exception using errcode = 'ML107', message = 'all of these values have been erased';
   end if;
-  return unmask.open_request(field, tokens, reason, null);
+  return unmask.open_request(field, wanted, reason, null);
 end
 $$;
 
@@ -2382,7 +2499,7 @@ grant execute on function unmask.request(text, uuid[], text) to logins_unmasker;
 -- reads:   public.user_logins, unmask.policy
 -- writes:  unmask.requests, audit.events
 -- twice:   makes another request
--- raises:  ML106 over a limit; ML110 no reason, or no masked value in any login of that user
+-- raises:  ML106 over a limit, or over 100000 logins; ML110 no reason, or no masked value in any login of that user
 create or replace function unmask.request_user(user_id text, reason text)
 returns uuid
 language plpgsql
@@ -2393,6 +2510,16 @@ as $$
 declare
   tokens uuid[];
 begin
+  -- What it takes to read them bounds a request as well as the number of values does.
+  if exists (
+    select from public.user_logins l where l.user_id = request_user.user_id offset 100000 limit 1
+  ) then
+    raise exception using
+      errcode = 'ML106',
+      message = 'the user has more than 100000 logins, too many for one request',
+      hint = 'Ask by time: unmask.request(''ip'', array(select distinct masked_ip from user_logins where user_id = … and create_date >= …), …)';
+  end if;
+
   select array_agg(distinct t)
     into tokens
     from public.user_logins l
@@ -2423,12 +2550,13 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  wanted uuid[] := unmask.distinct_tokens(message_ids);
 begin
-  if cardinality(message_ids) > 0
-     and not exists (select from staging.quarantine q where q.message_id = any (message_ids)) then
+  if wanted <> '{}' and not exists (select from staging.quarantine q where q.message_id = any (wanted)) then
     raise exception using errcode = 'ML107', message = 'none of these messages is in quarantine (any more)';
   end if;
-  return unmask.open_request('body', message_ids, reason, null);
+  return unmask.open_request('body', wanted, reason, null);
 end
 $$;
 
@@ -2457,8 +2585,10 @@ set plan_cache_mode = force_generic_plan
 set work_mem = '256MB'
 as $$
 begin
-  if field is null or field not in ('ip', 'device_id') or coalesce(value, '') = '' then
-    raise exception using errcode = 'ML110', message = 'a search needs a field, ip or device_id, and a value';
+  if field is null or field not in ('ip', 'device_id') or coalesce(octet_length(value), 0) not between 1 and 256 then
+    raise exception using
+      errcode = 'ML110',
+      message = 'a search needs a field, ip or device_id, and a value of up to 256 bytes, which is what an event can have';
   end if;
   return unmask.open_request('find', array(select masking.tokens_of_value(field, value)), reason, field);
 end
@@ -2715,7 +2845,8 @@ set plan_cache_mode = force_generic_plan
 set work_mem = '256MB'
 as $$
 declare
-  wanted uuid[] := array(select masking.tokens_of_value(field, value));
+  -- Longer ones are in no event.
+  wanted uuid[] := array(select masking.tokens_of_value(field, value) where octet_length(value) <= 256);
   found_request_id uuid;
   request unmask.requests;
   found_tokens uuid[];
@@ -3961,7 +4092,7 @@ grant execute on function masking.purge_step(integer) to logins_worker;
 -- reads:   staging.slots
 -- writes:  staging.raw_messages
 -- twice:   no: the same messages again are more rows; staging.submit_batch counts them
--- raises:  ML014 the arrays are not equally long, or something in the row is null
+-- raises:  42501 not a member of a role that may; ML014 the arrays are not equally long, or something in the row is null
 create or replace function staging.receive_messages()
 returns trigger
 language plpgsql
@@ -3974,6 +4105,8 @@ as $$
 declare
   messages integer := cardinality(new.message_ids);
 begin
+  -- staging.replay puts messages in as custodian or worker.
+  perform masking.require_member('logins_loader', 'logins_worker', 'logins_custodian');
   if (
     new.batch_id is not null
     and cardinality(new.receipt_handles) = messages
@@ -3991,19 +4124,44 @@ begin
       message = 'a row of staging.inbox has arrays of one length, and nothing in it is null';
   end if;
 
+  -- A body that does not fit into its row is encrypted under a key of its own (tables/staging.raw_messages.sql).
   case (select s.current_slot from staging.slots s)
     when 0 then
-      insert into staging.raw_messages_0 (batch_id, message_id, receipt_handle, sent_at, receive_count, body)
-      select new.batch_id, m.*
-      from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies) m;
+      insert into staging.raw_messages_0 (batch_id, message_id, receipt_handle, sent_at, receive_count, body, body_key)
+      select
+        new.batch_id, m.id, m.receipt, m.sent_at, m.count,
+        case when m.key is null then m.body else crypto.encrypt(m.body, m.key, 'aes') end,
+        m.key
+      from (
+        select m.*, case when octet_length(m.body) > 7000 then crypto.gen_random_bytes(32) end as key
+        from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies)
+          m (id, receipt, sent_at, count, body)
+        offset 0
+      ) m;
     when 1 then
-      insert into staging.raw_messages_1 (batch_id, message_id, receipt_handle, sent_at, receive_count, body)
-      select new.batch_id, m.*
-      from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies) m;
+      insert into staging.raw_messages_1 (batch_id, message_id, receipt_handle, sent_at, receive_count, body, body_key)
+      select
+        new.batch_id, m.id, m.receipt, m.sent_at, m.count,
+        case when m.key is null then m.body else crypto.encrypt(m.body, m.key, 'aes') end,
+        m.key
+      from (
+        select m.*, case when octet_length(m.body) > 7000 then crypto.gen_random_bytes(32) end as key
+        from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies)
+          m (id, receipt, sent_at, count, body)
+        offset 0
+      ) m;
     else
-      insert into staging.raw_messages_2 (batch_id, message_id, receipt_handle, sent_at, receive_count, body)
-      select new.batch_id, m.*
-      from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies) m;
+      insert into staging.raw_messages_2 (batch_id, message_id, receipt_handle, sent_at, receive_count, body, body_key)
+      select
+        new.batch_id, m.id, m.receipt, m.sent_at, m.count,
+        case when m.key is null then m.body else crypto.encrypt(m.body, m.key, 'aes') end,
+        m.key
+      from (
+        select m.*, case when octet_length(m.body) > 7000 then crypto.gen_random_bytes(32) end as key
+        from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies)
+          m (id, receipt, sent_at, count, body)
+        offset 0
+      ) m;
   end case;
   return new;
 end
@@ -4337,6 +4495,35 @@ comment on function staging.heartbeat(text) is 'Notes that a worker is alive and
 revoke all on function staging.heartbeat(text) from public;
 grant execute on function staging.heartbeat(text) to logins_worker;
 --! EndIncluded functions/staging.heartbeat.sql
+--! Included functions/staging.refuse_write.sql
+-- staging.refuse_write() -> trigger, and the trigger on public.user_logins
+--
+-- what:    refuses to write to user_logins to everybody but its owner: a member of pg_write_all_data has the right
+-- called:  by the trigger, once a statement
+-- writes:  nothing
+-- twice:   yes
+-- raises:  42501 always
+create or replace function staging.refuse_write()
+returns trigger
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  raise exception using
+    errcode = '42501',
+    message = format('%I.%I is written by functions of masked-logins alone', tg_table_schema, tg_table_name);
+end
+$$;
+
+comment on function staging.refuse_write() is 'Refuses to write to a table to everybody but its owner';
+revoke all on function staging.refuse_write() from public;
+
+-- Not row by row, so that it costs nothing; a write through a view is a statement on the table as well.
+create or replace trigger refuse_write before insert or update or delete or truncate on public.user_logins
+for each statement when (not pg_has_role(current_user, 'logins_owner', 'usage'))
+execute function staging.refuse_write();
+--! EndIncluded functions/staging.refuse_write.sql
 --! Included functions/staging.maintain_partitions.sql
 -- staging.maintain_partitions(months_ahead integer default 3) -> (made integer, missing integer)
 --
@@ -4396,6 +4583,8 @@ begin
       continue when to_regclass('public.' || partition_name) is not null;
 
       execute format('create table public.%I (like public.user_logins including all)', partition_name);
+      -- Nobody gets to a partition past its table, see grants/row_security.sql.
+      execute format('alter table public.%I enable row level security', partition_name);
       execute format(
         'with moved as (
            delete from public.user_logins_default where create_date >= %1$L and create_date < %2$L returning *
@@ -4709,3 +4898,46 @@ grant select on unmask.open_requests to logins_unmasker, logins_approver;
 grant select on unmask.policy to logins_unmasker, logins_approver, logins_auditor;
 grant select on unmask.requests, unmask.approvals, audit.events to logins_auditor;
 --! EndIncluded grants/tables.sql
+--! Included grants/row_security.sql
+-- Row-level security on every table of ours, and a policy for whoever may read it: without one, a predefined role
+-- (pg_read_all_data, pg_write_all_data) gets to no row, whatever it may do to tables. logins_owner and superusers pass.
+--
+-- The policies follow the grants: whoever has SELECT on a table by grants/tables.sql may see its rows. There is none for
+-- writing, as only functions of logins_owner write.
+--
+-- public.user_logins itself has none, because an analyst's query would pay: below row-level security the planner does not
+-- look at statistics for operators that are not leakproof, LIKE among them, and where somebody sets row_security = off every
+-- query fails. There a trigger (staging.refuse_write) stops other writers. Its partitions have row-level security.
+do $$
+declare
+  our_table record;
+  reader regrole;
+begin
+  for our_table in
+    select c.oid::regclass as name, c.relowner, c.relacl, c.relrowsecurity
+      from pg_class c
+     where c.relnamespace in (
+             'staging'::regnamespace, 'masking'::regnamespace, 'unmask'::regnamespace, 'audit'::regnamespace
+           )
+       and c.relkind in ('r', 'p')
+        or c.oid in (select i.inhrelid from pg_inherits i where i.inhparent = 'public.user_logins'::regclass)
+     order by 1
+  loop
+    if not our_table.relrowsecurity then
+      execute format('alter table %s enable row level security', our_table.name);
+    end if;
+
+    for reader in
+      select a.grantee::regrole
+        from aclexplode(our_table.relacl) a
+       where a.privilege_type = 'SELECT' and a.grantee <> our_table.relowner
+         and not exists (
+           select from pg_policy p where p.polrelid = our_table.name and p.polname = a.grantee::regrole::name
+         )
+    loop
+      execute format('create policy %s on %s for select to %1$s using (true)', reader, our_table.name);
+    end loop;
+  end loop;
+end
+$$;
+--! EndIncluded grants/row_security.sql

@@ -149,6 +149,36 @@ test('above the threshold a request waits for an approver, who finds it in a lis
   expect(await approver.state(APPROVE, [large])).toBe('ML111');
 });
 
+test('an approver sees whose and which values a request is for, and no value', async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
+  const { rows: users } = await stage.db.superuser.query<{ user_id: string }>(
+    'select user_id from public.user_logins where masked_ip = $1',
+    [tokens[0]],
+  );
+  const user = users[0]!.user_id;
+  const byTokens = await request(unmasker, 'ip', tokens.slice(0, 2));
+  const byUser = await unmasker.value<string>(`select unmask.request_user($1, 'INC-2')`, [user]);
+  const { rows } = await approver.run(
+    'select request_id, kind, subject, value_count, tokens from unmask.open_requests order by requested_at',
+  );
+  expect(rows).toEqual([
+    {
+      request_id: byTokens,
+      kind: 'ip',
+      subject: null,
+      value_count: 2,
+      tokens: tokens.slice(0, 2).toSorted(),
+    },
+    {
+      request_id: byUser,
+      kind: 'user',
+      subject: user,
+      value_count: 2,
+      tokens: expect.arrayContaining([tokens[0]]),
+    },
+  ]);
+});
+
 test('two approvals at once are one', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
   const id = await request(unmasker, 'ip', tokens.slice(0, 1));
