@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:c57764411ed3added7a277150779a4cd9d74c9e9
+--! Hash: sha1:3d8b43922591657c0cc6c249c71babf3aa79d560
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -959,11 +959,35 @@ $$;
 comment on function masking.token_of(bytea, integer) is 'The token of a digest: a UUIDv8 whose first byte is the key''s version';
 revoke all on function masking.token_of(bytea, integer) from public;
 --! EndIncluded functions/masking.token_of.sql
+--! Included functions/masking.latest_kek.sql
+-- masking.latest_kek() -> bytea
+--
+-- what:    the key-encryption key that is in use as of now, or null. VOLATILE, so that it does not read by the snapshot of
+--          the query at hand: masking.wipe_kek empties the table and puts the key back, and a snapshot of before shows
+--          nothing of that.
+-- called:  by masking.present_kek
+-- reads:   masking.kek, masking.seal_count
+create or replace function masking.latest_kek()
+returns bytea
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+  return (select k.kek from masking.kek k join masking.seal_count s on s.last_value = k.seal_count);
+end
+$$;
+
+comment on function masking.latest_kek() is 'The key-encryption key in use as of now, for masking.present_kek';
+revoke all on function masking.latest_kek() from public;
+--! EndIncluded functions/masking.latest_kek.sql
 --! Included functions/masking.present_kek.sql
 -- masking.present_kek() -> bytea
 --
 -- what:    the key-encryption key that is in use, or null while the database is sealed. A key that was there when the
---          database was sealed is not in use any more, even where an old snapshot still shows its row.
+--          database was sealed is not in use any more, even where an old snapshot still shows its row. Read as the query
+--          at hand sees it first, so that it fits the wrapped keys that this query sees, whatever a rewrap commits meanwhile.
 -- called:  by functions of masking alone
 -- reads:   masking.kek, masking.seal_count
 create or replace function masking.present_kek()
@@ -974,10 +998,9 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 as $$
 begin
-  return (
-    select k.kek
-    from masking.kek k
-    join masking.seal_count s on s.last_value = k.seal_count
+  return coalesce(
+    (select k.kek from masking.kek k join masking.seal_count s on s.last_value = k.seal_count),
+    masking.latest_kek()
   );
 end
 $$;
@@ -999,11 +1022,7 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select not exists (
-    select
-    from masking.kek k
-    join masking.seal_count s on s.last_value = k.seal_count
-  )
+  select masking.present_kek() is null
 $$;
 
 comment on function masking.is_sealed() is 'Whether no key-encryption key is in use';
@@ -1159,9 +1178,10 @@ revoke all on function masking.fingerprint_of(bytea) from public;
 --
 -- what:    removes from the disk what key-encryption keys that are out of use left in the file of masking.kek: the row of a
 --          seal that others kept from being removed, and dead rows. The key in use stays. Returns whether nothing is left:
---          false where somebody holds the table for longer than half a second.
--- called:  by masking.receive_next_kek and, at every beat, by workers
--- reads:   masking.kek, masking.seal_count
+--          false where somebody holds the table for longer than half a second, and in the ten seconds after a rewrap, in
+--          which queries that began before it may need the key of before.
+-- called:  by workers, at every beat; by custodians
+-- reads:   masking.kek, masking.seal_count, masking.kek_history
 -- writes:  masking.kek (TRUNCATE gives the file back; half a second at most is what others wait for it)
 -- twice:   yes
 create or replace function masking.wipe_kek()
@@ -1195,6 +1215,11 @@ begin
     into kept
     from masking.kek k
     join masking.seal_count s on s.last_value = k.seal_count;
+  if kept.kek is not null and exists (
+    select from masking.kek_history h where h.replaced_at > clock_timestamp() - interval '10 seconds'
+  ) then
+    return false;
+  end if;
   truncate masking.kek;
   insert into masking.kek select kept.* where kept.kek is not null;
   return true;
@@ -1205,7 +1230,7 @@ $$;
 
 comment on function masking.wipe_kek() is 'Removes from the disk what is left of key-encryption keys that are out of use';
 revoke all on function masking.wipe_kek() from public;
-grant execute on function masking.wipe_kek() to logins_worker;
+grant execute on function masking.wipe_kek() to logins_worker, logins_custodian;
 --! EndIncluded functions/masking.wipe_kek.sql
 --! Included functions/masking.refuse_other_kek.sql
 -- masking.refuse_other_kek(kek bytea) -> void
@@ -1360,12 +1385,11 @@ begin
            masking.unwrapped(k.wrapped), encode(new.kek, 'hex'), masking.cipher_options()
          )
    where k.state <> 'destroyed';
+  -- The row of before stays in the file, dead, until a worker's beat wipes it: queries under way still read it.
   update masking.kek set kek = new.kek;
   update masking.kek_history set replaced_at = now() where replaced_at is null;
   insert into masking.kek_history (fingerprint) values (masking.fingerprint_of(new.kek));
   perform audit.append('rewrap', '{}');
-  -- The row of before is dead, and still in the file. Where somebody holds the table, a worker's beat removes it.
-  perform masking.wipe_kek();
   return new;
 end
 $$;
