@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:3d8b43922591657c0cc6c249c71babf3aa79d560
+--! Hash: sha1:a10475865d8c4db05f504bf54626bfc8607b3a34
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -1252,7 +1252,7 @@ declare
   wanted masking.kek_history;
   replaced_at timestamptz := (select h.replaced_at from masking.kek_history h where h.fingerprint = given);
   refusal text;
-  advice constant text := 'Compare with the keys in your secret store: npm run keys -- fingerprint';
+  advice constant text := 'Compare with the keys in your secret store: the command "keys fingerprint" shows which is which';
 begin
   if kek is null or octet_length(kek) <> 32 then
     raise exception using errcode = 'ML002', message = 'a key-encryption key has 32 bytes';

@@ -140,6 +140,7 @@ describe('tables', () => {
     const secured = `select n.nspname || '.' || c.relname as name ${OURS} and c.relrowsecurity order by 1`;
     expect(await rowsOf(secured)).toEqual(
       [
+        'audit.heads',
         'masking.kek',
         'masking.kek_history',
         'masking.keys',
