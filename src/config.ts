@@ -45,7 +45,8 @@ export interface QueueSettings {
 export interface Settings {
   database: DatabaseSettings | undefined;
   queue: QueueSettings | undefined;
-  kek: { text: string } | { file: string } | undefined;
+  /** `ofStack`: the file is the local stack's own. */
+  kek: { text: string } | { file: string; ofStack?: true } | undefined;
   waitTimeSeconds: number;
   visibilityTimeoutSeconds: number;
   maxPollers: number;
@@ -243,7 +244,9 @@ function kekOf(
   if (env.MASKING_KEK !== undefined) return { text: env.MASKING_KEK };
   if (env.MASKING_KEK_FILE !== undefined) return { file: env.MASKING_KEK_FILE };
   // The stack's key-encryption key is for the stack's own database and for no other.
-  return stack !== undefined && env.DATABASE_URL === undefined ? { file: stack.kekFile } : undefined;
+  return stack !== undefined && env.DATABASE_URL === undefined
+    ? { file: stack.kekFile, ofStack: true }
+    : undefined;
 }
 
 /**

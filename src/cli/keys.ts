@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import type pg from 'pg';
 import { readSettings, requireDatabase, type Settings } from '../config.ts';
 import { checkDatabase } from '../database/check.ts';
-import { readKek, rewrap, unseal } from '../database/kek.ts';
+import { fingerprintOf, readKek, replaceKekFile, rewrap, unseal } from '../database/kek.ts';
 import { createPool } from '../database/pool.ts';
 import { codeOf, FatalError, SettingError, SQLSTATE } from '../errors.ts';
 import { explaining } from '../explain.ts';
@@ -46,10 +46,14 @@ await runCommand(async () => {
     .argument('<purpose>', 'token or cipher')
     .argument('<version>', 'as list shows it')
     .option('--losing <count>', 'how many values become unreadable for ever', '0');
-  command('rewrap', 'change the key-encryption key', rewrapKeys).requiredOption(
-    '--new-kek-file <path>',
-    'file with the new key: openssl rand -hex 32 > FILE',
+  command(
+    'fingerprint',
+    'show which key-encryption key the database wants, and which one is set here, by their fingerprints',
+    (pool) => showFingerprints(pool, readSettings('custodian')),
   );
+  command('rewrap', 'change the key-encryption key', (pool, given) =>
+    rewrapKeys(pool, given, readSettings('custodian')),
+  ).requiredOption('--new-kek-file <path>', 'file with the new key: openssl rand -hex 32 > FILE');
   command('seal', 'remove the key-encryption key from the database', sealDatabase);
   command('unseal', 'put it there again, from MASKING_KEK or MASKING_KEK_FILE', (pool) =>
     unsealDatabase(pool, readSettings('custodian')),
@@ -137,16 +141,44 @@ async function destroy(pool: pg.Pool, given: Command): Promise<void> {
   print(`the ${purpose} key ${version} is destroyed`);
 }
 
-async function rewrapKeys(pool: pg.Pool, given: Command): Promise<void> {
+async function showFingerprints(pool: pg.Pool, { kek }: Settings): Promise<void> {
+  const { rows } = await pool.query<{ fingerprint: string; since_at: Date; replaced_at: Date | null }>(
+    'select * from masking.list_keks()',
+  );
+  for (const { fingerprint, since_at, replaced_at } of rows) {
+    const fate = replaced_at === null ? 'the one wanted' : `replaced at ${replaced_at.toISOString()}`;
+    print(`${fingerprint}  since ${since_at.toISOString()}, ${fate}`);
+  }
+  if (rows.length === 0)
+    print('the database has had no key-encryption key yet: the first one becomes its own');
+  if (kek === undefined) return;
+  const here = fingerprintOf(await readKek(kek));
+  print(`${here}  in ${'text' in kek ? 'MASKING_KEK' : `the file ${kek.file}`}`);
+}
+
+async function rewrapKeys(pool: pg.Pool, given: Command, { kek }: Settings): Promise<void> {
   const file = given.opts<{ newKekFile: string }>().newKekFile;
-  await rewrap(pool, await readKek({ file }, '--new-kek-file'));
+  const next = await readKek({ file }, '--new-kek-file');
+  await rewrap(pool, next);
+  if (kek !== undefined && 'file' in kek && kek.ofStack) {
+    await replaceKekFile(kek.file, next);
+    print(`the data keys are wrapped under the new key, and it is in the stack's own file now: ${kek.file}`);
+    return;
+  }
   print(
     'the data keys are wrapped under the new key: put it where your workers find MASKING_KEK or MASKING_KEK_FILE',
   );
 }
 
 async function sealDatabase(pool: pg.Pool): Promise<void> {
-  await pool.query('select masking.seal()');
+  const client = await pool.connect();
+  try {
+    // It says who keeps the key on disk.
+    client.on('notice', ({ message, hint }) => print(`${message}. ${hint}`));
+    await client.query('select masking.seal()');
+  } finally {
+    client.release();
+  }
   print('sealed: a worker that runs and has the key unseals it again within seconds');
 }
 

@@ -37,13 +37,15 @@ export function startHeartbeat(context: WorkContext, workerId: string): Heartbea
   return { fatal, stop: () => clearInterval(timer) };
 }
 
-/** One beat, also done once at the start: alive, the dead freed, staging's old slots truncated, unsealed. */
+/** One beat, also done once at the start: alive, the dead freed, staging's old slots truncated, old keys wiped, unsealed. */
 export async function beat(context: WorkContext, workerId: string): Promise<void> {
   const { rows } = await context.pool.query<{ freed: number; sealed: boolean }>(
     'select staging.heartbeat(worker_id => $1) as freed, masking.is_sealed() as sealed',
     [workerId],
   );
   await context.pool.query('select staging.rotate_slots()');
+  // What a seal or a rewrap had to leave on disk while others held the key's table. It needs this isolation level.
+  await context.pool.query('begin isolation level read committed; select masking.wipe_kek(); commit');
   if ((rows[0]?.freed ?? 0) > 0)
     context.log.warn({ workers: rows[0]?.freed }, 'freed the jobs of dead workers');
   if (rows[0]?.sealed === true && (await unsealIfSealed(context))) {

@@ -11,6 +11,7 @@ import { createQueueClient } from '../queue/client.ts';
 import type { WorkContext } from './context.ts';
 import { beat, startHeartbeat } from './heartbeat.ts';
 import { EXTRA_CONNECTIONS, runUntilIdle, startRunners } from './runner.ts';
+import { checkKek } from './unseal.ts';
 
 /** Pauses before a worker that broke is built anew, in milliseconds: the first and the longest. */
 const FIRST_PAUSE_MS = 250;
@@ -40,13 +41,21 @@ export interface WorkerOptions {
 export async function runWorker(options: WorkerOptions): Promise<void> {
   const { log, stop } = options;
   const formerIds: string[] = [];
+  let kekIsRight = false;
   let failures = 0;
   let refusals = 0;
   let told = { text: '', at: Number.NEGATIVE_INFINITY };
   while (!stop.aborted) {
     const startedAt = Date.now();
     try {
-      await withContext(options, (context) => workUntilBroken(context, options, formerIds));
+      await withContext(options, async (context) => {
+        await refuseTransactionPooling(context.pool, options.database.display);
+        await checkDatabase(context.pool);
+        // Once a process: after a rewrap a worker with the former key goes on until it has to unseal.
+        if (!kekIsRight) await checkKek(context);
+        kekIsRight = true;
+        await workUntilBroken(context, options, formerIds);
+      });
       refusals = 0;
     } catch (error) {
       if (error instanceof FatalError || error instanceof SettingError) throw error;
@@ -75,6 +84,7 @@ export function runWorkerOnce(options: WorkerOptions): Promise<{ failed: number 
   return withContext(options, async (context) => {
     await refuseTransactionPooling(context.pool, options.database.display);
     await checkDatabase(context.pool);
+    await checkKek(context);
     await beat(context, `once-${process.pid}`);
     // What failed earlier and has backed off is due now: somebody has come to see it done.
     await context.pool.query(`select staging.sweep_batches(overdue => interval '0')`);
@@ -87,8 +97,6 @@ async function workUntilBroken(
   options: WorkerOptions,
   formerIds: string[],
 ): Promise<void> {
-  await refuseTransactionPooling(context.pool, options.database.display);
-  await checkDatabase(context.pool);
   const runners = await startRunners(context, options.settings.workerConcurrency);
   const heartbeats = runners.ids.map((id) => startHeartbeat(context, id));
   const stopped = new Promise<void>((resolve) => {

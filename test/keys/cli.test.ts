@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { fingerprintOf } from '../../src/database/kek.ts';
 import { events } from '../support/bodies.ts';
 import { holds } from '../support/forms.ts';
 import { startPipeline, until, type Pipeline } from '../support/pipeline.ts';
@@ -141,22 +142,34 @@ test('destroy refuses with the way out, and then destroys', async () => {
 test('rewrap changes the key-encryption key, after which the old one unseals no more', async () => {
   const file = path.join(path.dirname(pipeline.stack.file.kekFile), 'next-kek');
   const old = readFileSync(pipeline.stack.file.kekFile, 'utf8').trim();
-  const next = randomBytes(32).toString('hex');
+  const [next, last] = [randomBytes(32).toString('hex'), randomBytes(32).toString('hex')];
   writeFileSync(file, `${next}\n`);
-  expect(await keys(['rewrap', '--new-kek-file', file])).toMatchObject({ code: 0 });
+  // A key that somebody set is theirs to replace.
+  expect(await keys(['rewrap', '--new-kek-file', file], { MASKING_KEK: old })).toMatchObject({ code: 0 });
+  expect(readFileSync(pipeline.stack.file.kekFile, 'utf8').trim()).toBe(old);
+  const shown = await keys(['fingerprint']);
+  expect(shown.code).toBe(0);
+  for (const kek of [old, next]) expect(shown.printed).toContain(fingerprintOf(Buffer.from(kek, 'hex')));
   expect(await keys(['seal'])).toMatchObject({ code: 0 });
   expect(await sealed()).toBe(true);
   expect(await keys(['rotate'])).toMatchObject({ code: 1, printed: expect.stringContaining('ML001') });
   expect(await keys(['unseal'])).toMatchObject({ code: 1, printed: expect.stringContaining('ML002') });
   expect(await sealed()).toBe(true);
-  // It is the stack's key that is used where none is given.
-  writeFileSync(pipeline.stack.file.kekFile, `${next}\n`);
+  expect(await keys(['unseal'], { MASKING_KEK: next })).toMatchObject({ code: 0 });
+  // It is the stack's key that is used where none is given, and it follows.
+  writeFileSync(file, `${last}\n`);
+  const rewrapped = await keys(['rewrap', '--new-kek-file', file]);
+  expect(rewrapped).toMatchObject({ code: 0, printed: expect.stringContaining(pipeline.stack.file.kekFile) });
+  expect(readFileSync(pipeline.stack.file.kekFile, 'utf8').trim()).toBe(last);
+  expect(statSync(pipeline.stack.file.kekFile).mode & 0o777).toBe(0o600);
+  expect(await keys(['seal'])).toMatchObject({ code: 0 });
   expect(await keys(['unseal'])).toMatchObject({ code: 0 });
   expect(await sealed()).toBe(false);
   expect(await keys(['unseal'], { MASKING_KEK: old })).toMatchObject({ code: 1 });
   writeFileSync(file, `${old}\n`);
   expect(await keys(['rewrap', '--new-kek-file', file])).toMatchObject({ code: 1 });
-  for (const key of [old, next]) expect(holds(Buffer.from(output), Buffer.from(key, 'hex'))).toBe(false);
+  for (const key of [old, next, last])
+    expect(holds(Buffer.from(output), Buffer.from(key, 'hex'))).toBe(false);
 });
 
 test.each([

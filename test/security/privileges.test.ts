@@ -159,7 +159,9 @@ describe('tables', () => {
     const names = (await rowsOf(open)).map((row) => (row as { name: string }).name);
     expect(names.length).toBeGreaterThan(5);
     for (const secret of [
+      'audit.heads',
       'masking.kek',
+      'masking.kek_history',
       'masking.keys',
       'masking.vault',
       'masking.retokened',

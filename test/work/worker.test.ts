@@ -1,7 +1,11 @@
-import { randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { readSettings, type Settings } from '../../src/config.ts';
-import { copyIn } from '../../src/database/copy.ts';
+import { bytea, copyIn, encodeRows } from '../../src/database/copy.ts';
+import { fingerprintOf, rewrap } from '../../src/database/kek.ts';
 import { databaseAt } from '../../src/database/url.ts';
 import { COPY_INBOX, encodeInbox } from '../../src/load/inbox.ts';
 import { startEmulator, type Emulator } from '../../src/local/emulator.ts';
@@ -13,6 +17,7 @@ import { runWorker, runWorkerOnce } from '../../src/work/worker.ts';
 import { SendMessageCommand } from '@aws-sdk/client-sqs';
 import { event } from '../support/bodies.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { openTransaction } from '../support/keys.ts';
 import { until } from '../support/pipeline.ts';
 
 let emulator: Emulator;
@@ -93,6 +98,95 @@ test('a wrong key is refused, ends the worker, and nothing is masked with it', a
   expect((await db.superuser.query('select masking.is_sealed() as sealed')).rows[0].sealed).toBe(true);
   await runWorkerOnce(options(rightKek()));
   expect(await ledgerOf(batchId)).toMatchObject({ inserted: 1 });
+});
+
+test.each([true, false])(
+  'a worker checks its key when it starts (once: %s), though the database is unsealed',
+  async (once) => {
+    await runWorkerOnce(options(rightKek()));
+    const run = (kek: Settings['kek']) => (once ? runWorkerOnce(options(kek)) : runWorker(options(kek)));
+    const wrong = randomBytes(32);
+    const file = path.join(mkdtempSync(path.join(tmpdir(), 'kek-')), 'kek');
+    writeFileSync(file, wrong.toString('hex'));
+    for (const [kek, setting] of [
+      [{ text: wrong.toString('hex') }, 'MASKING_KEK'],
+      [{ file }, file],
+    ] as const) {
+      const refusal = await run(kek).catch((error: Error) => error);
+      expect(refusal).toMatchObject({ name: 'FatalError' });
+      // Which setting, which key it holds, and which one is wanted.
+      for (const part of [setting, fingerprintOf(wrong), fingerprintOf(db.kek)])
+        expect((refusal as Error).message).toContain(part);
+    }
+    expect((await db.superuser.query('select masking.is_sealed() as sealed')).rows[0].sealed).toBe(false);
+  },
+);
+
+test.each([{ text: 'zz' }, { file: '/nonexistent/kek' }])(
+  'a key that cannot be read (%j) ends a worker when it starts',
+  async (kek) => {
+    await runWorkerOnce(options(rightKek()));
+    await expect(runWorker(options(kek))).rejects.toMatchObject({ name: 'SettingError' });
+    await expect(runWorkerOnce(options(kek))).rejects.toMatchObject({ name: 'SettingError' });
+  },
+);
+
+test('a worker with a key that was replaced is told when, and which one is wanted', async () => {
+  await runWorkerOnce(options(rightKek()));
+  const next = randomBytes(32);
+  await rewrap(db.pool('custodian'), next);
+  const refusal = (await runWorkerOnce(options(rightKek())).catch((error: Error) => error)) as Error;
+  expect(refusal).toMatchObject({ name: 'FatalError' });
+  const { rows } = await db.superuser.query(
+    `select to_char(replaced_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') as at from masking.kek_history where replaced_at is not null`,
+  );
+  for (const part of [rows[0].at, fingerprintOf(db.kek), fingerprintOf(next)])
+    expect(refusal.message).toContain(part);
+  expect(await runWorkerOnce(options({ text: next.toString('hex') }))).toEqual({ failed: 0 });
+});
+
+test('a worker with the former key goes on after a rewrap, also when its connections are cut, until it has to unseal', async () => {
+  const stop = new AbortController();
+  const worker = runWorker(options(rightKek(), stop.signal));
+  const ended = worker.catch((error: Error) => error.name);
+  const first = await stageOne(event(8));
+  await until(async () => (await ledgerOf(first)).acked_at !== null);
+  await rewrap(db.pool('custodian'), randomBytes(32));
+  await db.superuser.query(
+    `select pg_terminate_backend(pid) from pg_stat_activity where datname = $1 and application_name = 'masked-logins worker'`,
+    [db.name],
+  );
+  const second = await stageOne(event(9));
+  await until(async () => (await ledgerOf(second)).acked_at !== null);
+  await db.superuser.query('select masking.seal()');
+  expect(await ended).toBe('FatalError');
+});
+
+test('an unsealing by somebody else that is not over does not hang a worker', async () => {
+  await runWorkerOnce(options(rightKek()));
+  await db.superuser.query('select masking.seal()');
+  const other = await openTransaction(db.pool('worker'));
+  await copyIn(
+    other.client,
+    'copy masking.kek_inlet from stdin (format binary)',
+    encodeRows([bytea], [[db.kek]]),
+  );
+  const batchId = await stageOne(event(10));
+  expect(await runWorkerOnce(options(rightKek()))).toEqual({ failed: 1 });
+  await other.client.query('rollback');
+  other.client.release();
+  await db.superuser.query('update graphile_worker._private_jobs set run_at = now()');
+  expect(await runWorkerOnce(options(rightKek()))).toEqual({ failed: 0 });
+  expect(await ledgerOf(batchId)).toMatchObject({ inserted: 1 });
+});
+
+test('a worker without a key says once that the database is sealed', async () => {
+  await stageOne(event(11));
+  const warnings: unknown[] = [];
+  const log = createLogger('silent');
+  log.warn = ((...said: unknown[]) => warnings.push(said)) as typeof log.warn;
+  await runWorkerOnce({ ...options(undefined), log });
+  expect(warnings.filter((said) => /no key/.test(JSON.stringify(said)))).toHaveLength(1);
 });
 
 test('without a key a batch waits, and a job tells no more than the batch and a code', async () => {
