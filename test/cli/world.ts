@@ -44,7 +44,8 @@ export interface World {
 }
 
 export async function startWorld(): Promise<World> {
-  const [db, sealed] = [await createTestDatabase(), await createTestDatabase({ sealed: true })];
+  const [db, sealed] = [await createTestDatabase(), await createTestDatabase()];
+  await sealed.pool('custodian').query('select masking.seal()');
   const [sqs, tooOld] = await Promise.all([startQueue(), startFakePostgres(150_004)]);
   const fakes: FakeSqs[] = [];
   const directory = mkdtempSync(path.join(tmpdir(), 'masked-logins-set-ups-'));

@@ -4,8 +4,11 @@
  */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { complaints, run } from './commands.ts';
-import { WRONG_SET_UPS, type WrongSetUp } from './set-ups.ts';
+import { WRONG_SERVICES } from './service-set-ups.ts';
+import { WRONG_BY_ITSELF, type WrongSetUp } from './set-ups.ts';
 import { LOGINS, startWorld, type World } from './world.ts';
+
+const WRONG_SET_UPS = [...WRONG_BY_ITSELF, ...WRONG_SERVICES];
 
 /** Nobody waits longer for an answer; in milliseconds, on a busy machine. */
 const WITHIN_MS = 40_000;
@@ -43,7 +46,8 @@ const BARE = /^\s+at |^(?:\w*Error|E[A-Z]+|SQLSTATE \w{5})$/;
 
 async function runWrong(line: string, setUp: WrongSetUp) {
   const [command, ...args] = line.split(' ');
-  const variables = { ...world.right(LOGINS[command!]!), ...(await setUp.with?.(world)) };
+  const given = { ...world.right(LOGINS[command!]!), ...(await setUp.with?.(world)) };
+  const variables = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== ''));
   return { variables, outcome: await run(command!, args, { variables, within: WITHIN_MS }) };
 }
 
