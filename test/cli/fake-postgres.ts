@@ -23,21 +23,30 @@ function numbers(...given: [bytes: 2 | 4, value: number][]): Buffer {
 
 const READY = message('Z', Buffer.from('I'));
 
-/** A server that lets everybody in and gives one number to every simple query: the version of one that is too old. */
-export async function startFakePostgres(version: number): Promise<{ url: string; stop: () => void }> {
+/** One row of one number, as the answer to a simple query. */
+function answer(name: string, value: number): Buffer {
   const column = Buffer.concat([
     numbers([2, 1]),
-    Buffer.from('version\0'),
+    Buffer.from(`${name}\0`),
     numbers([4, 0], [2, 0], [4, 23], [2, 4], [4, -1], [2, 0]),
   ]);
-  const digits = Buffer.from(String(version));
-  const answer = Buffer.concat([
+  const digits = Buffer.from(String(value));
+  return Buffer.concat([
     message('T', column),
     message('D', numbers([2, 1], [4, digits.length]), digits),
     message('C', 'SELECT 1'),
     READY,
   ]);
+}
+
+/**
+ * A server that lets everybody in, tells each connection the process id of its own, and answers every other simple query
+ * with its version: one that is too old.
+ */
+export async function startFakePostgres(version: number): Promise<{ url: string; stop: () => void }> {
+  let connections = 0;
   const server = createServer((socket) => {
+    const pid = (connections += 1);
     socket.on('error', () => {});
     socket.once('data', () => {
       socket.write(
@@ -45,7 +54,7 @@ export async function startFakePostgres(version: number): Promise<{ url: string;
       );
       socket.on('data', (data) => {
         if (data.toString('latin1', 0, 1) === 'X') socket.end();
-        else socket.write(answer);
+        else socket.write(data.includes('pg_backend_pid') ? answer('pid', pid) : answer('version', version));
       });
     });
   });

@@ -84,6 +84,7 @@ const DATABASES: WrongSetUp[] = [
   ...[
     // connect
     ['load', 'worker', 'logins_loader'],
+    ['load', 'analyst', 'logins_loader'],
     ['worker --once', 'loader', 'logins_worker'],
     ['worker --once', 'analyst', 'logins_worker'],
     ['status', 'loader', 'logins_auditor'],
