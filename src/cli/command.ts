@@ -33,6 +33,7 @@ export async function runCommand(main: () => Promise<number | void>): Promise<vo
     process.exitCode = (await main()) ?? 0;
   } catch (error) {
     process.stderr.write(`${describe(error)}\n`);
-    process.exitCode = error instanceof SettingError ? EXIT_USAGE : 1;
+    // At once: a socket that a library leaves open would keep the process (`pg`'s, where there is no password, for a minute).
+    process.exit(error instanceof SettingError ? EXIT_USAGE : 1);
   }
 }
