@@ -91,7 +91,7 @@ const DATABASES: WrongSetUp[] = [
     ['status', 'analyst', 'logins_auditor'],
     ['keys list', 'analyst', 'logins_custodian'],
     ['keys rotate', 'auditor', 'logins_custodian'],
-    ['migrate', 'analyst', 'CREATEROLE'],
+    ['migrate', 'analyst', 'logins_owner'],
   ].map(([run, login, role]) => ({
     title: `the login of the ${login}`,
     run: run!,
