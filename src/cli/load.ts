@@ -1,5 +1,5 @@
 /**
- * `npm run load`: moves messages from the queue into staging until the queue is empty; with `-- --follow` until
+ * `load`: moves messages from the queue into staging until the queue is empty; with `-- --follow` until
  * SIGTERM or SIGINT.
  */
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';

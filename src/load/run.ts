@@ -15,7 +15,7 @@ import { Intake, rowsOf } from './intake.ts';
 import { LANES, Lanes } from './lanes.ts';
 import type { LoaderOptions, LoaderProgress, LoaderSummary } from './options.ts';
 import { runPollers } from './pollers.ts';
-import { stageBatch } from './stage.ts';
+import { MAY_STAGE, stageBatch } from './stage.ts';
 import { Stop } from './stop.ts';
 import { Wakeup } from './wakeup.ts';
 
@@ -172,6 +172,7 @@ class Loader {
     while (!this.#stop.isRequested) {
       try {
         await checkDatabase(this.#pool);
+        await this.#pool.query(MAY_STAGE);
         await this.#readBacklog();
         this.#postgres.succeeded();
         return;

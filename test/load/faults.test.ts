@@ -217,7 +217,7 @@ test('without --follow it gives up a Postgres that answers and takes no rows', a
     await expect(runLoader({ ...optionsFor(sqs.queue, postgres.url), settings, log })).rejects.toThrow(
       FatalError,
     );
-    expect(lines().map(({ level, cause }) => [level, cause])).toEqual([[40, 'SQLSTATE 53100']]);
+    expect(lines().map(({ level }) => level)).toEqual([40]);
     expect(sqs.counts()).toEqual({ ready: 3, inFlight: 0, delayed: 0 });
   } finally {
     await db.superuser.query('drop function public.disk_full() cascade');

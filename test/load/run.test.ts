@@ -174,9 +174,12 @@ test('a database that is not migrated is told at once', async () => {
   await expect(runLoader(optionsFor(sqs.queue, url.toString()))).rejects.toThrow(FatalError);
 });
 
-test('a login without the rights is told at once', async () => {
-  await expect(runLoader(optionsFor(sqs.queue, db.urls.analyst))).rejects.toThrow(FatalError);
-});
+test.each(['analyst', 'worker', 'custodian', 'auditor'] as const)(
+  "the %s's login, which may not stage, is told at once, though the queue is empty",
+  async (login) => {
+    await expect(runLoader(optionsFor(sqs.queue, db.urls[login]))).rejects.toThrow(FatalError);
+  },
+);
 
 test('a queue that is not there is told at once', async () => {
   const queue = { ...sqs.queue, url: `${sqs.queue.url}-other` };
