@@ -2,6 +2,7 @@ import Table from 'cli-table3';
 import type { SQSClient } from '@aws-sdk/client-sqs';
 import type { Pool } from 'pg';
 import { countMessages } from './queue/counts.ts';
+import type { Residue } from './work/clear-staging.ts';
 
 /** A key as `status` shows it: never the key itself. */
 export interface KeyVersion {
@@ -45,6 +46,7 @@ export interface Status {
   keys: KeyVersion[];
   rotations: RotationProgress[];
   erasures: ErasureProgress[];
+  residue: Residue;
 }
 
 interface StatusRow {
@@ -61,6 +63,10 @@ interface StatusRow {
   keys: KeyVersion[];
   rotations: RotationProgress[];
   erasures: ErasureProgress[];
+  residue_bodies: string | null;
+  residue_seconds: number | null;
+  residue_slot_seconds: number | null;
+  residue_held_by: number[] | null;
 }
 
 /**
@@ -85,6 +91,12 @@ export async function collectStatus(pool: Pool, sqs: SQSClient, queueUrl: string
     keys: row.keys,
     rotations: row.rotations,
     erasures: row.erasures,
+    residue: {
+      bodies: row.residue_bodies === null ? null : Number(row.residue_bodies),
+      oldestSeconds: row.residue_seconds,
+      slotSeconds: row.residue_slot_seconds,
+      heldBy: row.residue_held_by ?? [],
+    },
   };
 }
 
@@ -101,6 +113,7 @@ export function renderStatus(status: Status): string {
       'staged, not yet masked',
       `${staged.rows} rows${age === null ? '' : `, the oldest for ${age.toFixed(1)} s`}`,
     ],
+    ['acknowledged, still on disk', renderResidue(status.residue)],
     ['batches', `${batches.total}, of which ${batches.open} not yet acknowledged`],
     [
       'lost batches',
@@ -114,6 +127,16 @@ export function renderStatus(status: Status): string {
   if (status.rotations.length > 0) table.push(['rotations', status.rotations.map(renderRotation).join('\n')]);
   if (status.erasures.length > 0) table.push(['erasures', status.erasures.map(renderErasure).join('\n')]);
   return table.toString();
+}
+
+function renderResidue({ bodies, oldestSeconds, slotSeconds, heldBy }: Residue): string {
+  const facts = [
+    bodies === null ? 'not known: a lock on staging is in the way' : `${bodies} bodies`,
+    ...(oldestSeconds === null ? [] : [`the oldest for ${oldestSeconds} s`]),
+    ...(slotSeconds === null ? [] : [`a slot waits to be emptied for ${slotSeconds} s`]),
+    ...(heldBy.length === 0 ? [] : [`held by pid ${heldBy.join(', ')}`]),
+  ];
+  return facts.join(', ');
 }
 
 function renderRotation({ purpose, field, from, to, state, phase, rows, problem }: RotationProgress): string {

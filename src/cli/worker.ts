@@ -1,6 +1,7 @@
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
 import { describe } from '../errors.ts';
 import { createLogger } from '../log.ts';
+import { onceLine, onceProblems } from '../work/report.ts';
 import { runWorker, runWorkerOnce } from '../work/worker.ts';
 import { commandLine, runCommand } from './command.ts';
 import { stopSignal } from './signals.ts';
@@ -8,7 +9,7 @@ import { stopSignal } from './signals.ts';
 const command = commandLine(
   'worker',
   'Masks staged batches, deletes their messages from SQS, and keeps house',
-).option('--once', 'work until no job is due, then exit');
+).option('--once', 'work until no job is due and staging is empty of what is done, then exit');
 
 await runCommand(async () => {
   const { once } = command.parse().opts<{ once?: boolean }>();
@@ -17,7 +18,9 @@ await runCommand(async () => {
   const stop = stopSignal(() => {
     log.info('stopping: the jobs under way end first; a second signal leaves at once');
     setTimeout(() => {
-      log.error('the jobs under way took longer than SHUTDOWN_GRACE_SECONDS: another worker will do them');
+      log.error(
+        'the jobs under way took longer than SHUTDOWN_GRACE_SECONDS: another worker does them and empties staging',
+      );
       process.exit(1);
     }, settings.shutdownGraceSeconds * 1_000).unref();
   });
@@ -26,8 +29,9 @@ await runCommand(async () => {
   process.on('unhandledRejection', (error) => log.warn(`unhandled: ${describe(error)}`));
 
   if (once !== true) return runWorker(options);
-  const { failed } = await runWorkerOnce(options);
-  if (failed === 0) return;
-  process.stderr.write(`${failed} job runs failed and will be tried again; the log says why\n`);
-  return 1;
+  const summary = await runWorkerOnce(options);
+  process.stdout.write(`${onceLine(summary)}\n`);
+  const problems = onceProblems(summary, stop.aborted);
+  for (const problem of problems) process.stderr.write(`${problem}\n`);
+  return problems.length === 0 ? 0 : 1;
 });

@@ -40,10 +40,19 @@ export async function startRunner(context: WorkContext, concurrency: number): Pr
   };
 }
 
-/** Works until no job is due, and returns how many failed. */
-export async function runUntilIdle(context: WorkContext, concurrency: number): Promise<{ failed: number }> {
+/** Works until no job is due or it is told to stop, and returns how many failed. */
+export async function runUntilIdle(
+  context: WorkContext,
+  concurrency: number,
+  stop: AbortSignal,
+): Promise<{ failed: number }> {
   const { events } = watchedEvents();
   let failed = 0;
+  events.on('pool:create', ({ workerPool }) => {
+    const end = () => void Promise.resolve(workerPool.gracefulShutdown('told to stop')).catch(() => {});
+    if (stop.aborted) end();
+    else stop.addEventListener('abort', end, { once: true });
+  });
   events.on('job:error', () => {
     failed += 1;
   });

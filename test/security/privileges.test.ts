@@ -147,6 +147,7 @@ describe('tables', () => {
         'masking.vault',
         'staging.quarantine',
         ...STAGED,
+        'staging.slots',
       ].map((name) => ({ name })),
     );
     expect(

@@ -14,8 +14,8 @@ const CANARY = 'residue-canary-5d1c';
 /** Lets the open slot be as old as it has to be, and does what a worker does every ten seconds. */
 async function rotate(): Promise<number> {
   await db.superuser.query(`update staging.slots set opened_at = opened_at - interval '1 minute'`);
-  const { rows } = await db.pool('worker').query('select staging.rotate_slots() as truncated');
-  return rows[0].truncated;
+  const { rows } = await db.pool('worker').query('select emptied from staging.rotate_slots()');
+  return rows[0].emptied;
 }
 
 /** Tables of staging with a page that holds the canary, whether in a file or on its way there. */
@@ -33,7 +33,7 @@ async function residue(): Promise<string[]> {
 }
 
 const openSlot = async (): Promise<number> =>
-  (await db.superuser.query('select current_slot from staging.slots')).rows[0].current_slot;
+  (await db.superuser.query('select slot from staging.slots where is_open')).rows[0].slot;
 
 const canary = () => message(event({ device_id: CANARY }));
 
@@ -91,7 +91,7 @@ test('rotation waits for a batch that is being copied, and keeps its rows', asyn
   await close(db, batchId);
   expect(await rotate()).toBe(0);
 
-  const rotation = db.pool('worker').query('select staging.rotate_slots() as truncated');
+  const rotation = db.pool('worker').query('select emptied from staging.rotate_slots()');
   await until(async () => {
     const { rowCount } = await db.superuser.query(
       `select from pg_locks where not granted and mode = 'AccessExclusiveLock'
@@ -102,7 +102,7 @@ test('rotation waits for a batch that is being copied, and keeps its rows', asyn
   await loader.query('select staging.submit_batch($1, 1)', [batch]);
   await loader.query('commit');
   loader.release();
-  expect((await rotation).rows[0].truncated).toBe(1);
+  expect((await rotation).rows[0].emptied).toBe(1);
   expect(await mask(db, batch)).toHaveLength(1);
 });
 
