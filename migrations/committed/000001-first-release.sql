@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:ef0ccf92389b8bcc3db84af3132335ae90be4b11
+--! Hash: sha1:39e5277d00138df0ead58d2e7a6fa680930efb5f
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -3806,15 +3806,41 @@ comment on function staging.batch_state(uuid) is 'How far a batch is: staged, ma
 revoke all on function staging.batch_state(uuid) from public;
 grant execute on function staging.batch_state(uuid) to logins_worker;
 --! EndIncluded functions/staging.batch_state.sql
---! Included functions/staging.slot_holders.sql
--- staging.slot_holders() -> integer[]
+--! Included functions/staging.is_filled.sql
+-- staging.is_filled(slot integer) -> boolean
 --
--- what:    the process ids of sessions that keep slots of staging.raw_messages from being emptied: they hold a lock on a
---          slot that is not empty, or on the row of the open one. 0 stands for a prepared transaction, which has no
---          session. Null where there are none. Sessions that only pass by are among them.
+-- what:    whether a slot of staging.raw_messages has anything in its file: rows, or what rolled-back transactions left.
+--          A slot that somebody has locked against readers counts as filled.
+-- called:  by staging.rotate_slots and staging.residue
+-- reads:   the size of the slot's file
+-- locks:   the slot, against DROP and TRUNCATE, given back at once
+-- twice:   yes
+create or replace function staging.is_filled(slot integer)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '100ms'
+as $$
+begin
+  return pg_relation_size(format('staging.raw_messages_%s', slot)::regclass) > 0;
+exception when lock_not_available then
+  return true;
+end
+$$;
+
+comment on function staging.is_filled(integer) is 'Whether a slot of staging.raw_messages has anything in its file';
+revoke all on function staging.is_filled(integer) from public;
+--! EndIncluded functions/staging.is_filled.sql
+--! Included functions/staging.slot_holders.sql
+-- staging.slot_holders(slots integer[]) -> integer[]
+--
+-- what:    the process ids of sessions that keep slots of staging.raw_messages from being emptied: they hold a lock on one
+--          of these slots, or on the row of the open one, which whoever rotates locks. 0 stands for a prepared
+--          transaction, which has no session. Null where there are none. Sessions that only pass by are among them.
 -- called:  by staging.rotate_slots and staging.residue
 -- reads:   staging.slots, pg_locks
-create or replace function staging.slot_holders()
+create or replace function staging.slot_holders(slots integer[])
 returns integer[]
 language sql
 volatile
@@ -3828,19 +3854,14 @@ as $$
       (
         l.locktype = 'relation'
         and l.database = (select d.oid from pg_database d where d.datname = current_database())
-        and l.relation in (
-          select m.oid
-          from staging.slots s
-          cross join lateral (select format('staging.raw_messages_%s', s.slot)::regclass::oid) m (oid)
-          where pg_relation_size(m.oid) > 0
-        )
+        and l.relation in (select format('staging.raw_messages_%s', s.slot)::regclass from unnest(slots) s (slot))
       )
       or (l.locktype = 'transactionid' and l.transactionid in (select s.xmax from staging.slots s where s.is_open))
     )
 $$;
 
-comment on function staging.slot_holders() is 'Process ids of sessions that keep slots of staging from being emptied';
-revoke all on function staging.slot_holders() from public;
+comment on function staging.slot_holders(integer[]) is 'Process ids of sessions that keep slots of staging from being emptied';
+revoke all on function staging.slot_holders(integer[]) from public;
 --! EndIncluded functions/staging.slot_holders.sql
 --! Included functions/staging.empty_slot.sql
 -- staging.empty_slot(slot integer, open_slot integer, everything boolean, waits boolean) -> boolean
@@ -3936,6 +3957,7 @@ declare
   next_slot integer;
   waits boolean;
   is_emptied boolean;
+  slots_left integer[];
 begin
   emptied := 0;
   -- One at a time.
@@ -3945,7 +3967,7 @@ begin
       select s.*
         from staging.slots s
        where not s.is_open
-         and pg_relation_size(format('staging.raw_messages_%s', s.slot)::regclass) > 0
+         and staging.is_filled(s.slot)
        order by s.closed_at
     loop
       -- While it holds one slot it waits for no other: a loader may hold that one and wait for this one.
@@ -3969,7 +3991,7 @@ begin
     end loop;
 
     -- By its size: what a transaction that was rolled back left in the file is to go as well.
-    if pg_relation_size(format('staging.raw_messages_%s', open_slot.slot)::regclass) > 0
+    if staging.is_filled(open_slot.slot)
       and open_slot.opened_at <= coalesce(filled_until, clock_timestamp() - interval '20 seconds')
     then
       -- Where none is empty, the open one stays open: a slot that somebody holds is not to take more.
@@ -3977,7 +3999,7 @@ begin
         into next_slot
         from staging.slots s
        where not s.is_open
-         and pg_relation_size(format('staging.raw_messages_%s', s.slot)::regclass) = 0
+         and not staging.is_filled(s.slot)
        order by (s.slot - open_slot.slot + 3) % 3
        limit 1;
       if found then
@@ -3989,13 +4011,14 @@ begin
     end if;
   end if;
 
-  select count(*)
-    into remaining
+  select array_agg(s.slot)
+    into slots_left
     from staging.slots s
-   where pg_relation_size(format('staging.raw_messages_%s', s.slot)::regclass) > 0
+   where staging.is_filled(s.slot)
      and case when filled_until is null then s.tried_at is not null else s.opened_at <= filled_until end;
+  remaining := coalesce(cardinality(slots_left), 0);
   if remaining > 0 then
-    held_by := staging.slot_holders();
+    held_by := staging.slot_holders(slots_left);
   end if;
 end
 $$;
@@ -4036,14 +4059,14 @@ declare
   found_here record;
   oldest timestamptz;
   waits_since timestamptz;
+  slots_left integer[] := '{}';
 begin
   bodies := 0;
   begin
     for slot in
-      select s.is_open, s.opened_at, s.closed_at, m.oid as messages
+      select s.*, format('staging.raw_messages_%s', s.slot)::regclass as messages
         from staging.slots s
-        cross join lateral (select format('staging.raw_messages_%s', s.slot)::regclass) m (oid)
-       where pg_relation_size(m.oid) > 0
+       where staging.is_filled(s.slot)
     loop
       execute format(
         'with recursive present (batch_id) as (
@@ -4072,6 +4095,7 @@ begin
         found_here.bodies > 0
         or not slot.is_open and (not found_here.is_needed or pg_stat_get_dead_tuples(slot.messages) > 0)
       then
+        slots_left := slots_left || slot.slot;
         waits_since := least(waits_since, coalesce(slot.closed_at, found_here.ended_at, slot.opened_at));
       end if;
     end loop;
@@ -4083,12 +4107,13 @@ begin
       null;
     when lock_not_available then
       bodies := null;
+      slots_left := '{0,1,2}';
   end;
 
   oldest_seconds := round(extract(epoch from clock_timestamp() - oldest));
   slot_seconds := round(extract(epoch from clock_timestamp() - waits_since));
-  if waits_since is not null or bodies is null then
-    held_by := staging.slot_holders();
+  if slots_left <> '{}' then
+    held_by := staging.slot_holders(slots_left);
   end if;
 end
 $$;

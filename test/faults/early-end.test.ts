@@ -110,7 +110,11 @@ test('a worker that is told to stop while it runs once leaves none of what is ac
   await load(10);
   // The second of three batches waits for its row in the ledger, so that the signal finds the worker at work.
   const client = await pipeline.superuser.connect();
-  await client.query('begin; select from staging.batches order by staged_at offset 1 limit 1 for update');
+  await client.query(
+    `begin;
+     select from staging.batches
+      where batch_id = (select batch_id from staging.batches order by staged_at offset 1 limit 1) for update`,
+  );
   const worker = pipeline.run('worker', ['--once'], { WORKER_CONCURRENCY: '1' });
   await until(async () => (await acknowledged()) === 1);
   await until(async () => (await number(WAITING)) === 1);
