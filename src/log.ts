@@ -21,6 +21,7 @@ export function createLogger(level: string): Logger {
         sync: true,
         ignore: 'pid,hostname',
         translateTime: 'SYS:HH:MM:ss',
+        singleLine: true,
         // The time is what a line begins with.
         customPrettifiers: { time: (time) => `${CLEAR_LINE}[${String(time)}]` },
       })

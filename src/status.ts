@@ -2,6 +2,7 @@ import Table from 'cli-table3';
 import type { SQSClient } from '@aws-sdk/client-sqs';
 import type { Pool } from 'pg';
 import { countMessages } from './queue/counts.ts';
+import type { Residue } from './work/clear-staging.ts';
 
 /** A key as `status` shows it: never the key itself. */
 export interface KeyVersion {
@@ -51,6 +52,7 @@ export interface Status {
   keys: KeyVersion[];
   rotations: RotationProgress[];
   erasures: ErasureProgress[];
+  residue: Residue;
 }
 
 interface StatusRow {
@@ -67,6 +69,10 @@ interface StatusRow {
   keys: KeyVersion[];
   rotations: RotationProgress[];
   erasures: ErasureProgress[];
+  residue_bodies: string | null;
+  residue_seconds: number | null;
+  residue_slot_seconds: number | null;
+  residue_held_by: number[] | null;
 }
 
 /**
@@ -91,6 +97,12 @@ export async function collectStatus(pool: Pool, sqs: SQSClient, queueUrl: string
     keys: row.keys,
     rotations: row.rotations,
     erasures: row.erasures,
+    residue: {
+      bodies: row.residue_bodies === null ? null : Number(row.residue_bodies),
+      oldestSeconds: row.residue_seconds,
+      slotSeconds: row.residue_slot_seconds,
+      heldBy: row.residue_held_by ?? [],
+    },
   };
 }
 
@@ -107,6 +119,7 @@ export function renderStatus(status: Status): string {
       'staged, not yet masked',
       `${staged.rows} rows${age === null ? '' : `, the oldest for ${age.toFixed(1)} s`}`,
     ],
+    ['acknowledged, still on disk', renderResidue(status.residue)],
     ['batches', `${batches.total}, of which ${batches.open} not yet acknowledged`],
     [
       'lost batches',
@@ -141,6 +154,16 @@ function renderDuration(seconds: number): string {
 
 function toTenth(seconds: number | null): number | null {
   return seconds === null ? null : Math.round(seconds * 10) / 10;
+}
+
+function renderResidue({ bodies, oldestSeconds, slotSeconds, heldBy }: Residue): string {
+  const facts = [
+    bodies === null ? 'not known: a lock on staging is in the way' : `${bodies} bodies`,
+    ...(oldestSeconds === null ? [] : [`the oldest for ${oldestSeconds} s`]),
+    ...(slotSeconds === null ? [] : [`a slot waits to be emptied for ${slotSeconds} s`]),
+    ...(heldBy.length === 0 ? [] : [`held by pid ${heldBy.join(', ')}`]),
+  ];
+  return facts.join(', ');
 }
 
 function renderErasure({ erasure_id: id, phase, logins }: ErasureProgress): string {

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:8cb7a46a40f2255f0b6371dd263f3b99cd0b375c
+--! Hash: sha1:cde7c27baa8faef7b9fd29a5facbec4cba4b4d50
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -67,16 +67,27 @@ comment on view public.user_logins_compat is 'user_logins as its older definitio
 --! EndIncluded tables/public.user_logins_compat.sql
 
 --! Included tables/staging.slots.sql
--- Which slot of staging.raw_messages takes what comes in: one row.
+-- The slots of staging.raw_messages: one is open and takes what comes in, the others are closed and wait to be emptied
+-- (staging.rotate_slots). Row-level security without a policy keeps out pg_write_all_data, which could lock the open
+-- slot's row and so stop the rotation.
 create table if not exists staging.slots (
-  singleton boolean primary key default true check (singleton),
-  current_slot integer not null default 0 check (current_slot between 0 and 2),
-  opened_at timestamptz not null default now()
+  slot integer primary key check (slot between 0 and 2),
+  is_open boolean not null,
+  opened_at timestamptz not null default now(),
+  closed_at timestamptz,
+  tried_at timestamptz
 );
 
-insert into staging.slots (singleton) values (true) on conflict do nothing;
+create unique index if not exists slots_one_open on staging.slots (is_open) where is_open;
 
-comment on table staging.slots is 'The slot of staging.raw_messages that takes what comes in, and since when';
+alter table staging.slots enable row level security;
+
+insert into staging.slots (slot, is_open) values (0, true), (1, false), (2, false) on conflict do nothing;
+
+comment on table staging.slots is 'The slots of staging.raw_messages: which one takes what comes in, and since when the others wait';
+comment on column staging.slots.opened_at is 'Nothing in the slot is older than this';
+comment on column staging.slots.closed_at is 'Since when nothing new goes into the slot; null while it is open';
+comment on column staging.slots.tried_at is 'When it last could not be emptied because of somebody''s lock; null otherwise';
 --! EndIncluded tables/staging.slots.sql
 --! Included tables/staging.raw_messages.sql
 -- Messages as SQS delivered them, in the clear, for the seconds between COPY and masking.
@@ -163,15 +174,17 @@ comment on table staging.raw_messages_2 is 'Slot of staging.raw_messages';
 -- COPY FROM refuses a table with row-level security ("COPY FROM not supported with row-level security"), but not
 -- a view with an INSTEAD OF trigger. The trigger is called once a row, so a row here takes many messages of a batch: in
 -- each array the same position is the same message. That way the detour costs next to nothing (docs/performance.md).
+--
+-- The view refers to no table, because LOCK TABLE on a view also locks the tables that the view refers to: whoever may
+-- insert here could hold staging.raw_messages.
 create or replace view staging.inbox as
 select
-  m.batch_id,
-  array[m.message_id] as message_ids,
-  array[m.receipt_handle] as receipt_handles,
-  array[m.sent_at] as sent_ats,
-  array[m.receive_count] as receive_counts,
-  array[m.body] as bodies
-from staging.raw_messages m
+  null::uuid as batch_id,
+  null::uuid[] as message_ids,
+  null::text[] as receipt_handles,
+  null::timestamptz[] as sent_ats,
+  null::integer[] as receive_counts,
+  null::bytea[] as bodies
 where false;
 
 comment on view staging.inbox is 'Write-only inlet for raw messages: COPY staging.inbox FROM STDIN (FORMAT binary)';
@@ -308,8 +321,7 @@ comment on column masking.kek.seal_count is 'The value of masking.seal_count whe
 -- Binary COPY data reaches no log, neither as statement nor as parameter nor in an error's context; statement text
 -- and bind parameters do. masking.receive_kek() checks the key before it is kept.
 create or replace view masking.kek_inlet as
-select k.kek
-from masking.kek k
+select null::bytea as kek
 where false;
 
 comment on view masking.kek_inlet is 'Write-only inlet that unseals the database';
@@ -392,8 +404,7 @@ comment on column masking.kek_history.fingerprint is 'HMAC-SHA256 under the key 
 -- The way in for the key-encryption key that is to replace the present one: COPY masking.next_kek_inlet FROM STDIN
 -- (FORMAT binary), one column of 32 bytes. The trigger masking.receive_next_kek() rewraps the data keys.
 create or replace view masking.next_kek_inlet as
-select k.kek
-from masking.kek k
+select null::bytea as kek
 where false;
 
 comment on view masking.next_kek_inlet is 'Write-only inlet that changes the key-encryption key';
@@ -4460,7 +4471,7 @@ begin
   end if;
 
   -- A body that does not fit into its row is encrypted under a key of its own (tables/staging.raw_messages.sql).
-  case (select s.current_slot from staging.slots s)
+  case (select s.slot from staging.slots s where s.is_open)
     when 0 then
       insert into staging.raw_messages_0 (batch_id, message_id, receipt_handle, sent_at, receive_count, body, body_key)
       select
@@ -4564,7 +4575,14 @@ begin
     raise exception using errcode = 'ML011', message = 'this batch has been submitted already';
   end if;
 
-  select count(*) into staged from staging.raw_messages m where m.batch_id = submit_batch.batch_id;
+  -- The exception rolls back the sub-transaction and so gives back its locks on all slots. Else a loader that hangs
+  -- before its COMMIT would keep every slot from being emptied, and not just the one it has filled.
+  begin
+    select count(*) into staged from staging.raw_messages m where m.batch_id = submit_batch.batch_id;
+    raise exception 'counted';
+  exception when raise_exception then
+    null;
+  end;
   if staged <> row_count or row_count < 1 then
     raise exception using
       errcode = 'ML010',
@@ -4610,15 +4628,20 @@ revoke all on function staging.backlog() from public;
 grant execute on function staging.backlog() to logins_loader, logins_worker, logins_auditor;
 --! EndIncluded functions/staging.backlog.sql
 --! Included functions/staging.close_batch.sql
--- staging.close_batch(batch_id uuid) -> void
+-- staging.close_batch(batch_id uuid) -> (inserted integer, duplicates integer, quarantined integer)
 --
--- what:    notes that a masked batch was acknowledged; staging.rotate_slots then takes its rows off the disk
+-- what:    notes that a masked batch was acknowledged, and returns what became of its messages; staging.rotate_slots
+--          then takes its rows off the disk
 -- called:  by the worker's task mask_batch after the batch's messages were deleted from SQS
 -- writes:  staging.batches
 -- twice:   yes
 -- raises:  ML013 the batch has not been masked: closing it would lose its rows
-create or replace function staging.close_batch(batch_id uuid)
-returns void
+create or replace function staging.close_batch(
+  batch_id uuid,
+  out inserted integer,
+  out duplicates integer,
+  out quarantined integer
+)
 language plpgsql
 volatile
 security definer
@@ -4628,7 +4651,9 @@ begin
   update staging.batches b
      set acked_at = coalesce(b.acked_at, now())
    where b.batch_id = close_batch.batch_id
-     and b.masked_at is not null;
+     and b.masked_at is not null
+  returning b.inserted, b.duplicates, b.quarantined
+    into close_batch.inserted, close_batch.duplicates, close_batch.quarantined;
   if not found then
     raise exception using errcode = 'ML013', message = 'the batch has not been masked';
   end if;
@@ -4639,19 +4664,174 @@ comment on function staging.close_batch(uuid) is 'Notes that a batch was acknowl
 revoke all on function staging.close_batch(uuid) from public;
 grant execute on function staging.close_batch(uuid) to logins_worker;
 --! EndIncluded functions/staging.close_batch.sql
---! Included functions/staging.rotate_slots.sql
--- staging.rotate_slots() -> integer
+--! Included functions/staging.batch_state.sql
+-- staging.batch_state(batch_id uuid) -> text
 --
--- what:    takes bodies that have served their purpose off the disk: opens the next slot of staging.raw_messages for what
---          comes in once the present one is 20 seconds old, and truncates the others, whose batches are acknowledged by
---          then. Rows of batches that are not are moved to the open slot. Returns how many slots it truncated.
--- called:  by every worker, every 10 seconds; and by whoever wants staging emptied now
+-- what:    how far a batch is: staged, masked, acknowledged, or lost; null where the ledger does not know it. A batch that
+--          was thought lost and acknowledged later is acknowledged.
+-- called:  by the worker's task mask_batch, where a batch has no receipts
+-- reads:   staging.batches
+create or replace function staging.batch_state(batch_id uuid)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    case
+      when b.acked_at is not null then 'acknowledged'
+      when b.lost_at is not null then 'lost'
+      when b.masked_at is not null then 'masked'
+      else 'staged'
+    end
+  from staging.batches b
+  where b.batch_id = batch_state.batch_id
+$$;
+
+comment on function staging.batch_state(uuid) is 'How far a batch is: staged, masked, acknowledged or lost';
+revoke all on function staging.batch_state(uuid) from public;
+grant execute on function staging.batch_state(uuid) to logins_worker;
+--! EndIncluded functions/staging.batch_state.sql
+--! Included functions/staging.is_filled.sql
+-- staging.is_filled(slot integer) -> boolean
+--
+-- what:    whether a slot of staging.raw_messages has anything in its file: rows, or what rolled-back transactions left.
+--          A slot that somebody has locked against readers counts as filled.
+-- called:  by staging.rotate_slots and staging.residue
+-- reads:   the size of the slot's file
+-- locks:   the slot, against DROP and TRUNCATE, given back at once
+-- twice:   yes
+create or replace function staging.is_filled(slot integer)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '100ms'
+as $$
+begin
+  return pg_relation_size(format('staging.raw_messages_%s', slot)::regclass) > 0;
+exception when lock_not_available then
+  return true;
+end
+$$;
+
+comment on function staging.is_filled(integer) is 'Whether a slot of staging.raw_messages has anything in its file';
+revoke all on function staging.is_filled(integer) from public;
+--! EndIncluded functions/staging.is_filled.sql
+--! Included functions/staging.slot_holders.sql
+-- staging.slot_holders(slots integer[]) -> integer[]
+--
+-- what:    the process ids of sessions that keep slots of staging.raw_messages from being emptied: they hold a lock on one
+--          of these slots, or on the row of the open one, which whoever rotates locks. 0 stands for a prepared
+--          transaction, which has no session. Null where there are none. Sessions that only pass by are among them.
+-- called:  by staging.rotate_slots and staging.residue
+-- reads:   staging.slots, pg_locks
+create or replace function staging.slot_holders(slots integer[])
+returns integer[]
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(distinct coalesce(l.pid, 0))
+  from pg_locks l
+  where l.granted
+    and l.pid is distinct from pg_backend_pid()
+    and (
+      (
+        l.locktype = 'relation'
+        and l.database = (select d.oid from pg_database d where d.datname = current_database())
+        and l.relation in (select format('staging.raw_messages_%s', s.slot)::regclass from unnest(slots) s (slot))
+      )
+      or (l.locktype = 'transactionid' and l.transactionid in (select s.xmax from staging.slots s where s.is_open))
+    )
+$$;
+
+comment on function staging.slot_holders(integer[]) is 'Process ids of sessions that keep slots of staging from being emptied';
+revoke all on function staging.slot_holders(integer[]) from public;
+--! EndIncluded functions/staging.slot_holders.sql
+--! Included functions/staging.empty_slot.sql
+-- staging.empty_slot(slot integer, open_slot integer, everything boolean, waits boolean) -> boolean
+--
+-- what:    truncates a closed slot of staging.raw_messages and moves the rows of batches that are not acknowledged to the
+--          open one. Returns true where that is done, false where somebody's lock is in the way, and null where the slot
+--          holds nothing but batches that are not acknowledged.
+-- takes:   everything: move and truncate in any case; waits: wait for the lock until lock_timeout, rather than not at all
+-- called:  by staging.rotate_slots
+-- reads:   staging.batches
+-- writes:  staging.raw_messages
+-- locks:   the slot, until the transaction ends; none where it returns false, because the sub-transaction is rolled back
+-- twice:   yes
+create or replace function staging.empty_slot(slot integer, open_slot integer, everything boolean, waits boolean)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  closed_table regclass := format('staging.raw_messages_%s', slot)::regclass;
+  open_table regclass := format('staging.raw_messages_%s', open_slot)::regclass;
+  is_needed boolean := false;
+begin
+  if not everything then
+    execute format(
+      'select coalesce(bool_and(exists (
+         select from staging.batches b
+          where b.batch_id = m.batch_id and b.acked_at is null and b.lost_at is null
+       )), false)
+         from (select distinct s.batch_id from %s s) m', closed_table
+    ) into is_needed;
+    -- What a transaction that was rolled back left in the file cannot be selected; Postgres counts it, with a delay.
+    if is_needed and pg_stat_get_dead_tuples(closed_table) = 0 then
+      return null;
+    end if;
+  end if;
+
+  execute format(
+    'lock table %s in access exclusive mode%s',
+    closed_table, case when waits then '' else ' nowait' end
+  );
+  execute format(
+    'insert into %s
+     select m.*
+       from %s m
+       join staging.batches b on b.batch_id = m.batch_id
+      where b.acked_at is null and b.lost_at is null', open_table, closed_table
+  );
+  execute format('truncate %s', closed_table);
+  return true;
+exception when lock_not_available or deadlock_detected then
+  return false;
+end
+$$;
+
+comment on function staging.empty_slot(integer, integer, boolean, boolean) is 'Truncates a closed slot of raw_messages, moving what is still needed';
+revoke all on function staging.empty_slot(integer, integer, boolean, boolean) from public;
+--! EndIncluded functions/staging.empty_slot.sql
+--! Included functions/staging.rotate_slots.sql
+-- staging.rotate_slots(filled_until timestamptz default null) -> (emptied integer, remaining integer, held_by integer[])
+--
+-- what:    takes bodies that have served their purpose off the disk. Empties the closed slots of staging.raw_messages,
+--          where their batches are acknowledged by now; rows of batches that are not are moved to the open slot. Then
+--          closes the open slot if it is 20 seconds old, and opens an empty one for what comes in: the next call empties
+--          the one that was closed. A slot that somebody's lock keeps is left out, and the others are done.
+-- takes:   filled_until: everything that was staged until then is to go. Slots that were opened by then are closed and
+--          emptied whatever their age and whatever they hold. To be called until remaining is 0.
+-- gives:   how many slots it emptied; how many remain that should be empty; the process ids of those who hold them, 0
+--          for a prepared transaction
+-- called:  by every worker every 10 seconds, and with filled_until when it starts and when it ends
 -- reads:   staging.batches
 -- writes:  staging.raw_messages, staging.slots
--- locks:   a slot, for as long as it takes to truncate it; where that cannot be had within a second, the next call does it
+-- locks:   a slot, for as long as it takes to truncate it. Masking queues behind a request for that lock, so it waits a
+--          second at the most, for one slot a call, and after a failure only every 20 seconds; in between it tries
+--          without waiting.
 -- twice:   yes
-create or replace function staging.rotate_slots()
-returns integer
+create or replace function staging.rotate_slots(
+  filled_until timestamptz default null,
+  out emptied integer,
+  out remaining integer,
+  out held_by integer[]
+)
 language plpgsql
 volatile
 security definer
@@ -4659,64 +4839,176 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '1s'
 as $$
 declare
-  turn staging.slots;
-  slot regclass;
-  open_slot regclass;
-  is_needed boolean;
-  truncated integer := 0;
+  open_slot staging.slots;
+  closed staging.slots;
+  next_slot integer;
+  waits boolean;
+  is_emptied boolean;
+  slots_left integer[];
 begin
-  -- One worker at a time.
-  select s.* into turn from staging.slots s for update skip locked;
-  if not found then
-    return 0;
+  emptied := 0;
+  -- One at a time.
+  select s.* into open_slot from staging.slots s where s.is_open for update skip locked;
+  if found then
+    for closed in
+      select s.*
+        from staging.slots s
+       where not s.is_open
+         and staging.is_filled(s.slot)
+       order by s.closed_at
+    loop
+      -- While it holds one slot it waits for no other: a loader may hold that one and wait for this one.
+      waits := emptied = 0 and coalesce(closed.tried_at < clock_timestamp() - interval '20 seconds', true);
+      is_emptied := staging.empty_slot(
+        slot => closed.slot,
+        open_slot => open_slot.slot,
+        everything => filled_until is not null,
+        waits => waits
+      );
+      if is_emptied then
+        emptied := emptied + 1;
+        update staging.slots s
+           set opened_at = clock_timestamp(), closed_at = clock_timestamp(), tried_at = null
+         where s.slot = closed.slot;
+      elsif is_emptied is null then
+        update staging.slots s set tried_at = null where s.slot = closed.slot and s.tried_at is not null;
+      elsif waits then
+        update staging.slots s set tried_at = clock_timestamp() where s.slot = closed.slot;
+      end if;
+    end loop;
+
+    -- By its size: what a transaction that was rolled back left in the file is to go as well.
+    if staging.is_filled(open_slot.slot)
+      and open_slot.opened_at <= coalesce(filled_until, clock_timestamp() - interval '20 seconds')
+    then
+      -- Where none is empty, the open one stays open: a slot that somebody holds is not to take more.
+      select s.slot
+        into next_slot
+        from staging.slots s
+       where not s.is_open
+         and not staging.is_filled(s.slot)
+       order by (s.slot - open_slot.slot + 3) % 3
+       limit 1;
+      if found then
+        update staging.slots s set is_open = false, closed_at = clock_timestamp() where s.slot = open_slot.slot;
+        update staging.slots s
+           set is_open = true, opened_at = clock_timestamp(), closed_at = null, tried_at = null
+         where s.slot = next_slot;
+      end if;
+    end if;
   end if;
 
-  open_slot := format('staging.raw_messages_%s', turn.current_slot)::regclass;
-  -- By its size: what a transaction that was rolled back left in the file is to go as well.
-  if pg_relation_size(open_slot) > 0 and turn.opened_at <= clock_timestamp() - interval '20 seconds' then
-    update staging.slots
-       set current_slot = (turn.current_slot + 1) % 3, opened_at = clock_timestamp();
-    -- Whoever is copying now goes on in the slot it has begun with: that one has its turn at the next call.
-    return 0;
+  select array_agg(s.slot)
+    into slots_left
+    from staging.slots s
+   where staging.is_filled(s.slot)
+     and case when filled_until is null then s.tried_at is not null else s.opened_at <= filled_until end;
+  remaining := coalesce(cardinality(slots_left), 0);
+  if remaining > 0 then
+    held_by := staging.slot_holders(slots_left);
   end if;
-
-  for slot in
-    select i.inhrelid::regclass
-      from pg_inherits i
-     where i.inhparent = 'staging.raw_messages'::regclass
-       and i.inhrelid <> open_slot
-       and pg_relation_size(i.inhrelid) > 0
-  loop
-    execute format(
-      'select coalesce(bool_and(exists (
-         select from staging.batches b
-          where b.batch_id = m.batch_id and b.acked_at is null and b.lost_at is null
-       )), false)
-         from (select distinct s.batch_id from %s s) m', slot
-    ) into is_needed;
-    continue when is_needed;
-
-    execute format('lock table %s in access exclusive mode', slot);
-    execute format(
-      'insert into %s
-       select m.*
-         from %s m
-         join staging.batches b on b.batch_id = m.batch_id
-        where b.acked_at is null and b.lost_at is null', open_slot, slot
-    );
-    execute format('truncate %s', slot);
-    truncated := truncated + 1;
-  end loop;
-  return truncated;
-exception when lock_not_available then
-  return 0;
 end
 $$;
 
-comment on function staging.rotate_slots() is 'Truncates the slots of raw_messages whose batches are acknowledged';
-revoke all on function staging.rotate_slots() from public;
-grant execute on function staging.rotate_slots() to logins_worker;
+comment on function staging.rotate_slots(timestamptz) is 'Empties the slots of raw_messages whose batches are acknowledged';
+revoke all on function staging.rotate_slots(timestamptz) from public;
+grant execute on function staging.rotate_slots(timestamptz) to logins_worker;
 --! EndIncluded functions/staging.rotate_slots.sql
+--! Included functions/staging.residue.sql
+-- staging.residue() -> (bodies bigint, oldest_seconds integer, slot_seconds integer, held_by integer[])
+--
+-- what:    what is on the disk of staging and serves no purpose any more: how many bodies of batches that ended
+--          (acknowledged, lost, or never submitted), and for how many seconds the oldest of those batches has been ended;
+--          for how many seconds the oldest slot has waited to be emptied, be it only of what rolled-back transactions
+--          left; who holds slots (staging.slot_holders), where one has waited. bodies is null where a lock on a slot
+--          kept it from counting.
+-- called:  by staging.status, and by workers that could not empty staging
+-- reads:   staging.slots, staging.batches, staging.raw_messages: its index, an entry a batch
+-- locks:   the slots, given back at once
+-- twice:   yes
+create or replace function staging.residue(
+  out bodies bigint,
+  out oldest_seconds integer,
+  out slot_seconds integer,
+  out held_by integer[]
+)
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '1s'
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+declare
+  slot record;
+  found_here record;
+  oldest timestamptz;
+  waits_since timestamptz;
+  slots_left integer[] := '{}';
+begin
+  bodies := 0;
+  begin
+    for slot in
+      select s.*, format('staging.raw_messages_%s', s.slot)::regclass as messages
+        from staging.slots s
+       where staging.is_filled(s.slot)
+    loop
+      execute format(
+        'with recursive present (batch_id) as (
+           (select m.batch_id from %1$s m order by m.batch_id limit 1)
+           union all
+           select (select m.batch_id from %1$s m where m.batch_id > p.batch_id order by m.batch_id limit 1)
+             from present p
+            where p.batch_id is not null
+         )
+         select coalesce(
+                  sum(coalesce(b.rows, (select count(*) from %1$s m where m.batch_id = p.batch_id))) filter (where e.is_ended),
+                  0
+                ) as bodies,
+                min(coalesce(b.acked_at, b.lost_at)) as ended_at,
+                coalesce(bool_or(not e.is_ended), false) as is_needed
+           from present p
+           left join staging.batches b on b.batch_id = p.batch_id
+           cross join lateral (
+             select b.batch_id is null or b.acked_at is not null or b.lost_at is not null
+           ) e (is_ended)
+          where p.batch_id is not null', slot.messages
+      ) into found_here;
+      bodies := bodies + found_here.bodies;
+      oldest := least(oldest, found_here.ended_at);
+      if
+        found_here.bodies > 0
+        or not slot.is_open and (not found_here.is_needed or pg_stat_get_dead_tuples(slot.messages) > 0)
+      then
+        slots_left := slots_left || slot.slot;
+        waits_since := least(waits_since, coalesce(slot.closed_at, found_here.ended_at, slot.opened_at));
+      end if;
+    end loop;
+    -- Rolls back the sub-transaction and so gives back its locks on the slots. Else whoever asks in a transaction and
+    -- leaves it open would keep the slots from being emptied.
+    raise exception 'counted';
+  exception
+    when raise_exception then
+      null;
+    when lock_not_available then
+      bodies := null;
+      slots_left := '{0,1,2}';
+  end;
+
+  oldest_seconds := round(extract(epoch from clock_timestamp() - oldest));
+  slot_seconds := round(extract(epoch from clock_timestamp() - waits_since));
+  if slots_left <> '{}' then
+    held_by := staging.slot_holders(slots_left);
+  end if;
+end
+$$;
+
+comment on function staging.residue() is 'What is on the disk of staging and serves no purpose any more';
+revoke all on function staging.residue() from public;
+grant execute on function staging.residue() to logins_worker;
+--! EndIncluded functions/staging.residue.sql
 --! Included functions/staging.sweep_batches.sql
 -- staging.sweep_batches(overdue interval default '30 seconds') -> integer
 --
@@ -5115,7 +5407,8 @@ grant execute on function staging.replay(uuid[]) to logins_custodian, logins_wor
 --          [{purpose, field, version, state}]; rotations and erasures that are not done
 --          [{purpose, field, from, to, state, phase, rows, total, percent, seconds_left, problem}],
 --          [{erasure_id, phase, logins}]. Total and per cent are null before a rotation's first step, seconds left also
---          while it is paused
+--          while it is paused; what is still on the disk of messages that are
+--          acknowledged (staging.residue)
 -- called:  by npm run status, as logins_worker, logins_custodian or logins_auditor
 -- reads:   staging.batches, staging.totals, staging.quarantine, masking.keys, masking.rotations, masking.erasures
 create or replace function staging.status(
@@ -5131,7 +5424,11 @@ create or replace function staging.status(
   out sealed boolean,
   out keys jsonb,
   out rotations jsonb,
-  out erasures jsonb
+  out erasures jsonb,
+  out residue_bodies bigint,
+  out residue_seconds integer,
+  out residue_slot_seconds integer,
+  out residue_held_by integer[]
 )
 language sql
 stable
@@ -5190,8 +5487,13 @@ as $$
       )
       from masking.erasures e
       where e.phase <> 'done'
-    )
+    ),
+    d.bodies,
+    d.oldest_seconds,
+    d.slot_seconds,
+    d.held_by
   from staging.backlog() k
+  cross join staging.residue() d
   cross join staging.totals t
   cross join (
     select

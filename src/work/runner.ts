@@ -85,15 +85,27 @@ async function startRunner(
 }
 
 /**
- * Works until no job is due, and returns how many failed.
+ * Works until no job is due or it is told to stop, and returns how many failed.
  *
+ * @param onId is told the id under which jobs are locked, before the first one is
  * @throws what kept it from looking for jobs or from noting what became of one; graphile-worker itself resolves then
  */
-export async function runUntilIdle(context: WorkContext, concurrency: number): Promise<{ failed: number }> {
+export async function runUntilIdle(
+  context: WorkContext,
+  concurrency: number,
+  stop: AbortSignal,
+  onId: (id: string) => void,
+): Promise<{ failed: number }> {
   const { masking, upkeep } = createTaskLists(context);
   const { events, broken } = watchedEvents();
   let failed = 0;
   let problem: unknown;
+  events.on('pool:create', ({ workerPool }) => {
+    onId(workerPool.id);
+    const end = () => void Promise.resolve(workerPool.gracefulShutdown('told to stop')).catch(() => {});
+    if (stop.aborted) end();
+    else stop.addEventListener('abort', end, { once: true });
+  });
   events.on('job:error', () => {
     failed += 1;
   });

@@ -4,12 +4,13 @@ import { checkDatabase } from '../database/check.ts';
 import { createPool } from '../database/pool.ts';
 import { refuseTransactionPooling } from '../database/pooler.ts';
 import type { DatabaseSettings } from '../database/url.ts';
-import { FatalError, SettingError } from '../errors.ts';
+import { describe, FatalError, SettingError } from '../errors.ts';
 import { explain } from '../explain.ts';
 import type { Logger } from '../log.ts';
 import { createQueueClient } from '../queue/client.ts';
-import type { WorkContext } from './context.ts';
-import { beat, startHeartbeat } from './heartbeat.ts';
+import { clearStaging, describeResidue, type Residue } from './clear-staging.ts';
+import type { Done, WorkContext } from './context.ts';
+import { beat, startHeartbeat, type Heartbeat } from './heartbeat.ts';
 import { EXTRA_CONNECTIONS, runUntilIdle, startRunners } from './runner.ts';
 import { checkKek } from './unseal.ts';
 
@@ -20,6 +21,10 @@ const LONGEST_PAUSE_MS = 5_000;
 const SQS_SOCKETS = 16;
 /** While it lasts, a failure is told again this often, in milliseconds. */
 const TELL_EVERY_MS = 30_000;
+/** How long a worker waits at its start for slots of staging that somebody holds, in milliseconds. */
+const CLEAR_AT_START_MS = 2_000;
+/** What is kept back of SHUTDOWN_GRACE_SECONDS for the end of the process, in milliseconds. */
+const MARGIN_MS = 1_000;
 /** Times in a row that Postgres may refuse in a way that no retry heals, before the worker believes it. */
 const REFUSALS = 3;
 
@@ -33,13 +38,14 @@ export interface WorkerOptions {
 }
 
 /**
- * Works until told to stop. What breaks (Postgres restarting, a connection cut, graphile-worker giving up) is
+ * Works until told to stop, and then empties staging. What breaks (Postgres restarting, a connection cut, graphile-worker giving up) is
  * built anew; the supervisor of the process is needed only for what no retry heals.
  *
  * @throws {FatalError} for what no retry heals, saying what to do
  */
 export async function runWorker(options: WorkerOptions): Promise<void> {
   const { log, stop } = options;
+  const stoppedAt = timeOf(stop);
   const formerIds: string[] = [];
   let kekIsRight = false;
   let failures = 0;
@@ -73,23 +79,67 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     const pause = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (failures - 1));
     await sleep(pause, undefined, { signal: stop }).catch(() => {});
   }
+  await withContext(options, async (context) => {
+    const residue = await clearAtEnd(context, options, stoppedAt()).catch((error: unknown) => {
+      log.warn(`staging was not emptied (${describe(error)}): the next worker does it at its start`);
+    });
+    if (residue !== undefined) throw new FatalError(describeResidue(residue));
+  });
 }
 
-/**
- * Works until no job is due.
- *
- * @returns how many jobs failed; they are tried again by the next worker
- */
-export function runWorkerOnce(options: WorkerOptions): Promise<{ failed: number }> {
+/** What a worker that runs once has done. */
+export interface OnceSummary extends Done {
+  /** Runs of jobs that failed; the next worker tries them again. */
+  failed: number;
+  /** What is acknowledged and still on the disk, where somebody's lock keeps it there. */
+  residue: Residue | undefined;
+}
+
+/** Works until no job is due or it is told to stop, and until nothing that is acknowledged is on the disk. */
+export function runWorkerOnce(options: WorkerOptions): Promise<OnceSummary> {
+  const stoppedAt = timeOf(options.stop);
   return withContext(options, async (context) => {
     await refuseTransactionPooling(context.pool, options.database.display);
     await checkDatabase(context.pool);
     await checkKek(context);
+    await clearAtStart(context);
     await beat(context, `once-${process.pid}`);
     // What failed earlier and has backed off is due now: somebody has come to see it done.
     await context.pool.query(`select staging.sweep_batches(overdue => interval '0')`);
-    return runUntilIdle(context, options.settings.workerConcurrency);
+    const heartbeats: Heartbeat[] = [];
+    const [work] = await Promise.allSettled([
+      runUntilIdle(context, options.settings.workerConcurrency, options.stop, (id) => {
+        heartbeats.push(startHeartbeat(context, id));
+      }),
+    ]);
+    for (const heartbeat of heartbeats) heartbeat.stop();
+    const residue = await clearAtEnd(context, options, stoppedAt());
+    if (work.status === 'rejected') throw work.reason;
+    return { ...context.done, ...work.value, residue };
   });
+}
+
+/** Empties staging of what a worker left that was killed. */
+async function clearAtStart({ pool, log }: WorkContext): Promise<void> {
+  const residue = await clearStaging(pool, CLEAR_AT_START_MS);
+  if (residue !== undefined) log.warn(describeResidue(residue));
+}
+
+/** Empties staging within what is left of SHUTDOWN_GRACE_SECONDS, or, where nobody told it to stop, all of it. */
+function clearAtEnd(
+  { pool }: WorkContext,
+  { settings }: WorkerOptions,
+  stoppedAt: number | undefined,
+): Promise<Residue | undefined> {
+  const elapsed = stoppedAt === undefined ? 0 : performance.now() - stoppedAt;
+  return clearStaging(pool, settings.shutdownGraceSeconds * 1_000 - MARGIN_MS - elapsed);
+}
+
+/** When it was told to stop, as performance.now() counts; undefined until then. */
+function timeOf(stop: AbortSignal): () => number | undefined {
+  let stoppedAt = stop.aborted ? performance.now() : undefined;
+  stop.addEventListener('abort', () => (stoppedAt = performance.now()), { once: true });
+  return () => stoppedAt;
 }
 
 async function workUntilBroken(
@@ -97,6 +147,7 @@ async function workUntilBroken(
   options: WorkerOptions,
   formerIds: string[],
 ): Promise<void> {
+  if (formerIds.length === 0) await clearAtStart(context);
   const runners = await startRunners(context, options.settings.workerConcurrency);
   const heartbeats = runners.ids.map((id) => startHeartbeat(context, id));
   const stopped = new Promise<void>((resolve) => {
@@ -136,7 +187,8 @@ async function withContext<T>(options: WorkerOptions, use: (context: WorkContext
   });
   const sqs = createQueueClient(queue, { maxSockets: SQS_SOCKETS });
   try {
-    return await use({ pool, sqs, queue, kek: settings.kek, log });
+    const done: Done = { batches: 0, messages: 0, loaded: 0, duplicates: 0, quarantined: 0 };
+    return await use({ pool, sqs, queue, kek: settings.kek, log, done });
   } finally {
     sqs.destroy();
     // Connections that hang in a dead network would hold it up for ever.

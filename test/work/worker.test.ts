@@ -2,7 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import { readSettings, type Settings } from '../../src/config.ts';
 import { bytea, copyIn, encodeRows } from '../../src/database/copy.ts';
 import { fingerprintOf, rewrap } from '../../src/database/kek.ts';
@@ -82,9 +82,62 @@ const inFlight = async () => {
 
 test('a batch is masked, its message deleted from the queue, and the batch closed', async () => {
   const batchId = await stageOne(event(1));
-  expect(await runWorkerOnce(options(rightKek()))).toEqual({ failed: 0 });
+  expect(await runWorkerOnce(options(rightKek()))).toMatchObject({ failed: 0 });
   expect(await ledgerOf(batchId)).toMatchObject({ inserted: 1, lost_at: null, acked_at: expect.any(Date) });
   expect(await inFlight()).toBe(0);
+});
+
+/** Runs a worker once and returns the levels of what it says about the batch. */
+async function levelsOnceMore(batchId: string): Promise<string[]> {
+  await db.superuser.query('select staging.add_mask_job($1)', [batchId]);
+  const { log, ...others } = options(rightKek());
+  const levels: string[] = [];
+  for (const level of ['debug', 'info', 'warn', 'error'] as const) {
+    vi.spyOn(log, level).mockImplementation((about: unknown) => {
+      if (typeof about === 'object') levels.push(level);
+    });
+  }
+  expect(await runWorkerOnce({ ...others, log })).toMatchObject({ failed: 0, batches: 0 });
+  return levels;
+}
+
+test('a job for a batch that is acknowledged already is no reason to warn', async () => {
+  const batchId = await stageOne(event(1));
+  await runWorkerOnce(options(rightKek()));
+  expect(await levelsOnceMore(batchId)).toEqual(['debug']);
+});
+
+test('a job for a batch whose rows a crash took is', async () => {
+  await runWorkerOnce(options(rightKek()));
+  const batchId = await stageOne(event(1));
+  await db.superuser.query('truncate staging.raw_messages');
+  expect(await levelsOnceMore(batchId)).toEqual(['warn']);
+});
+
+test('a worker that runs once counts what it did, and leaves nothing of it in staging', async () => {
+  await stageOne(event(1));
+  await stageOne('no JSON');
+  const summary = await runWorkerOnce(options(rightKek()));
+  expect(summary).toEqual({
+    batches: 2,
+    messages: 2,
+    loaded: 1,
+    duplicates: 0,
+    quarantined: 1,
+    failed: 0,
+    residue: undefined,
+  });
+  expect((await db.superuser.query('select from staging.raw_messages')).rowCount).toBe(0);
+});
+
+test('a running worker empties staging before it ends', async () => {
+  const stop = new AbortController();
+  const worker = runWorker(options(rightKek(), stop.signal));
+  const batchId = await stageOne(event(1));
+  await until(async () => (await ledgerOf(batchId)).acked_at !== null);
+  stop.abort();
+  await worker;
+  expect((await db.superuser.query('select from staging.raw_messages')).rowCount).toBe(0);
 });
 
 test('a wrong key is refused, ends the worker, and nothing is masked with it', async () => {
@@ -191,13 +244,13 @@ test('a worker without a key says once that the database is sealed', async () =>
 
 test('without a key a batch waits, and a job tells no more than the batch and a code', async () => {
   const batchId = await stageOne(event(3));
-  expect(await runWorkerOnce(options(undefined))).toEqual({ failed: 1 });
+  expect(await runWorkerOnce(options(undefined))).toMatchObject({ failed: 1 });
   const { rows } = await db.superuser.query('select last_error from graphile_worker.jobs where key = $1', [
     `mask_batch:${batchId}`,
   ]);
   expect(rows[0].last_error).toBe(`mask_batch of batch ${batchId} failed: SQLSTATE ML001`);
   await db.superuser.query('update graphile_worker._private_jobs set run_at = now()');
-  expect(await runWorkerOnce(options(rightKek()))).toEqual({ failed: 0 });
+  expect(await runWorkerOnce(options(rightKek()))).toMatchObject({ failed: 0 });
 });
 
 test('a running worker goes on after its connections are cut, and stops when told', async () => {
