@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:cde7c27baa8faef7b9fd29a5facbec4cba4b4d50
+--! Hash: sha1:7bd02a0236f28f814c2e4a73c9853e5084ea6cdc
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -669,7 +669,8 @@ as $$
          select
            from audit.events l
           where l.previous_hashes @> array[event.hash]
-            and l.event_id > event.event_id
+            -- Written so that the planner does not read the primary key's index for it as well, to its end.
+            and l.event_id - event.event_id > 0
             and l.hash = audit.hash_of(l)
        )
      )
