@@ -10,12 +10,13 @@ export interface FreshDatabase {
   drop(): Promise<void>;
 }
 
-export async function createFreshDatabase(): Promise<FreshDatabase> {
+/** @param options what `create database` is told beside its name, such as a locale */
+export async function createFreshDatabase(options = ''): Promise<FreshDatabase> {
   const name = `fresh_${randomBytes(6).toString('hex')}`;
   const migrator = loginName('owner');
   const url = new URL(inject('superuserUrl'));
   const admin = new pg.Pool({ connectionString: url.toString(), max: 1 });
-  await admin.query(`create database ${name} template template0`);
+  await admin.query(`create database ${name} template template0 ${options}`);
   await admin.query(`grant create on database ${name} to ${migrator}`);
   url.pathname = `/${name}`;
   const superuser = new pg.Pool({ connectionString: url.toString(), max: 2 });
