@@ -46,6 +46,8 @@ export interface Status {
   batches: { total: number; open: number; lost: number };
   loaded: number;
   duplicates: number;
+  /** Sound messages whose ip is no address. */
+  noAddresses: number;
   /** `total` ever, `now` still there. */
   quarantined: { total: number; now: number };
   sealed: boolean;
@@ -65,6 +67,7 @@ interface StatusRow {
   quarantined: string;
   in_quarantine: string;
   lost_batches: string;
+  no_addresses: string;
   sealed: boolean;
   keys: KeyVersion[];
   rotations: RotationProgress[];
@@ -92,6 +95,7 @@ export async function collectStatus(pool: Pool, sqs: SQSClient, queueUrl: string
     batches: { total: Number(row.batches), open: Number(row.open_batches), lost: Number(row.lost_batches) },
     loaded: Number(row.loaded),
     duplicates: Number(row.duplicates),
+    noAddresses: Number(row.no_addresses),
     quarantined: { total: Number(row.quarantined), now: Number(row.in_quarantine) },
     sealed: row.sealed,
     keys: row.keys,
@@ -130,6 +134,10 @@ export function renderStatus(status: Status): string {
     ['quarantined', `${quarantined.total}, of which ${quarantined.now} still there`],
     ['keys', status.keys.map(renderKey).join('\n') || 'none yet: made at the first unsealing'],
   );
+  if (status.noAddresses > 0) {
+    const hint = 'a port or a forwarded list? see "What senders write" in docs/operations.md';
+    table.push(['ip values that are no address', `${status.noAddresses} (${hint})`]);
+  }
   if (status.rotations.length > 0) table.push(['rotations', status.rotations.map(renderRotation).join('\n')]);
   if (status.erasures.length > 0) table.push(['erasures', status.erasures.map(renderErasure).join('\n')]);
   return table.toString();

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:7bd02a0236f28f814c2e4a73c9853e5084ea6cdc
+--! Hash: sha1:6c020cfc4e6fda6cac40950d3e111847ff3bff64
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -203,7 +203,8 @@ create table if not exists staging.batches (
   lost_at timestamptz,
   inserted integer,
   duplicates integer,
-  quarantined integer
+  quarantined integer,
+  no_addresses integer
 );
 
 -- What the loader's ceiling and the sweep look at: nearly always a handful of rows.
@@ -216,6 +217,7 @@ comment on column staging.batches.lost_at is 'When the batch was found gone from
 comment on column staging.batches.inserted is 'Rows new in user_logins';
 comment on column staging.batches.duplicates is 'Messages that were there already';
 comment on column staging.batches.quarantined is 'Rows new in staging.quarantine';
+comment on column staging.batches.no_addresses is 'Sound messages whose ip is no address: with a port, a forwarded list, a network';
 --! EndIncluded tables/staging.batches.sql
 --! Included tables/staging.totals.sql
 -- What the ledger's rows add up to after they are cleaned away: one row.
@@ -225,7 +227,8 @@ create table if not exists staging.totals (
   inserted bigint not null default 0,
   duplicates bigint not null default 0,
   quarantined bigint not null default 0,
-  lost_batches bigint not null default 0
+  lost_batches bigint not null default 0,
+  no_addresses bigint not null default 0
 );
 
 insert into staging.totals (singleton) values (true) on conflict do nothing;
@@ -1646,6 +1649,33 @@ $$;
 comment on function masking.read_body(bytea) is 'The event in a body, or null where it cannot be read';
 revoke all on function masking.read_body(bytea) from public;
 --! EndIncluded functions/masking.read_body.sql
+--! Included functions/masking.from_base64.sql
+-- masking.from_base64(body bytea) -> bytea
+--
+-- what:    the bytes that a body stands for where all of it is base64, of either alphabet, padded or not; else null
+-- called:  by masking.fault_of_body and user_of_body
+-- raises:  nothing that a body can cause
+-- source:  RFC 4648 (base64, base64url)
+create or replace function masking.from_base64(body bytea)
+returns bytea
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  digits text;
+begin
+  digits := translate(convert_from(body, 'UTF8'), '-_= ' || chr(9) || chr(10) || chr(13), '+/');
+  return decode(digits || repeat('=', -length(digits) & 3), 'base64');
+exception when invalid_parameter_value or character_not_in_repertoire then
+  return null;
+end
+$$;
+
+comment on function masking.from_base64(bytea) is 'What a body of base64 stands for, or null where it is none';
+revoke all on function masking.from_base64(bytea) from public;
+--! EndIncluded functions/masking.from_base64.sql
 --! Included functions/masking.fault_of_body.sql
 -- masking.fault_of_body(body bytea) -> text
 --
@@ -1672,6 +1702,13 @@ exception when others then
       message = format('bodies cannot be read, not even a sound one (SQLSTATE %s)', sqlstate),
       hint = 'Look for what was changed: max_stack_depth (alter database, alter role), settings, the server''s encoding';
   end if;
+  -- gzip begins with 1f 8b, and H4sI is that in base64; { is the e of base64, with which no JSON begins.
+  if substr(body, 1, 2) = decode('1f8b', 'hex') or substr(body, 1, 4) = convert_to('H4sI', 'UTF8') then
+    return 'body: gzip, or base64 of gzip';
+  elsif sqlstate = '22P02' and substr(body, 1, 1) = convert_to('e', 'UTF8')
+    and jsonb_typeof(masking.read_body(masking.from_base64(body))) = 'object' then
+    return 'body: base64';
+  end if;
   return case sqlstate
     when '22021' then 'body: not UTF-8 text, or holds a NUL byte'
     when '22P02' then 'body: not JSON'
@@ -1686,6 +1723,74 @@ $$;
 comment on function masking.fault_of_body(bytea) is 'Why a body cannot be read, without a word of it';
 revoke all on function masking.fault_of_body(bytea) from public;
 --! EndIncluded functions/masking.fault_of_body.sql
+--! Included functions/masking.event_inside.sql
+-- masking.event_inside(event jsonb) -> jsonb
+--
+-- what:    the JSON object in an envelope of SNS (Message, a string) or of EventBridge (detail), unwrapped once; whatever
+--          else as it is
+-- called:  by masking.mask_rows, quarantine_message and user_of_body, for what has no user_id
+-- raises:  nothing that an envelope can cause
+-- source:  AWS: "Fanout Amazon SNS notifications to Amazon SQS queues", "EventBridge event structure"
+create or replace function masking.event_inside(event jsonb)
+returns jsonb
+language plpgsql
+stable
+strict
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  inside jsonb;
+begin
+  if event ->> 'Type' = 'Notification' and jsonb_typeof(event -> 'Message') = 'string' then
+    inside := masking.read_body(convert_to(event ->> 'Message', 'UTF8'));
+  elsif jsonb_typeof(event -> 'detail-type') = 'string' and jsonb_typeof(event -> 'source') = 'string' then
+    inside := event -> 'detail';
+  end if;
+  return case when jsonb_typeof(inside) = 'object' then inside else event end;
+end
+$$;
+
+comment on function masking.event_inside(jsonb) is 'What an envelope of SNS or EventBridge holds; whatever else as it is';
+revoke all on function masking.event_inside(jsonb) from public;
+--! EndIncluded functions/masking.event_inside.sql
+--! Included functions/masking.fault_of_stranger.sql
+-- masking.fault_of_stranger(event jsonb) -> text
+--
+-- what:    what JSON without a user_id is, in words that hold nothing of it: what AWS puts into queues beside events has
+--          reasons of its own, which docs/errors.md explains
+-- called:  by masking.mask_rows, after masking.event_inside
+-- source:  AWS: "HTTP/HTTPS notification JSON format" (SNS), "Event notification types" (S3); PayloadS3Pointer of
+--          awslabs/payload-offloading-java-common-lib-for-aws, MessageS3Pointer of its forerunner
+create or replace function masking.fault_of_stranger(event jsonb)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+  -- An expression and no query: auto_explain would log a query's parameter, which holds the body.
+  return case
+    when event ->> 0 in (
+      'software.amazon.payloadoffloading.PayloadS3Pointer',
+      'com.amazon.sqs.javamessaging.MessageS3Pointer'
+    ) then 'body: pointer of the SQS extended client'
+    when jsonb_typeof(event) <> 'object' then 'body: not a JSON object'
+    when event ->> 'Type' = 'Notification' and event ? 'Message' then 'body: SNS envelope without a login event'
+    when event ->> 'Type' in ('SubscriptionConfirmation', 'UnsubscribeConfirmation') and event ? 'TopicArn'
+      then 'body: SNS subscription confirmation'
+    when event ? 'detail-type' and event ? 'detail' then 'body: EventBridge envelope without a login event'
+    when event ->> 'Service' = 'Amazon S3' and event ->> 'Event' = 's3:TestEvent' then 'body: S3 test event'
+    when event -> 'Records' -> 0 ? 's3' then 'body: S3 event notification'
+    else 'user_id: missing'
+  end;
+end
+$$;
+
+comment on function masking.fault_of_stranger(jsonb) is 'What JSON without a user_id is, without a word of it';
+revoke all on function masking.fault_of_stranger(jsonb) from public;
+--! EndIncluded functions/masking.fault_of_stranger.sql
 --! Included functions/masking.is_fault_of_data.sql
 -- masking.is_fault_of_data(code text) -> boolean
 --
@@ -1709,7 +1814,7 @@ revoke all on function masking.is_fault_of_data(text) from public;
 --! EndIncluded functions/masking.is_fault_of_data.sql
 --! Included functions/masking.mask_rows.sql
 -- masking.mask_rows(batch_id uuid, lenient boolean, only_message_id uuid default null)
---   -> (rows integer, inserted integer, quarantined integer)
+--   -> (rows integer, inserted integer, quarantined integer, no_addresses integer)
 --
 -- what:    classifies, masks, encrypts what is new, and moves the rows of a batch (or one message of it) on, in one
 --          statement
@@ -1733,12 +1838,15 @@ create or replace function masking.mask_rows(
   only_message_id uuid default null,
   out rows integer,
   out inserted integer,
-  out quarantined integer
+  out quarantined integer,
+  out no_addresses integer
 )
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set enable_nestloop = on
+set enable_indexscan = on
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -1778,26 +1886,27 @@ begin
   with
 
   -- Each `offset 0` keeps the planner from pulling a level up and computing its expressions once per use.
-  events as (
+  bodies as (
     select
-      m.message_id,
-      m.sent_at,
-      m.receive_count,
-      m.opened as body,
-      case when lenient then masking.read_body(m.opened) else convert_from(m.opened, 'UTF8')::jsonb end as event
+      m.message_id, m.sent_at, m.receive_count, m.opened as body,
+      case when lenient then masking.read_body(m.opened) else convert_from(m.opened, 'UTF8')::jsonb end as json
     from (select s.*, masking.staged_body(s.body, s.body_key) as opened from staging.raw_messages s) m
     where m.batch_id = mask_rows.batch_id
       and (only_message_id is null or m.message_id = only_message_id)
     offset 0
   ),
 
+  events as (
+    select
+      b.*,
+      case when b.json ? 'user_id' then b.json else masking.event_inside(b.json) end as event
+    from bodies b
+    offset 0
+  ),
+
   texts as (
     select
-      e.message_id,
-      e.sent_at,
-      e.receive_count,
-      e.body,
-      e.event,
+      e.*,
       e.event ->> 'user_id' as user_id,
       e.event ->> 'ip' as ip,
       e.event ->> 'device_id' as device_id,
@@ -1810,14 +1919,7 @@ begin
 
   fields as (
     select
-      t.message_id,
-      t.sent_at,
-      t.receive_count,
-      t.body,
-      t.user_id,
-      t.device_type,
-      t.locale,
-      t.app_version,
+      t.message_id, t.sent_at, t.receive_count, t.body, t.user_id, t.device_type, t.locale, t.app_version,
       masking.canonical_ip(t.ip) as ip,
       nullif(t.device_id, '') as device_id,
       case
@@ -1831,8 +1933,7 @@ begin
           and coalesce(octet_length(t.app_version), 0) <= 64
           and not t.event @@ 'strict ($.* == "") is unknown' then null
         when t.event is null then masking.fault_of_body(t.body)
-        when jsonb_typeof(t.event) <> 'object' then 'body: not a JSON object'
-        when not t.event ? 'user_id' then 'user_id: missing'
+        when jsonb_typeof(t.event) <> 'object' or not t.event ? 'user_id' then masking.fault_of_stranger(t.event)
         when jsonb_typeof(t.event -> 'user_id') = 'null' then 'user_id: null'
         when jsonb_typeof(t.event -> 'user_id') <> 'string' then 'user_id: not a string'
         when t.user_id = '' then 'user_id: empty'
@@ -1885,6 +1986,9 @@ begin
     select
       count(*) as rows,
       count(*) filter (where m.fault is null) as sound_rows,
+      -- With a port, in a list, a network: masked as they stand, and counted, because whoever sends them may not know.
+      count(*) filter (where m.fault is null and not (pg_input_is_valid(m.ip, 'inet') and strpos(m.ip, '/') = 0))
+        as no_addresses,
       -- SQS counts deliveries; what it gives out for the first time is hardly ever here already. One way for the whole
       -- batch: two ways would be two orders of rows, in which two batches could wait for each other.
       lenient or bool_or(m.receive_count is distinct from 1) as may_be_here,
@@ -2000,8 +2104,9 @@ begin
     case
       when b.may_be_here then (select count(*) from loaded_unless_here)
       else b.sound_rows - (select count(*) from held)
-    end
-  into mask_rows.rows, mask_rows.quarantined, mask_rows.inserted
+    end,
+    b.no_addresses
+  into mask_rows.rows, mask_rows.quarantined, mask_rows.inserted, mask_rows.no_addresses
   from batch b;
 end
 $$;
@@ -2044,7 +2149,7 @@ begin
     and not exists (
       select
       from public.user_logins l
-      where l.user_id = masking.read_body(b.body) ->> 'user_id'
+      where l.user_id in (masking.read_body(b.body) ->> 'user_id', masking.event_inside(masking.read_body(b.body)) ->> 'user_id')
         and l.create_date = m.sent_at
         and l.message_id = m.message_id
     )
@@ -2101,7 +2206,7 @@ comment on function masking.probe(timestamptz) is 'Whether masking works now: nu
 revoke all on function masking.probe(timestamptz) from public;
 --! EndIncluded functions/masking.probe.sql
 --! Included functions/masking.mask_one_by_one.sql
--- masking.mask_one_by_one(batch_id uuid) -> (rows integer, inserted integer, quarantined integer)
+-- masking.mask_one_by_one(batch_id uuid) -> (rows integer, inserted integer, quarantined integer, no_addresses integer)
 --
 -- what:    masks a batch message by message, each in a sub-transaction, and quarantines those that fail: the way out
 --          for a row that nobody foresaw, so that it harms itself only. A fault that is not the data's must not take
@@ -2117,7 +2222,8 @@ create or replace function masking.mask_one_by_one(
   batch_id uuid,
   out rows integer,
   out inserted integer,
-  out quarantined integer
+  out quarantined integer,
+  out no_addresses integer
 )
 language plpgsql
 volatile
@@ -2131,6 +2237,7 @@ begin
   rows := 0;
   inserted := 0;
   quarantined := 0;
+  no_addresses := 0;
   select greatest(count(distinct m.message_id) / 10, 1)
     into left_to_quarantine
     from staging.raw_messages m
@@ -2148,6 +2255,7 @@ begin
       counts := masking.mask_rows(batch_id, lenient => true, only_message_id => one.message_id);
       inserted := inserted + counts.inserted;
       quarantined := quarantined + counts.quarantined;
+      no_addresses := no_addresses + counts.no_addresses;
     exception when others then
       if not masking.is_fault_of_data(sqlstate) then
         raise;
@@ -2175,7 +2283,7 @@ comment on function masking.mask_one_by_one(uuid) is 'Masks a batch message by m
 revoke all on function masking.mask_one_by_one(uuid) from public;
 --! EndIncluded functions/masking.mask_one_by_one.sql
 --! Included functions/masking.mask_staged.sql
--- masking.mask_staged(batch_id uuid) -> (rows integer, inserted integer, quarantined integer)
+-- masking.mask_staged(batch_id uuid) -> (rows integer, inserted integer, quarantined integer, no_addresses integer)
 --
 -- what:    masks what is staged of a batch: all at once and quickly; where a message makes that fail, all at once with
 --          each body read in a sub-transaction; where that fails too, message by message
@@ -2190,7 +2298,8 @@ create or replace function masking.mask_staged(
   batch_id uuid,
   out rows integer,
   out inserted integer,
-  out quarantined integer
+  out quarantined integer,
+  out no_addresses integer
 )
 language plpgsql
 volatile
@@ -2220,6 +2329,7 @@ begin
   rows := counts.rows;
   inserted := counts.inserted;
   quarantined := counts.quarantined;
+  no_addresses := counts.no_addresses;
 end
 $$;
 
@@ -2275,6 +2385,7 @@ begin
        set masked_at = clock_timestamp(),
            inserted = counts.inserted,
            quarantined = counts.quarantined,
+           no_addresses = counts.no_addresses,
            duplicates = counts.rows - counts.inserted - counts.quarantined
      where b.batch_id = mask_batch.batch_id;
   end if;
@@ -2453,8 +2564,9 @@ revoke all on function masking.open_bodies(uuid[]) from public;
 --! Included functions/masking.user_of_body.sql
 -- masking.user_of_body(message_id uuid) -> text
 --
--- what:    the user_id in a quarantined message's body; null where there is none, or where the body was changed and cannot
---          be opened: one such body must not hold up erasures
+-- what:    the user_id in a quarantined message's body, in envelopes in it (up to three, one in the other), or in base64;
+--          null where there is none, or where the body was changed and cannot be opened: one such body must not hold up
+--          erasures. What is compressed cannot be looked into.
 -- called:  by masking.forget_step
 -- reads:   staging.quarantine, masking.keys, masking.kek
 -- raises:  ML001 sealed; ML002 wrong key-encryption key
@@ -2466,9 +2578,15 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 as $$
 declare
+  body bytea;
   event jsonb;
 begin
-  select masking.read_body(b.body) into event from masking.open_bodies(array[user_of_body.message_id]) b;
+  select b.body into body from masking.open_bodies(array[user_of_body.message_id]) b;
+  event := coalesce(masking.read_body(body), masking.read_body(masking.from_base64(body)));
+  for depth in 1..3 loop
+    exit when event ? 'user_id';
+    event := masking.event_inside(event);
+  end loop;
   return event ->> 'user_id';
 exception when sqlstate 'ML004' then
   return null;
@@ -5289,7 +5407,8 @@ begin
       coalesce(sum(g.inserted), 0) as inserted,
       coalesce(sum(g.duplicates), 0) as duplicates,
       coalesce(sum(g.quarantined), 0) as quarantined,
-      count(g.lost_at) as lost_batches
+      count(g.lost_at) as lost_batches,
+      coalesce(sum(g.no_addresses), 0) as no_addresses
     from gone g
   )
   update staging.totals t
@@ -5297,7 +5416,8 @@ begin
          inserted = t.inserted + s.inserted,
          duplicates = t.duplicates + s.duplicates,
          quarantined = t.quarantined + s.quarantined,
-         lost_batches = t.lost_batches + s.lost_batches
+         lost_batches = t.lost_batches + s.lost_batches,
+         no_addresses = t.no_addresses + s.no_addresses
     from sums s
   returning s.batches into removed;
 
@@ -5382,10 +5502,11 @@ begin
   quarantined := counts.quarantined;
 
   if rows > 0 then
-    insert into staging.batches (batch_id, rows, masked_at, acked_at, inserted, duplicates, quarantined)
+    insert into staging.batches (batch_id, rows, masked_at, acked_at, inserted, duplicates, quarantined, no_addresses)
     values (
       replay_batch_id, replay.rows, clock_timestamp(), clock_timestamp(),
-      replay.inserted, replay.rows - replay.inserted - replay.quarantined, replay.quarantined
+      replay.inserted, replay.rows - replay.inserted - replay.quarantined, replay.quarantined,
+      counts.no_addresses
     );
     perform audit.append(
       'replay',
@@ -5404,7 +5525,7 @@ grant execute on function staging.replay(uuid[]) to logins_custodian, logins_wor
 --
 -- what:    what npm run status shows of the database: rows staged and not yet masked, the age of the oldest in
 --          seconds, open batches (not yet acknowledged), and since the beginning: batches, rows loaded, duplicates,
---          messages quarantined, lost batches; how many are in quarantine now; sealed or not; the keys
+--          messages quarantined, lost batches, sound messages whose ip is no address; how many are in quarantine now; sealed or not; the keys
 --          [{purpose, field, version, state}]; rotations and erasures that are not done
 --          [{purpose, field, from, to, state, phase, rows, total, percent, seconds_left, problem}],
 --          [{erasure_id, phase, logins}]. Total and per cent are null before a rotation's first step, seconds left also
@@ -5422,6 +5543,7 @@ create or replace function staging.status(
   out quarantined bigint,
   out in_quarantine bigint,
   out lost_batches bigint,
+  out no_addresses bigint,
   out sealed boolean,
   out keys jsonb,
   out rotations jsonb,
@@ -5446,6 +5568,7 @@ as $$
     t.quarantined + b.quarantined,
     (select count(*) from staging.quarantine),
     t.lost_batches + b.lost_batches,
+    t.no_addresses + b.no_addresses,
     masking.is_sealed(),
     (
       select coalesce(
@@ -5503,7 +5626,8 @@ as $$
       coalesce(sum(l.inserted), 0) as inserted,
       coalesce(sum(l.duplicates), 0) as duplicates,
       coalesce(sum(l.quarantined), 0) as quarantined,
-      count(l.lost_at) as lost_batches
+      count(l.lost_at) as lost_batches,
+      coalesce(sum(l.no_addresses), 0) as no_addresses
     from staging.batches l
   ) b
 $$;

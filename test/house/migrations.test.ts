@@ -110,6 +110,40 @@ test('migrating again, and two at once, changes nothing and fails nobody', async
   expect(rows).toEqual([{ n: filesOf('migrations/committed', '.sql').length }]);
 });
 
+test('a database in which every setting is turned that could change what SQL means is migrated like any other', async () => {
+  const [expected, turned] = [await migrated(), await fresh()];
+  const { rows } = await turned.superuser.query<{ name: string }>('select current_database() as name');
+  const name = rows[0]!.name;
+  const settings = [
+    'standard_conforming_strings = off',
+    'backslash_quote = off',
+    `search_path = 'hostile, pg_catalog'`,
+    'quote_all_identifiers = on',
+    'array_nulls = off',
+    'transform_null_equals = on',
+    'row_security = off',
+    `restrict_nonsystem_relation_kind = 'view, foreign-table'`,
+    `datestyle = 'German, DMY'`,
+    'intervalstyle = iso_8601',
+    `timezone = 'Pacific/Apia'`,
+    'bytea_output = escape',
+    'xmlbinary = hex',
+    'extra_float_digits = -15',
+    'default_transaction_isolation = serializable',
+    'default_transaction_read_only = on',
+    'default_transaction_deferrable = on',
+    `plpgsql.extra_errors = 'all'`,
+    `createrole_self_grant = ''`,
+  ];
+  await turned.superuser.query(
+    [`load 'plpgsql'`, ...settings.map((each) => `alter database ${name} set ${each}`)].join('; '),
+  );
+  await migrate({ connectionString: turned.migratorUrl, log });
+  await migrate({ connectionString: turned.migratorUrl, log });
+  await turned.superuser.query(`set default_transaction_read_only = off; alter database ${name} reset all`);
+  expect(await definitionsOf(turned.superuser)).toEqual(await definitionsOf(expected.superuser));
+});
+
 test('migrating leaves nothing that the migrating login owns', async () => {
   const { superuser } = await migrated();
   const { rows } = await superuser.query(
@@ -192,7 +226,7 @@ describe('a second database of the cluster, and another login that migrates it',
 });
 
 test('a database that is not UTF8 is refused before anything is made in it', async () => {
-  const database = await createFreshDatabase('SQL_ASCII');
+  const database = await createFreshDatabase("encoding 'SQL_ASCII'");
   databases.push(database);
   await expect(migrate({ connectionString: database.migratorUrl, log })).rejects.toThrow(/SQL_ASCII.*UTF8/);
   const { rows } = await database.superuser.query(

@@ -50,7 +50,7 @@ async function makePartition(offset: number): Promise<string> {
 const partitions = async () =>
   (
     await db.superuser.query(
-      `select inhrelid::regclass::text as name from pg_inherits where inhparent = 'public.user_logins'::regclass order by 1`,
+      `select c.relname as name from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = 'public.user_logins'::regclass order by 1`,
     )
   ).rows.map(({ name }) => name);
 const keepMonths = (months: number | null) =>

@@ -1,6 +1,13 @@
+import { randomBytes } from 'node:crypto';
+import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { answersOf } from '../support/answers.ts';
+import { unseal } from '../../src/database/kek.ts';
+import { migrate } from '../../src/database/migrate.ts';
+import { createPool } from '../../src/database/pool.ts';
+import { createLogger } from '../../src/log.ts';
+import { answersOf, ASKING } from '../support/answers.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { createFreshDatabase } from '../support/fresh-database.ts';
 import { liftLimits } from '../support/keys.ts';
 import { withTurned, type Level, type Turned } from '../support/settings.ts';
 import { sqlstate } from '../support/sqlstate.ts';
@@ -203,6 +210,43 @@ test('our own sessions write where a database is turned to read-only, and read t
 test('where a superuser switches triggers off, loading is refused and loses nothing', async () => {
   const turned = { session_replication_role: 'replica' };
   expect(await sqlstate(answersWith('database', turned))).toBe('ML010');
+});
+
+test.each([
+  ['Turkish', `locale_provider icu icu_locale 'tr-TR'`],
+  ['numeric and case-insensitive in its rules', `locale_provider icu icu_locale 'und-u-kn-ks-level2'`],
+])('in a database whose collation is %s the answers are the same', async (_, locale) => {
+  const database = await createFreshDatabase(locale);
+  const urlOf = (login: keyof typeof db.urls) => {
+    const url = new URL(db.urls[login]);
+    url.pathname = new URL(database.migratorUrl).pathname;
+    return url.toString();
+  };
+  const pools = new Map(
+    ASKING.map((login) => [login as string, new pg.Pool({ connectionString: urlOf(login), max: 1 })]),
+  );
+  const pool = (login: string) => pools.get(login) ?? database.superuser;
+  try {
+    await migrate({ connectionString: database.migratorUrl, log: createLogger('silent') });
+    await unseal(pool('worker'), randomBytes(32));
+    await liftLimits({ superuser: database.superuser, pool });
+    expect(await answersOf({ superuser: database.superuser, pool })).toEqual(expected);
+  } finally {
+    await Promise.all([...pools.values()].map((each) => each.end()));
+    await database.drop();
+  }
+});
+
+test('a session of ours has set what it depends on before anybody gets it, and keeps the options of its URL', async () => {
+  const url = new URL(db.urls.worker);
+  url.searchParams.set('options', '-c standard_conforming_strings=off -c work_mem=5MB');
+  const pool = createPool(url.toString(), { max: 1, applicationName: 'test settings' });
+  const { rows } = await pool.query<Record<string, string>>(
+    `select current_setting('standard_conforming_strings') as strings, current_setting('work_mem') as work_mem,
+            current_setting('search_path') as search_path`,
+  );
+  await pool.end();
+  expect(rows).toEqual([{ strings: 'on', work_mem: '5MB', search_path: 'pg_catalog, pg_temp' }]);
 });
 
 /** Another value for every setting of a context that none of the tables above is about. */

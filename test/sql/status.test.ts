@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { renderStatus } from '../../src/status.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { close, inTransaction, mask, maskAll, message, stage } from '../support/staging.ts';
 import { sqlstate } from '../support/sqlstate.ts';
@@ -232,4 +233,21 @@ test('a batch acknowledged after it was thought lost counts once', async () => {
   const before = await status();
   expect(await clean()).toBe(1);
   expect(await status()).toMatchObject({ ...before, batches: '1', loaded: '1' });
+});
+
+test('what people read says how many ip values are no address, where there are any', () => {
+  const figures = {
+    queue: { visible: 0, inFlight: 0, deadLettered: null },
+    staged: { rows: 0, oldestUnmaskedSeconds: null },
+    batches: { total: 0, open: 0, lost: 0 },
+    loaded: 0,
+    duplicates: 0,
+    quarantined: { total: 0, now: 0 },
+    sealed: false,
+    keys: [],
+    rotations: [],
+    erasures: [],
+  };
+  expect(renderStatus({ ...figures, noAddresses: 4711 })).toContain('4711');
+  expect(renderStatus({ ...figures, noAddresses: 0 })).not.toContain('address');
 });

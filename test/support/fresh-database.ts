@@ -11,13 +11,13 @@ export interface FreshDatabase {
   drop(): Promise<void>;
 }
 
-/** @param encoding other than the cluster's, which is UTF8 */
-export async function createFreshDatabase(encoding = 'UTF8'): Promise<FreshDatabase> {
+/** @param options what `create database` is told beside its name, such as a locale */
+export async function createFreshDatabase(options = ''): Promise<FreshDatabase> {
   const name = `fresh_${randomBytes(6).toString('hex')}`;
   const migrator = loginName('owner');
   const url = new URL(inject('superuserUrl'));
   const admin = new pg.Pool({ connectionString: url.toString(), max: 1 });
-  await admin.query(`create database ${name} template template0 encoding '${encoding}'`);
+  await admin.query(`create database ${name} template template0 ${options}`);
   await admin.query(`grant create on database ${name} to ${migrator}`);
   url.pathname = `/${name}`;
   const superuser = new pg.Pool({ connectionString: url.toString(), max: 2 });
