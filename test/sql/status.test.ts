@@ -243,6 +243,7 @@ test('what people read says how many ip values are no address, where there are a
     loaded: 0,
     duplicates: 0,
     quarantined: { total: 0, now: 0 },
+    residue: { bodies: 0, oldestSeconds: null, slotSeconds: null, heldBy: [] },
     sealed: false,
     keys: [],
     rotations: [],

@@ -2,6 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import type pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import { readSettings, type Settings } from '../../src/config.ts';
 import { bytea, copyIn, encodeRows } from '../../src/database/copy.ts';
@@ -87,6 +88,9 @@ test('a batch is masked, its message deleted from the queue, and the batch close
   expect(await inFlight()).toBe(0);
 });
 
+const pidOf = async (client: pg.PoolClient): Promise<number> =>
+  (await client.query<{ pid: number }>('select pg_backend_pid() as pid')).rows[0]!.pid;
+
 /** Runs a worker once and returns the levels of what it says about the batch. */
 async function levelsOnceMore(batchId: string): Promise<string[]> {
   await db.superuser.query('select staging.add_mask_job($1)', [batchId]);
@@ -138,6 +142,27 @@ test('a running worker empties staging before it ends', async () => {
   stop.abort();
   await worker;
   expect((await db.superuser.query('select from staging.raw_messages')).rowCount).toBe(0);
+});
+
+test('a running worker warns of a slot that somebody has held for over a minute', async () => {
+  const stop = new AbortController();
+  const { log, ...others } = options(rightKek(), stop.signal);
+  const warn = vi.spyOn(log, 'warn');
+  const worker = runWorker({ ...others, log });
+  const batchId = await stageOne(event(1));
+  await until(async () => (await ledgerOf(batchId)).acked_at !== null);
+  const holder = await db.superuser.connect();
+  await holder.query('begin; lock table staging.raw_messages in access share mode');
+  await db.pool('worker').query('select staging.rotate_slots(filled_until => clock_timestamp())');
+  await db.superuser.query(
+    `update staging.slots set closed_at = closed_at - interval '2 minutes' where not is_open`,
+  );
+  await until(() => warn.mock.calls.length > 0);
+  expect(warn.mock.calls).toEqual([[expect.stringContaining(String(await pidOf(holder)))]]);
+  await holder.query('rollback');
+  holder.release();
+  stop.abort();
+  await expect(worker).resolves.toBeUndefined();
 });
 
 test('a wrong key is refused, ends the worker, and nothing is masked with it', async () => {

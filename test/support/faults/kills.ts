@@ -147,7 +147,7 @@ async function turnSlots({ superuser }: World): Promise<void> {
   await until(async () => (await numberOf(superuser, staged)) > 0, 20_000);
   await retried(() =>
     superuser.query(
-      `update staging.slots set opened_at = now() - interval '1 hour'; select staging.rotate_slots()`,
+      `update staging.slots set opened_at = now() - interval '1 hour', tried_at = null; select staging.rotate_slots()`,
     ),
   );
 }
