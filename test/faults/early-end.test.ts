@@ -13,7 +13,7 @@ vi.setConfig({ testTimeout: 300_000, hookTimeout: 120_000 });
 let pipeline: Pipeline;
 beforeEach(async () => {
   pipeline = await startPipeline();
-  await pipeline.superuser.query('create extension pg_buffercache');
+  await pipeline.superuser.query('create extension pg_buffercache schema public');
 });
 afterEach(() => pipeline.stop());
 
@@ -32,7 +32,7 @@ const number = async (query: string): Promise<number> =>
 const flush = () =>
   pipeline.superuser.query(
     `checkpoint;
-     select pg_buffercache_evict_relation(c.oid) from pg_class c
+     select public.pg_buffercache_evict_relation(c.oid) from pg_class c
       where c.oid::regclass::text like 'staging.raw_messages%' and c.relkind = 'r'`,
   );
 const WAITING = `select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%mask_batch%'`;

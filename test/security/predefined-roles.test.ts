@@ -116,7 +116,7 @@ test('and writes nothing anywhere: not by insert, update, delete, merge or COPY,
 
 test.each([
   `insert into unmask.policy values ('pg_read_all_data', 1000000, 1000000, 1000000, '1 day')`,
-  `insert into audit.events select 1000, now(), 'somebody', 'approve', '{}', '', ''`,
+  `insert into audit.events select 1000, now(), 'somebody', 'approve', '{}', '{}', ''`,
   `insert into masking.retention_policy (singleton) values (true)`,
   `insert into graphile_migrate.migrations (hash, filename) values ('sha1:0', '000099.sql')`,
   'insert into graphile_worker.migrations (id) values (1000)',
@@ -195,8 +195,8 @@ test('an unmasker with all of them forges no approval, no event and no policy', 
     people.map(({ ipToken }) => ipToken),
   );
   const forgeries = [
-    `insert into audit.events (event_id, at, actor, action, details, previous_hash, hash)
-     values (1000, now(), 'somebody', 'approve', '{"request_id": "${id}"}', '', '')`,
+    `insert into audit.events (event_id, at, actor, action, details, previous_hashes, hash)
+     values (1000, now(), 'somebody', 'approve', '{"request_id": "${id}"}', '{}', '')`,
     `insert into unmask.approvals (request_id, approved_by, digest, event_id) values ('${id}', 'somebody', '', 1000)`,
     `insert into unmask.requests (tokens, kind, reason, role_name, expires_at, needs_approval, event_id)
      values ('{}', 'ip', 'r', 'logins_unmasker', now(), false, 1)`,

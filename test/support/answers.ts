@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
 import type { StackLogin } from '../../src/config.ts';
 import type { TestDatabase } from './database.ts';
-import { finish, request, reveal, rotate, type Pools } from './keys.ts';
+import { request, reveal, rotate, type Pools } from './keys.ts';
 import { maskAll, ledgerOf, type Message } from './staging.ts';
 
 const PREFIX = 'answers-';
@@ -73,7 +73,7 @@ export async function answersOf(sessions: Sessions): Promise<Record<string, unkn
   const bodies = await bodiesOf(db.pool('unmasker'), badIds);
   const known = await foundOf(db.pool('unmasker'));
   await rotate(db);
-  await finish(db);
+  await finish(db.pool('worker'));
   const { rows: compat } = await db.pool('analyst').query<{ major: number | null; is_day: boolean }>(
     `select c.app_version as major, c.create_date = date '2026-01-15' as is_day
        from public.user_logins l
@@ -96,6 +96,23 @@ export async function answersOf(sessions: Sessions): Promise<Record<string, unkn
     compat: new Set(compat.map(({ major, is_day }) => `${major} ${is_day}`)),
     verified,
   };
+}
+
+/** Steps until no rotation runs, in READ COMMITTED, as a worker's own sessions are: a step refuses any other (25000). */
+async function finish(worker: pg.Pool): Promise<void> {
+  const client = await worker.connect();
+  try {
+    for (let more = true; more;) {
+      await client.query('begin isolation level read committed');
+      const { rows } = await client.query<{ more: boolean }>('select more from masking.rotate_step()');
+      await client.query('commit');
+      more = rows[0]!.more;
+    }
+    client.release();
+  } catch (error) {
+    client.release(true);
+    throw error;
+  }
 }
 
 /** What each login's masks stand for, and which of the logins share a mask with it. */

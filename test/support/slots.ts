@@ -14,13 +14,13 @@ export async function rotate(db: TestDatabase): Promise<number> {
 
 /** Tables of staging with a page that holds the canary, whether in a file or on its way there. */
 export async function residue(db: TestDatabase): Promise<string[]> {
-  await db.superuser.query('create extension if not exists pageinspect');
+  await db.superuser.query('create extension if not exists pageinspect schema public');
   const { rows } = await db.superuser.query<{ name: string }>(
     `select distinct c.oid::regclass::text as name
        from pg_class c, generate_series(0, pg_relation_size(c.oid) / 8192 - 1) as block
       where c.oid::regclass::text like 'staging.raw_messages%'
         and c.relkind = 'r'
-        and position(convert_to($1, 'UTF8') in get_raw_page(c.oid::regclass::text, block)) > 0`,
+        and position(convert_to($1, 'UTF8') in public.get_raw_page(c.oid::regclass::text, block)) > 0`,
     [CANARY],
   );
   return rows.map(({ name }) => name);

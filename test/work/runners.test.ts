@@ -7,6 +7,7 @@ import pino from 'pino';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { childEnvironment, readSettings } from '../../src/config.ts';
 import { createLogger, type Logger } from '../../src/log.ts';
+import { databaseAt } from '../../src/database/url.ts';
 import { runWorker, runWorkerOnce, type WorkerOptions } from '../../src/work/worker.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { until } from '../support/pipeline.ts';
@@ -35,7 +36,7 @@ function options(stop: AbortSignal, log: Logger = createLogger('silent'), url = 
     kek: { text: db.kek.toString('hex') },
     workerConcurrency: 2,
   };
-  return { settings, database: { url }, queue, log, stop } as WorkerOptions;
+  return { settings, database: databaseAt(url), queue, log, stop } as WorkerOptions;
 }
 
 /** A logger that keeps every line. */
@@ -186,7 +187,9 @@ test('a database that is away is told once in a while, with its host and port, a
   stop.abort();
   await worker;
   server.close();
-  expect(warnings(lines)).toEqual([expect.objectContaining({ attempts: 1 })]);
+  // Beside what the end of a worker says: it could not empty staging.
+  const told = warnings(lines).filter((line) => 'attempts' in line);
+  expect(told).toEqual([expect.objectContaining({ attempts: 1 })]);
   expect(text()).toContain(`127.0.0.1:${port}/logins`);
   expect(text()).not.toMatch(/somebody|secret/);
 });

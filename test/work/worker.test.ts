@@ -220,7 +220,7 @@ test('a worker with a key that was replaced is told when, and which one is wante
   );
   for (const part of [rows[0].at, fingerprintOf(db.kek), fingerprintOf(next)])
     expect(refusal.message).toContain(part);
-  expect(await runWorkerOnce(options({ text: next.toString('hex') }))).toEqual({ failed: 0 });
+  expect(await runWorkerOnce(options({ text: next.toString('hex') }))).toMatchObject({ failed: 0 });
 });
 
 test('a worker with the former key goes on after a rewrap, also when its connections are cut, until it has to unseal', async () => {
@@ -250,11 +250,11 @@ test('an unsealing by somebody else that is not over does not hang a worker', as
     encodeRows([bytea], [[db.kek]]),
   );
   const batchId = await stageOne(event(10));
-  expect(await runWorkerOnce(options(rightKek()))).toEqual({ failed: 1 });
+  expect(await runWorkerOnce(options(rightKek()))).toMatchObject({ failed: 1 });
   await other.client.query('rollback');
   other.client.release();
   await db.superuser.query('update graphile_worker._private_jobs set run_at = now()');
-  expect(await runWorkerOnce(options(rightKek()))).toEqual({ failed: 0 });
+  expect(await runWorkerOnce(options(rightKek()))).toMatchObject({ failed: 0 });
   expect(await ledgerOf(batchId)).toMatchObject({ inserted: 1 });
 });
 
