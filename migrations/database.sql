@@ -19,7 +19,9 @@ begin
       errcode = 'ML024',
       message = format('the migrating login may not make schemas in database %I', database_name),
       hint = format(
-        'Have the owner of the database run `grant create on database %I to %I`', database_name, current_user
+        'Have the owner of the database run `grant create on database %I to MIGRATOR`, where MIGRATOR is the login in '
+        'DATABASE_URL',
+        database_name
       );
   end if;
 
@@ -82,8 +84,9 @@ begin
         errcode = 'ML024',
         message = format('%I may not connect to database %I, and the migrating login may not let it', group_name, database_name),
         hint = format(
-          'Have the owner of the database run `grant connect on database %I to %I with grant option`',
-          database_name, current_user
+          'Have the owner of the database run `grant connect on database %I to MIGRATOR with grant option`, where MIGRATOR '
+          'is the login in DATABASE_URL',
+          database_name
         );
     end if;
   end loop;
@@ -102,9 +105,8 @@ begin
     raise exception using
       errcode = 'ML021',
       message = 'user_logins is to live in schema public, which logins_owner and logins_analyst may not use, and the migrating login may not let them',
-      hint = format(
-        'Have the owner of the database run `grant usage, create on schema public to %I with grant option`', current_user
-      );
+      hint = 'Have the owner of the database run `grant usage, create on schema public to MIGRATOR with grant option`, '
+        'where MIGRATOR is the login in DATABASE_URL';
   end if;
 
   if has_language_privilege('plpgsql', 'usage with grant option') and has_language_privilege('sql', 'usage with grant option') then
@@ -114,9 +116,8 @@ begin
     raise exception using
       errcode = 'ML025',
       message = 'logins_owner may not use the languages sql and plpgsql, and the migrating login may not let it',
-      hint = format(
-        'Have a superuser run, in this database, `grant usage on language sql, plpgsql to %I with grant option`', current_user
-      );
+      hint = 'Have a superuser run, in this database, `grant usage on language sql, plpgsql to MIGRATOR with grant option`, '
+        'where MIGRATOR is the login in DATABASE_URL';
   end if;
 
   if not has_function_privilege('logins_owner', 'crypto.pgp_sym_encrypt_bytea(bytea, text, text)', 'execute') then

@@ -20,7 +20,7 @@ begin
     raise exception using
       errcode = 'ML022',
       message = 'the roles logins_* are to be made, and the migrating login may not make roles',
-      hint = format('Have a superuser run `alter role %I createrole`', current_user);
+      hint = 'Have a superuser run `alter role MIGRATOR createrole`, where MIGRATOR is the login in DATABASE_URL';
   end if;
 
   -- Since Postgres 16 whoever has CREATEROLE gets no more than ADMIN on the roles it makes; the migrations
@@ -53,10 +53,8 @@ begin
     raise exception using
       errcode = 'ML023',
       message = 'another login made the roles logins_*, and the migrating one may not act as logins_owner',
-      hint = format(
-        'Have a superuser, or that other login, run `grant logins_owner to %I with inherit true, set true`',
-        current_user
-      );
+      hint = 'Have a superuser, or that other login, run `grant logins_owner to MIGRATOR with inherit true, set true`, '
+        'where MIGRATOR is the login in DATABASE_URL';
   end if;
 end
 $$;

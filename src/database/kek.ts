@@ -26,6 +26,10 @@ export async function readKek(
     content = await readFile(source.file, 'utf8');
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
+    if (keyIn(source.file) !== undefined)
+      throw new SettingError(
+        `${fileSetting} is to name a file, and holds a key: put the key into a file, or into MASKING_KEK`,
+      );
     throw new SettingError(`${fileSetting} names a file that cannot be read (${code}): ${source.file}`);
   }
   return parseKek(content, fileSetting);
@@ -33,15 +37,19 @@ export async function readKek(
 
 /** @throws {SettingError} where the text is no key; it never quotes the text */
 export function parseKek(given: string, variable: string): Buffer {
-  const text = given.trim();
-  if (/^[0-9a-f]{64}$/i.test(text)) return Buffer.from(text, 'hex');
-  if (/^[A-Za-z0-9+/]{43}=$/.test(text)) {
-    const bytes = Buffer.from(text, 'base64');
-    if (bytes.length === KEK_BYTES) return bytes;
-  }
+  const key = keyIn(given);
+  if (key !== undefined) return key;
   throw new SettingError(
     `${variable} must be ${KEK_BYTES} random bytes, written as 64 hexadecimal digits or as 44 characters of base64 (openssl rand -hex 32)`,
   );
+}
+
+function keyIn(given: string): Buffer | undefined {
+  const text = given.trim();
+  if (/^[0-9a-f]{64}$/i.test(text)) return Buffer.from(text, 'hex');
+  if (!/^[A-Za-z0-9+/]{43}=$/.test(text)) return undefined;
+  const bytes = Buffer.from(text, 'base64');
+  return bytes.length === KEK_BYTES ? bytes : undefined;
 }
 
 /** The fingerprint of a key in hexadecimal digits, as masking.fingerprint_of computes it: it tells nothing of the key. */

@@ -105,13 +105,12 @@ function clientFor(connectionString: string): pg.Client {
 
 /** The scripts are blocks in PL/pgSQL, and so cannot say themselves that they may not be. */
 async function checkLanguages(client: pg.Client): Promise<void> {
-  const { rows } = await client.query<{ login: string; may: boolean }>(
-    `select quote_ident(current_user) as login,
-            has_language_privilege('plpgsql', 'usage') and has_language_privilege('sql', 'usage') as may`,
+  const { rows } = await client.query<{ may: boolean }>(
+    `select has_language_privilege('plpgsql', 'usage') and has_language_privilege('sql', 'usage') as may`,
   );
   if (rows[0]?.may === true) return;
   throw new FatalError(
-    `the migrating login may not use the languages sql and plpgsql: have a superuser run, in this database, \`grant usage on language sql, plpgsql to ${rows[0]?.login} with grant option\``,
+    `the migrating login may not use the languages sql and plpgsql: have a superuser run, in this database, \`grant usage on language sql, plpgsql to MIGRATOR with grant option\`, where MIGRATOR is the login in DATABASE_URL`,
   );
 }
 

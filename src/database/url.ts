@@ -102,7 +102,8 @@ function settleTls(params: URLSearchParams): void {
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       const fault = code === 'ENOENT' ? 'does not exist' : `cannot be read (${code})`;
-      throw new SettingError(`names a file that ${fault}, as ${name}: ${file}`);
+      // Not which: the only pieces of a connection string that are shown are host, port and database.
+      throw new SettingError(`names a file as ${name} that ${fault}`);
     }
   }
 }

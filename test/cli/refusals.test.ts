@@ -104,7 +104,7 @@ describe('a database that cannot be used ends every command at once, with one li
   test('a certificate file that is not there, which is a wrong setting', async () => {
     const url = urlWith((u) => (u.search = '?sslmode=verify-full&sslrootcert=/no/such/ca.crt'));
     for (const outcome of await each(['load', 'migrate'], variables(url)))
-      expect(expectOneLine(outcome, 2)).toMatch(/DATABASE_URL.*sslrootcert.*\/no\/such\/ca\.crt/);
+      expect(expectOneLine(outcome, 2)).toMatch(/DATABASE_URL.*sslrootcert/);
   });
 
   test('a piece of a password that is not percent-encoded, which is a wrong setting', async () => {
