@@ -64,7 +64,10 @@ async function refusal(migration: Promise<void>): Promise<{ code: string | undef
     () => 'no refusal',
     (error: Error) => error.message,
   );
-  return { code: /ML\d{3}/.exec(text)?.[0], remedy: /`([^`]+)`/.exec(text)?.[1] ?? text };
+  return {
+    code: /ML\d{3}/.exec(text)?.[0],
+    remedy: (/`([^`]+)`/.exec(text)?.[1] ?? text).replace('MIGRATOR', MIGRATOR),
+  };
 }
 
 /** The way of a value: loaded, masked, read, requested, approved, revealed; and what is looked at on the side. */
@@ -83,7 +86,7 @@ async function expectJourney(name: string): Promise<void> {
   await db.pool('worker').query('select staging.maintain_partitions()');
 
   for (const login of ['analyst', 'unmasker'] as const) {
-    for (const relation of ['user_logins', 'user_logins_compat']) {
+    for (const relation of ['public.user_logins', 'public.user_logins_compat']) {
       const { rows } = await db.pool(login).query(`select user_id from ${relation}`);
       expect(rows).toEqual([{ user_id: userId }]);
     }
@@ -91,7 +94,9 @@ async function expectJourney(name: string): Promise<void> {
   await db.superuser.query('update unmask.policy set approval_above = 0');
   const { rows: requests } = await db
     .pool('unmasker')
-    .query(`select unmask.request('ip', array(select masked_ip from user_logins), reason => 'INC-1') as id`);
+    .query(
+      `select unmask.request('ip', array(select masked_ip from public.user_logins), reason => 'INC-1') as id`,
+    );
   await db.pool('approver').query('select unmask.approve($1)', [requests[0].id]);
   const { rows: values } = await db
     .pool('unmasker')
