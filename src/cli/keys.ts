@@ -4,6 +4,7 @@ import type pg from 'pg';
 import { readSettings, requireDatabase, type Settings } from '../config.ts';
 import { checkDatabase } from '../database/check.ts';
 import { fingerprintOf, readKek, replaceKekFile, rewrap, unseal } from '../database/kek.ts';
+import { counted } from '../counted.ts';
 import { createPool } from '../database/pool.ts';
 import { codeOf, FatalError, SettingError, SQLSTATE } from '../errors.ts';
 import { explaining } from '../explain.ts';
@@ -104,7 +105,7 @@ async function rotate(pool: pg.Pool, given: Command): Promise<void> {
       });
     });
   print(
-    `${rowCount} rotations begun; workers do them in the background, and npm run keys -- list shows how far they are`,
+    `${counted(rowCount ?? 0, 'rotation')} begun; workers do them in the background, and npm run keys -- list shows how far they are`,
   );
 }
 

@@ -1,3 +1,4 @@
+import { counted } from '../counted.ts';
 import { CLEAR_LINE, type Logger } from '../log.ts';
 import type { LoaderProgress, LoaderSummary } from './options.ts';
 
@@ -86,5 +87,5 @@ export function summaryLine({
     ...(released > 0 ? [`${released} given back to the queue`] : []),
   ];
   const tail = extras.length > 0 ? ` (${extras.join(', ')})` : '';
-  return `received ${received} and staged ${staged} messages in ${batches} batches, ${seconds.toFixed(1)} s${tail}`;
+  return `received ${received} and staged ${counted(staged, 'message')} in ${counted(batches, 'batch', 'batches')}, ${seconds.toFixed(1)} s${tail}`;
 }

@@ -1,3 +1,4 @@
+import { counted } from '../counted.ts';
 import { describeResidue } from './clear-staging.ts';
 import type { OnceSummary } from './worker.ts';
 
@@ -23,8 +24,4 @@ export function onceProblems({ failed, residue }: OnceSummary, wasStopped: boole
     ...(wasStopped ? ['it was told to stop: the jobs that are due are for the next worker'] : []),
     ...(residue === undefined ? [] : [describeResidue(residue)]),
   ];
-}
-
-function counted(count: number, one: string, many = `${one}s`): string {
-  return `${count} ${count === 1 ? one : many}`;
 }

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { progressLine, reportToTerminal } from '../../src/load/report.ts';
+import { progressLine, reportToTerminal, summaryLine } from '../../src/load/report.ts';
 
 const PROGRESS = {
   received: 12_345_678,
@@ -40,4 +40,18 @@ test('each time the line is drawn over the last one, and at the end there is non
   report.end();
   expect(written.every((text) => text.startsWith('\r\u001B[K') && !text.includes('\n'))).toBe(true);
   expect(written.at(-1)).toBe('\r\u001B[K');
+});
+
+test('a summary counts one batch and two batches', () => {
+  const summary = {
+    received: 1,
+    redelivered: 0,
+    staged: 1,
+    batches: 1,
+    released: 0,
+    seconds: 1,
+    exitCode: 0,
+  } as const;
+  expect(summaryLine(summary)).toMatch(/1 message in 1 batch,/);
+  expect(summaryLine({ ...summary, staged: 2, batches: 2 })).toMatch(/2 messages in 2 batches,/);
 });
