@@ -1,4 +1,4 @@
-import { randomBytes, randomUUID } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -8,18 +8,16 @@ import { readSettings, type Settings } from '../../src/config.ts';
 import { bytea, copyIn, encodeRows } from '../../src/database/copy.ts';
 import { fingerprintOf, rewrap } from '../../src/database/kek.ts';
 import { databaseAt } from '../../src/database/url.ts';
-import { COPY_INBOX, encodeInbox } from '../../src/load/inbox.ts';
 import { startEmulator, type Emulator } from '../../src/local/emulator.ts';
 import { createLogger } from '../../src/log.ts';
 import { createQueueClient } from '../../src/queue/client.ts';
 import { countMessages } from '../../src/queue/counts.ts';
-import { receive } from '../../src/queue/receive.ts';
 import { runWorker, runWorkerOnce } from '../../src/work/worker.ts';
-import { SendMessageCommand } from '@aws-sdk/client-sqs';
 import { event } from '../support/bodies.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { openTransaction } from '../support/keys.ts';
 import { until } from '../support/pipeline.ts';
+import { stageReceived } from './stage-received.ts';
 
 let emulator: Emulator;
 let db: TestDatabase;
@@ -53,24 +51,7 @@ function options(kek: Settings['kek'], stop: AbortSignal = never) {
 
 const rightKek = () => ({ text: db.kek.toString('hex') });
 
-/** Sends a message, receives it and stages it as the loader would. */
-async function stageOne(body: string): Promise<string> {
-  const sqs = createQueueClient(queue(), { maxSockets: 1 });
-  await sqs.send(new SendMessageCommand({ QueueUrl: emulator.queueUrl, MessageBody: body }));
-  const [message] = await receive(sqs, emulator.queueUrl, {
-    waitTimeSeconds: 1,
-    visibilityTimeoutSeconds: 300,
-  });
-  sqs.destroy();
-  const batchId = randomUUID();
-  const client = await db.pool('loader').connect();
-  await client.query('begin');
-  await copyIn(client, COPY_INBOX, encodeInbox(batchId, [message!]));
-  await client.query('select staging.submit_batch($1, 1)', [batchId]);
-  await client.query('commit');
-  client.release();
-  return batchId;
-}
+const stageOne = (body: string) => stageReceived(db, queue(), body);
 
 const ledgerOf = async (batchId: string) =>
   (await db.superuser.query('select * from staging.batches where batch_id = $1', [batchId])).rows[0];
