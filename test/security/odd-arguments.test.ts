@@ -20,6 +20,7 @@ const ODD: Record<string, (string | null)[]> = {
   text: [null, '', ' ', 'x'.repeat(100_000)],
   uuid: [null, '00000000-0000-0000-0000-000000000000', 'ffffffff-ffff-ffff-ffff-ffffffffffff'],
   'uuid[]': [null, '{}', '{null}', '{00000000-0000-0000-0000-000000000000,null}'],
+  'timestamp with time zone': [null, '-infinity', 'infinity', '4714-11-24 00:00:00+00 BC'],
   interval: [null, '0', '-1 day', '170000 years', '-170000 years'],
 };
 
@@ -73,7 +74,10 @@ beforeAll(async () => {
   const broken = [message('no JSON'), message('{')];
   await maskAll(db, broken);
   const staged = await stage(db, [message(), message()]);
-  const token = await query('analyst', 'select masked_ip from user_logins where masked_ip is not null');
+  const token = await query(
+    'analyst',
+    'select masked_ip from public.user_logins where masked_ip is not null',
+  );
   const request = await query('unmasker', `select unmask.request('ip', array['${token}']::uuid[], 'INC-1')`);
   await query('custodian', `select masking.set_retention(24)`);
   sound = {
@@ -95,6 +99,7 @@ beforeAll(async () => {
     worker_id: 'worker-1',
     keep: '30 days',
     overdue: '30 seconds',
+    filled_until: '2026-01-15 12:00:00+00',
     known_event_id: '1',
     known_hash: 'none',
   };
