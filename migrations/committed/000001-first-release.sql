@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:6c020cfc4e6fda6cac40950d3e111847ff3bff64
+--! Hash: sha1:3031644129d814b5ae4eeda96a093aa70225c41e
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -2293,7 +2293,8 @@ revoke all on function masking.mask_one_by_one(uuid) from public;
 -- locks:   masking.keys and masking.vault against rotation and purges, until the transaction ends: whoever makes a
 --          key or removes values waits for the batches under way, and later batches see what it did
 -- twice:   yes
--- raises:  ML001 sealed; ML002 wrong key-encryption key; faults of the server
+-- raises:  ML001 sealed; ML002 wrong key-encryption key; 25000 not READ COMMITTED: such a transaction would mask under
+--          a key that has been destroyed since it began, or rely on a value that has been erased; faults of the server
 create or replace function masking.mask_staged(
   batch_id uuid,
   out rows integer,
@@ -2308,6 +2309,7 @@ as $$
 declare
   counts record;
 begin
+  perform masking.require_read_committed();
   lock table masking.keys, masking.vault in row exclusive mode;
 
   begin
@@ -2346,7 +2348,7 @@ revoke all on function masking.mask_staged(uuid) from public;
 -- writes:  masking.vault, public.user_logins, staging.quarantine, staging.batches
 -- twice:   yes: a masked batch returns its receipts again until it is closed; one whose rows a crash took is marked
 --          lost and returns none, so that SQS delivers its messages again
--- raises:  ML001 sealed; ML002 wrong key-encryption key; ML012 no such batch; other SQLSTATEs for faults of the
+-- raises:  ML001 sealed; ML002 wrong key-encryption key; ML012 no such batch; 25000 not READ COMMITTED; other SQLSTATEs for faults of the
 --          server, with their details removed
 create or replace function masking.mask_batch(batch_id uuid)
 returns table (receipt_handle text)
@@ -3385,7 +3387,7 @@ revoke all on function masking.first_token(integer) from public;
 -- what:    refuses to go on in a REPEATABLE READ or SERIALIZABLE transaction. Such a transaction does not see what others
 --          committed after it began: it would take a value that a new login needs for one that nobody needs, or a
 --          login that it cannot see for one that is not there.
--- called:  by whatever deletes values or concludes that nothing is left
+-- called:  by whatever masks, deletes values, truncates, or concludes that nothing is left
 -- raises:  25000 another isolation level
 create or replace function masking.require_read_committed()
 returns void
@@ -4445,6 +4447,8 @@ begin
      order by c.relname
   );
   begin
+    -- In the order of masking.purge_step, which holds this row when it wants to read user_logins.
+    perform from masking.retention_policy p for update;
     if cardinality(partitions) > 0 then
       lock table only public.user_logins in access exclusive mode;
     end if;
@@ -4945,6 +4949,7 @@ revoke all on function staging.empty_slot(integer, integer, boolean, boolean) fr
 --          second at the most, for one slot a call, and after a failure only every 20 seconds; in between it tries
 --          without waiting.
 -- twice:   yes
+-- raises:  25000 not READ COMMITTED: it would truncate rows that it does not see
 create or replace function staging.rotate_slots(
   filled_until timestamptz default null,
   out emptied integer,
@@ -4965,6 +4970,7 @@ declare
   is_emptied boolean;
   slots_left integer[];
 begin
+  perform masking.require_read_committed();
   emptied := 0;
   -- One at a time.
   select s.* into open_slot from staging.slots s where s.is_open for update skip locked;
@@ -5444,7 +5450,7 @@ grant execute on function staging.clean_ledger(interval) to logins_worker;
 --          staging.batches, audit.events
 -- keeps:   what is in the clear in memory (work_mem), off the disk
 -- twice:   yes: what is not in quarantine is left out, and where nothing is left, nothing is on the record
--- raises:  ML001 sealed; ML004 a ciphertext was changed; ML008 an erasure is not done yet; 22023 message_ids is null; 54000 more than 10000 messages, or
+-- raises:  ML001 sealed; ML004 a ciphertext was changed; ML008 an erasure is not done yet; 22023 message_ids is null; 25000 not READ COMMITTED; 54000 more than 10000 messages, or
 --          more than 64 MiB of bodies, at once
 create or replace function staging.replay(
   message_ids uuid[],

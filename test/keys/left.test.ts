@@ -19,7 +19,7 @@ import {
   type Login,
 } from '../support/keys.ts';
 import { sqlstate } from '../support/sqlstate.ts';
-import { maskAll, message } from '../support/staging.ts';
+import { event, mask, maskAll, message, stage } from '../support/staging.ts';
 
 let db: TestDatabase;
 let sent: Map<string, Login>;
@@ -173,6 +173,24 @@ test.each([
     expect(await sqlstate(client.query(sql))).toBe('25000');
     client.release();
   }
+});
+
+test('a batch is refused in a transaction that does not see that its keys have been destroyed', async () => {
+  const { client } = await openTransaction(db.pool('worker'));
+  const batchId = await stage(db, [message(event({ ip: '198.51.100.77' }))]);
+  await client.query('rollback; begin isolation level repeatable read; select');
+  await rotate(db, 'cipher', 'ip');
+  await finish(db);
+  await custodian(`select masking.destroy_key('cipher', 1)`);
+
+  expect(await sqlstate(client.query('select masking.mask_batch($1)', [batchId]))).toBe('25000');
+  client.release();
+  expect(await mask(db, batchId)).toHaveLength(1);
+  const { rowCount } = await db.superuser.query(
+    `select from masking.vault v join masking.keys k on k.purpose = 'cipher' and k.version = v.key_version
+      where k.state = 'destroyed'`,
+  );
+  expect(rowCount).toBe(0);
 });
 
 test('a purge end is on the record with what it looked at and deleted', async () => {

@@ -211,6 +211,22 @@ test('a rotation step and a purge that want the same entries do not bring one ba
   expect(await vault()).toEqual([]);
 });
 
+test('retention that meets a purge under way waits for it and goes on', async () => {
+  await makePartition(-5);
+  await keepMonths(1);
+  const purging = await openTransaction(db.superuser);
+  await purging.client.query('select from masking.retention_policy for update');
+  const dropping = await openTransaction(db.pool('worker'));
+  const dropped = dropping.client.query('select dropped from masking.retention()');
+  await untilBlocked(db, dropping.pid);
+  // As a step does it, which holds the policy.
+  await purging.client.query('select from public.user_logins');
+  await purging.client.query('commit');
+  expect((await dropped).rows).toEqual([{ dropped: 1 }]);
+  await dropping.client.query('commit');
+  for (const { client } of [purging, dropping]) client.release();
+});
+
 test('dropped partitions, the policy and the end of a purge are on the record', async () => {
   const name = await makePartition(-5);
   await keepMonths(3);

@@ -42,6 +42,15 @@ test('a replay of no message that is in quarantine says so and leaves nothing on
   expect((await db.superuser.query('select from staging.batches')).rowCount).toBe(1);
 });
 
+test('a replay is refused in a transaction that does not see what others have committed, and the message stays', async () => {
+  const ids = await quarantine(['no JSON']);
+  const { client } = await openTransaction(db.pool('custodian'));
+  await client.query('rollback; begin isolation level repeatable read');
+  expect(await sqlstate(client.query('select staging.replay($1)', [ids]))).toBe('25000');
+  client.release();
+  expect(await outcomesOf(db, ids[0]!)).toEqual([{ quarantined: 'body: not JSON' }]);
+});
+
 test('a replay of null is refused', async () => {
   expect(await sqlstate(replay(null))).toBe('22023');
 });

@@ -15,6 +15,7 @@ import {
   sizes,
   tried,
 } from '../support/slots.ts';
+import { sqlstate } from '../support/sqlstate.ts';
 import { close, event, inTransaction, mask, maskAll, message, stage } from '../support/staging.ts';
 
 let db: TestDatabase;
@@ -34,6 +35,14 @@ test('rotation leaves out a slot that somebody holds, empties the others, and do
   await end(reader);
   expect(await rotate(db)).toBe(1);
   expect(await sizes(db)).toEqual({ 0: false, 1: false, 2: false });
+});
+
+test('rotation is refused in a transaction that does not see all that it would truncate', async () => {
+  const worker = await open(db, 'rollback; begin isolation level repeatable read; select', 'worker');
+  const batchId = await stage(db, [message(event())]);
+  expect(await sqlstate(worker.client.query('select staging.rotate_slots(clock_timestamp())'))).toBe('25000');
+  await end(worker);
+  expect(await mask(db, batchId)).toHaveLength(1);
 });
 
 test('a slot that somebody holds takes nothing more', async () => {

@@ -67,12 +67,22 @@ export async function stage(
   return batchId;
 }
 
-/** Masks a batch as the worker's login does; returns the receipts. */
+/** Masks a batch as a worker does, in READ COMMITTED; returns the receipts. Masking refuses any other level (25000). */
 export async function mask(db: TestDatabase, batchId: string): Promise<string[]> {
-  const { rows } = await db
-    .pool('worker')
-    .query<{ receipt_handle: string }>('select receipt_handle from masking.mask_batch($1)', [batchId]);
-  return rows.map((row) => row.receipt_handle);
+  const client = await db.pool('worker').connect();
+  try {
+    await client.query('begin isolation level read committed');
+    const { rows } = await client.query<{ receipt_handle: string }>(
+      'select receipt_handle from masking.mask_batch($1)',
+      [batchId],
+    );
+    await client.query('commit');
+    client.release();
+    return rows.map((row) => row.receipt_handle);
+  } catch (error) {
+    client.release(true);
+    throw error;
+  }
 }
 
 export async function close(db: TestDatabase, batchId: string): Promise<void> {
