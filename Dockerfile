@@ -12,6 +12,7 @@ ENV NODE_ENV=production
 WORKDIR /app
 COPY --from=dependencies /app/node_modules ./node_modules
 COPY package.json .gmrc ./
+COPY bin ./bin
 COPY migrations ./migrations
 COPY src ./src
 COPY tasks ./tasks

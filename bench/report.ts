@@ -3,6 +3,7 @@
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { commandLine } from '../src/cli/command.ts';
 import { isMet, promiseOf, type Result, type Target } from './benchmark.ts';
 import { plot } from './plots.ts';
 
@@ -12,6 +13,8 @@ const BEGIN = '<!-- results of NAME -->';
 const END = '<!-- end of results -->';
 
 type Stored = Result & { benchmark: string; node: string; cores: number };
+
+commandLine('bench:report', 'Puts the results of the benchmarks into docs/performance.md').parse();
 
 let page = readFileSync(PAGE, 'utf8');
 const names = [...page.matchAll(new RegExp(BEGIN.replace('NAME', '(.+)'), 'g'))].map(([, name]) => name!);

@@ -7,6 +7,11 @@
 --
 -- Run by `npm run migrate` after graphile-worker's own migrations, as logins_owner. May be run again.
 
+-- The library puts row-level security on its other tables.
+alter table graphile_worker.migrations enable row level security;
+-- A view reads with its owner's rights, past row-level security, unless it is told otherwise.
+alter view graphile_worker.jobs set (security_invoker = true);
+
 do $$
 declare
   queue_table regclass;
@@ -18,7 +23,11 @@ begin
     if not exists (
       select from pg_catalog.pg_policy p where p.polrelid = queue_table and p.polname = 'logins_worker'
     ) then
-      execute format('create policy logins_worker on %s to logins_worker using (true) with check (true)', queue_table);
+      -- Which of its migrations have run is for those who migrate to say.
+      execute format(
+        'create policy logins_worker on %s for %s to logins_worker using (true)',
+        queue_table, case queue_table when 'graphile_worker.migrations'::regclass then 'select' else 'all' end
+      );
     end if;
   end loop;
 end
@@ -26,7 +35,6 @@ $$;
 
 grant usage on schema graphile_worker to logins_worker;
 grant select, insert, update, delete on all tables in schema graphile_worker to logins_worker;
--- Which of its migrations have run is for those who migrate to say.
 revoke insert, update, delete on graphile_worker.migrations from logins_worker;
 grant usage on all sequences in schema graphile_worker to logins_worker;
 revoke execute on all functions in schema graphile_worker from public;

@@ -6,7 +6,9 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { cleanEnv, makeValidator, str } from 'envalid';
+import { databaseAt, type DatabaseSettings } from './database/url.ts';
 import { SettingError } from './errors.ts';
+import { regionOfQueue } from './queue/region.ts';
 
 /** The logins of the local stack, a connection string each; `stack.json` holds them under `urls`. */
 export type StackLogin =
@@ -41,9 +43,10 @@ export interface QueueSettings {
 }
 
 export interface Settings {
-  database: { url: string } | undefined;
+  database: DatabaseSettings | undefined;
   queue: QueueSettings | undefined;
-  kek: { text: string } | { file: string } | undefined;
+  /** `ofStack`: the file is the local stack's own. */
+  kek: { text: string } | { file: string; ofStack?: true } | undefined;
   waitTimeSeconds: number;
   visibilityTimeoutSeconds: number;
   maxPollers: number;
@@ -51,6 +54,7 @@ export interface Settings {
   batchBytes: number;
   batchMs: number;
   maxStagedRows: number;
+  retryTimeoutSeconds: number;
   workerConcurrency: number;
   shutdownGraceSeconds: number;
   logLevel: string;
@@ -69,6 +73,12 @@ const wholeNumber = (low: number, high: number) =>
     return value;
   });
 
+const oneOf = (...values: string[]) =>
+  makeValidator<string>((input) => {
+    if (!values.includes(input)) throw new OutOfRange(`must be one of ${values.join(', ')}`);
+    return input;
+  });
+
 const url = (...protocols: string[]) =>
   makeValidator<string>((input) => {
     if (!URL.canParse(input) || !protocols.includes(new URL(input).protocol)) {
@@ -77,7 +87,7 @@ const url = (...protocols: string[]) =>
     return input;
   });
 
-const postgresUrl = url('postgres:', 'postgresql:');
+const postgresUrl = makeValidator<DatabaseSettings>(databaseAt);
 const httpUrl = url('http:', 'https:');
 
 /** The settings of ours, in the order of the README's table. */
@@ -94,12 +104,10 @@ export const SPECS = {
   LOAD_BATCH_BYTES: wholeNumber(1_024, 67_108_864)({ default: 4_194_304 }),
   LOAD_BATCH_MS: wholeNumber(1, 60_000)({ default: 250 }),
   LOAD_MAX_STAGED_ROWS: wholeNumber(1, 10_000_000)({ default: 100_000 }),
+  LOAD_RETRY_TIMEOUT_SECONDS: wholeNumber(1, 86_400)({ default: 600 }),
   WORKER_CONCURRENCY: wholeNumber(1, 64)({ default: 2 }),
   SHUTDOWN_GRACE_SECONDS: wholeNumber(1, 3_600)({ default: 30 }),
-  LOG_LEVEL: str({
-    choices: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
-    default: 'info',
-  }),
+  LOG_LEVEL: oneOf('fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent')({ default: 'info' }),
   LOCAL_DIR: str({ default: '.local' }),
 };
 
@@ -125,16 +133,17 @@ export function readSettings(login: StackLogin, environment: NodeJS.ProcessEnv =
   const localDir = path.resolve(env.LOCAL_DIR);
   const stack = readStackFile(localDir);
   return {
-    database: databaseOf(env.DATABASE_URL ?? stack?.urls[login]),
+    database: env.DATABASE_URL ?? (stack === undefined ? undefined : databaseAt(stack.urls[login])),
     queue: queueOf(env, given, stack),
     kek: kekOf(env, stack),
-    waitTimeSeconds: env.SQS_WAIT_TIME_SECONDS,
+    waitTimeSeconds: waitTimeOf(env.SHUTDOWN_GRACE_SECONDS, env.SQS_WAIT_TIME_SECONDS, given),
     visibilityTimeoutSeconds: env.SQS_VISIBILITY_TIMEOUT_SECONDS,
     maxPollers: env.SQS_MAX_POLLERS,
     batchRows: env.LOAD_BATCH_ROWS,
     batchBytes: env.LOAD_BATCH_BYTES,
     batchMs: env.LOAD_BATCH_MS,
     maxStagedRows: env.LOAD_MAX_STAGED_ROWS,
+    retryTimeoutSeconds: env.LOAD_RETRY_TIMEOUT_SECONDS,
     workerConcurrency: env.WORKER_CONCURRENCY,
     shutdownGraceSeconds: env.SHUTDOWN_GRACE_SECONDS,
     logLevel: env.LOG_LEVEL,
@@ -143,7 +152,7 @@ export function readSettings(login: StackLogin, environment: NodeJS.ProcessEnv =
 }
 
 /** @throws {SettingError} where neither `DATABASE_URL` nor a local stack names a database */
-export function requireDatabase(settings: Settings): { url: string } {
+export function requireDatabase(settings: Settings): DatabaseSettings {
   if (settings.database !== undefined) return settings.database;
   throw new SettingError(missing('DATABASE_URL', settings));
 }
@@ -151,7 +160,13 @@ export function requireDatabase(settings: Settings): { url: string } {
 /** @throws {SettingError} where neither `SQS_QUEUE_URL` nor a local stack names a queue, or it is a FIFO queue */
 export function requireQueue(settings: Settings): QueueSettings {
   if (settings.queue === undefined) throw new SettingError(missing('SQS_QUEUE_URL', settings));
-  if (new URL(settings.queue.url).pathname.endsWith('.fifo')) {
+  const { pathname } = new URL(settings.queue.url);
+  if (pathname === '/') {
+    throw new SettingError(
+      'SQS_QUEUE_URL names no queue: copy its URL, as https://sqs.REGION.amazonaws.com/ACCOUNT/NAME',
+    );
+  }
+  if (/\.fifo\/*$/.test(pathname)) {
     throw new SettingError(
       'SQS_QUEUE_URL names a FIFO queue: masked-logins loads in parallel and keeps no order, so it takes standard queues only',
     );
@@ -178,8 +193,21 @@ export function childEnvironment(variables: Record<string, string>): NodeJS.Proc
   return { ...Object.fromEntries(base), ...variables };
 }
 
-function databaseOf(connectionString: string | undefined): Settings['database'] {
-  return connectionString === undefined ? undefined : { url: connectionString };
+/** Of `SHUTDOWN_GRACE_SECONDS`, what is kept for staging what the last poll brings, in seconds. */
+const KEPT_FOR_FLUSH = 2;
+
+/**
+ * An idle poll has to end within the time there is for stopping. The default gives way to a short one; what somebody
+ * has asked for does not, because they would not notice.
+ */
+function waitTimeOf(graceSeconds: number, waitTimeSeconds: number, given: NodeJS.ProcessEnv): number {
+  const longest = Math.max(1, graceSeconds - KEPT_FOR_FLUSH);
+  if (waitTimeSeconds <= longest) return waitTimeSeconds;
+  if (given['SQS_WAIT_TIME_SECONDS'] === undefined) return longest;
+  throw new SettingError(
+    `SQS_WAIT_TIME_SECONDS must be at most SHUTDOWN_GRACE_SECONDS less ${KEPT_FOR_FLUSH}, which is ${longest}: ` +
+      'polls are never aborted, so stopping waits for them; lower the one or raise the other',
+  );
 }
 
 function queueOf(
@@ -190,7 +218,7 @@ function queueOf(
   if (env.SQS_QUEUE_URL !== undefined) {
     const queue: QueueSettings = { url: env.SQS_QUEUE_URL };
     const endpoint = env.AWS_ENDPOINT_URL_SQS ?? given['AWS_ENDPOINT_URL'];
-    const region = given['AWS_REGION'] ?? given['AWS_DEFAULT_REGION'] ?? regionOf(env.SQS_QUEUE_URL);
+    const region = regionFor(env.SQS_QUEUE_URL, given);
     if (endpoint !== undefined) queue.endpoint = endpoint;
     if (region !== undefined) queue.region = region;
     return queue;
@@ -207,7 +235,7 @@ function queueOf(
 
 function kekOf(
   env: {
-    DATABASE_URL: string | undefined;
+    DATABASE_URL: DatabaseSettings | undefined;
     MASKING_KEK: string | undefined;
     MASKING_KEK_FILE: string | undefined;
   },
@@ -216,12 +244,27 @@ function kekOf(
   if (env.MASKING_KEK !== undefined) return { text: env.MASKING_KEK };
   if (env.MASKING_KEK_FILE !== undefined) return { file: env.MASKING_KEK_FILE };
   // The stack's key-encryption key is for the stack's own database and for no other.
-  return stack !== undefined && env.DATABASE_URL === undefined ? { file: stack.kekFile } : undefined;
+  return stack !== undefined && env.DATABASE_URL === undefined
+    ? { file: stack.kekFile, ofStack: true }
+    : undefined;
 }
 
-/** AWS puts the region into the queue's host name: `sqs.eu-west-1.amazonaws.com`. */
-function regionOf(queueUrl: string): string | undefined {
-  return /^sqs\.([a-z0-9-]+)\.(?:amazonaws\.com|localhost)/.exec(new URL(queueUrl).hostname)?.[1];
+/**
+ * The region to sign requests for. One that is not the queue's would make AWS answer as if the credentials were wrong.
+ *
+ * @throws {SettingError} where a variable and the queue's URL name two regions
+ */
+function regionFor(queueUrl: string, given: NodeJS.ProcessEnv): string | undefined {
+  const variable = given['AWS_REGION'] === undefined ? 'AWS_DEFAULT_REGION' : 'AWS_REGION';
+  const set = given[variable];
+  const { region, isAws } = regionOfQueue(queueUrl);
+  if (isAws && set !== undefined && set !== region) {
+    const named = /^[a-z0-9-]{1,30}$/.test(set) ? set : 'no region';
+    throw new SettingError(
+      `${variable} is ${named} and the queue in SQS_QUEUE_URL is in ${region}: leave ${variable} out, or set it to ${region}`,
+    );
+  }
+  return set ?? region;
 }
 
 function missing(variable: string, settings: Settings): string {
@@ -230,5 +273,7 @@ function missing(variable: string, settings: Settings): string {
 }
 
 function faultOf(error: unknown): string {
-  return error instanceof OutOfRange ? error.message : 'is not one of the values it may have';
+  return error instanceof OutOfRange || error instanceof SettingError
+    ? error.message
+    : 'is not one of the values it may have';
 }

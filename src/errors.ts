@@ -19,6 +19,14 @@ export class FatalError extends Error {
   override name = 'FatalError';
 }
 
+/** What to tell a person about an error. */
+export interface Fault {
+  /** One line that says what is wrong with what, and what to do. */
+  text: string;
+  /** Whether no retry heals it, if it stays. */
+  fatal: boolean;
+}
+
 /** SQLSTATEs of ours; docs/errors.md lists them all. */
 export const SQLSTATE = {
   sealed: 'ML001',

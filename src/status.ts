@@ -2,6 +2,7 @@ import Table from 'cli-table3';
 import type { SQSClient } from '@aws-sdk/client-sqs';
 import type { Pool } from 'pg';
 import { countMessages } from './queue/counts.ts';
+import type { Residue } from './work/clear-staging.ts';
 
 /** A key as `status` shows it: never the key itself. */
 export interface KeyVersion {
@@ -19,8 +20,14 @@ export interface RotationProgress {
   to: number;
   state: 'running' | 'paused';
   phase: 'vault' | 'logins' | 'quarantine';
-  /** Rows done so far, over all phases. */
+  /** Rows done so far, over all phases; those that arrive meanwhile are among them. */
   rows: number;
+  /** Rows there were when its first step began; null before. */
+  total: number | null;
+  /** At most 99: what is done is not listed. */
+  percent: number | null;
+  /** By its speed so far; null while it is paused, or nothing is done yet. */
+  seconds_left: number | null;
   /** Why it paused itself. */
   problem: string | null;
 }
@@ -32,19 +39,22 @@ export interface ErasureProgress {
   logins: number;
 }
 
-/** What `npm run status --json` prints. Counts are of messages or rows; ages in seconds. */
+/** What `npm run --silent status -- --json` prints. Counts are of messages or rows; ages in seconds, to a tenth. */
 export interface Status {
   queue: { visible: number; inFlight: number; deadLettered: number | null };
   staged: { rows: number; oldestUnmaskedSeconds: number | null };
   batches: { total: number; open: number; lost: number };
   loaded: number;
   duplicates: number;
+  /** Sound messages whose ip is no address. */
+  noAddresses: number;
   /** `total` ever, `now` still there. */
   quarantined: { total: number; now: number };
   sealed: boolean;
   keys: KeyVersion[];
   rotations: RotationProgress[];
   erasures: ErasureProgress[];
+  residue: Residue;
 }
 
 interface StatusRow {
@@ -57,10 +67,15 @@ interface StatusRow {
   quarantined: string;
   in_quarantine: string;
   lost_batches: string;
+  no_addresses: string;
   sealed: boolean;
   keys: KeyVersion[];
   rotations: RotationProgress[];
   erasures: ErasureProgress[];
+  residue_bodies: string | null;
+  residue_seconds: number | null;
+  residue_slot_seconds: number | null;
+  residue_held_by: number[] | null;
 }
 
 /**
@@ -76,15 +91,22 @@ export async function collectStatus(pool: Pool, sqs: SQSClient, queueUrl: string
   const row = rows[0]!;
   return {
     queue: { visible: queue.visible, inFlight: queue.inFlight, deadLettered: queue.deadLettered },
-    staged: { rows: Number(row.staged_rows), oldestUnmaskedSeconds: row.oldest_unmasked_seconds },
+    staged: { rows: Number(row.staged_rows), oldestUnmaskedSeconds: toTenth(row.oldest_unmasked_seconds) },
     batches: { total: Number(row.batches), open: Number(row.open_batches), lost: Number(row.lost_batches) },
     loaded: Number(row.loaded),
     duplicates: Number(row.duplicates),
+    noAddresses: Number(row.no_addresses),
     quarantined: { total: Number(row.quarantined), now: Number(row.in_quarantine) },
     sealed: row.sealed,
     keys: row.keys,
     rotations: row.rotations,
     erasures: row.erasures,
+    residue: {
+      bodies: row.residue_bodies === null ? null : Number(row.residue_bodies),
+      oldestSeconds: row.residue_seconds,
+      slotSeconds: row.residue_slot_seconds,
+      heldBy: row.residue_held_by ?? [],
+    },
   };
 }
 
@@ -101,6 +123,7 @@ export function renderStatus(status: Status): string {
       'staged, not yet masked',
       `${staged.rows} rows${age === null ? '' : `, the oldest for ${age.toFixed(1)} s`}`,
     ],
+    ['acknowledged, still on disk', renderResidue(status.residue)],
     ['batches', `${batches.total}, of which ${batches.open} not yet acknowledged`],
     [
       'lost batches',
@@ -111,14 +134,44 @@ export function renderStatus(status: Status): string {
     ['quarantined', `${quarantined.total}, of which ${quarantined.now} still there`],
     ['keys', status.keys.map(renderKey).join('\n') || 'none yet: made at the first unsealing'],
   );
+  if (status.noAddresses > 0) {
+    const hint = 'a port or a forwarded list? see "What senders write" in docs/operations.md';
+    table.push(['ip values that are no address', `${status.noAddresses} (${hint})`]);
+  }
   if (status.rotations.length > 0) table.push(['rotations', status.rotations.map(renderRotation).join('\n')]);
   if (status.erasures.length > 0) table.push(['erasures', status.erasures.map(renderErasure).join('\n')]);
   return table.toString();
 }
 
-function renderRotation({ purpose, field, from, to, state, phase, rows, problem }: RotationProgress): string {
-  const progress = `${field} ${purpose} ${from} → ${to}: ${state} in ${phase}, ${rows} rows done`;
-  return problem === null ? progress : `${progress}; ${problem}`;
+/** A rotation in a line: what it is, how far, of how much, and how long it may take. */
+export function renderRotation(rotation: RotationProgress): string {
+  const { purpose, field, from, to, state, phase, rows, total, percent, seconds_left: left } = rotation;
+  const done = total === null ? `${rows} rows done` : `${rows} of ${total} rows done (${percent ?? 99} %)`;
+  return [
+    `${field} ${purpose} ${from} → ${to}: ${state} in ${phase}, ${done}`,
+    ...(left === null ? [] : [`some ${renderDuration(left)} left`]),
+    ...(rotation.problem === null ? [] : [rotation.problem]),
+  ].join('; ');
+}
+
+function renderDuration(seconds: number): string {
+  if (seconds < 120) return `${seconds} s`;
+  const minutes = Math.round(seconds / 60);
+  return minutes < 120 ? `${minutes} min` : `${Math.round(minutes / 60)} h`;
+}
+
+function toTenth(seconds: number | null): number | null {
+  return seconds === null ? null : Math.round(seconds * 10) / 10;
+}
+
+function renderResidue({ bodies, oldestSeconds, slotSeconds, heldBy }: Residue): string {
+  const facts = [
+    bodies === null ? 'not known: a lock on staging is in the way' : `${bodies} bodies`,
+    ...(oldestSeconds === null ? [] : [`the oldest for ${oldestSeconds} s`]),
+    ...(slotSeconds === null ? [] : [`a slot waits to be emptied for ${slotSeconds} s`]),
+    ...(heldBy.length === 0 ? [] : [`held by pid ${heldBy.join(', ')}`]),
+  ];
+  return facts.join(', ');
 }
 
 function renderErasure({ erasure_id: id, phase, logins }: ErasureProgress): string {

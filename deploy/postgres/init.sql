@@ -11,5 +11,7 @@ create role app_migrator login createrole password :'migrator_password';
 -- Schemas and the extension pgcrypto, which is a trusted one, need CREATE on the database.
 select format('grant create on database %I to app_migrator', current_database()) \gexec
 
--- user_logins lives in schema public; the migrations pass this right on to logins_owner.
-grant create on schema public to app_migrator with grant option;
+-- The migrations pass these rights on to the roles logins_* by name, so that PUBLIC's may be revoked. user_logins lives
+-- in schema public.
+select format('grant connect on database %I to app_migrator with grant option', current_database()) \gexec
+grant usage, create on schema public to app_migrator with grant option;

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:c35d20770f56d17f9c79aa17751d461e7b1031e4
+--! Hash: sha1:6c020cfc4e6fda6cac40950d3e111847ff3bff64
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -50,7 +50,7 @@ comment on column public.user_logins.loaded_at is 'When the row was masked and l
 --! EndIncluded tables/public.user_logins.sql
 --! Included tables/public.user_logins_compat.sql
 -- user_logins in the shape of its older definition, for consumers who still need it: app_version is the major
--- version, create_date a UTC day. [0-9] and not \d, which under ICU collations takes digits that integer does not.
+-- version, create_date a UTC day. [0-9] and no class of digits, which under ICU collations takes digits that integer does not.
 create or replace view public.user_logins_compat
 with (security_barrier) as
 select
@@ -59,7 +59,7 @@ select
   l.masked_ip::varchar(256) as masked_ip,
   l.masked_device_id::varchar(256) as masked_device_id,
   l.locale::varchar(32) as locale,
-  substring(l.app_version from '^\s*[vV]?([0-9]{1,9})(?![0-9])')::integer as app_version,
+  substring(l.app_version from '^[[:space:]]*[vV]?([0-9]{1,9})(?![0-9])')::integer as app_version,
   (l.create_date at time zone 'UTC')::date as create_date
 from public.user_logins l;
 
@@ -67,16 +67,27 @@ comment on view public.user_logins_compat is 'user_logins as its older definitio
 --! EndIncluded tables/public.user_logins_compat.sql
 
 --! Included tables/staging.slots.sql
--- Which slot of staging.raw_messages takes what comes in: one row.
+-- The slots of staging.raw_messages: one is open and takes what comes in, the others are closed and wait to be emptied
+-- (staging.rotate_slots). Row-level security without a policy keeps out pg_write_all_data, which could lock the open
+-- slot's row and so stop the rotation.
 create table if not exists staging.slots (
-  singleton boolean primary key default true check (singleton),
-  current_slot integer not null default 0 check (current_slot between 0 and 2),
-  opened_at timestamptz not null default now()
+  slot integer primary key check (slot between 0 and 2),
+  is_open boolean not null,
+  opened_at timestamptz not null default now(),
+  closed_at timestamptz,
+  tried_at timestamptz
 );
 
-insert into staging.slots (singleton) values (true) on conflict do nothing;
+create unique index if not exists slots_one_open on staging.slots (is_open) where is_open;
 
-comment on table staging.slots is 'The slot of staging.raw_messages that takes what comes in, and since when';
+alter table staging.slots enable row level security;
+
+insert into staging.slots (slot, is_open) values (0, true), (1, false), (2, false) on conflict do nothing;
+
+comment on table staging.slots is 'The slots of staging.raw_messages: which one takes what comes in, and since when the others wait';
+comment on column staging.slots.opened_at is 'Nothing in the slot is older than this';
+comment on column staging.slots.closed_at is 'Since when nothing new goes into the slot; null while it is open';
+comment on column staging.slots.tried_at is 'When it last could not be emptied because of somebody''s lock; null otherwise';
 --! EndIncluded tables/staging.slots.sql
 --! Included tables/staging.raw_messages.sql
 -- Messages as SQS delivered them, in the clear, for the seconds between COPY and masking.
@@ -87,6 +98,10 @@ comment on table staging.slots is 'The slot of staging.raw_messages that takes w
 -- policy keeps out pg_read_all_data, and because COPY refuses a table that has it, messages come in through the view
 -- staging.inbox.
 --
+-- A row that does not fit into a page has its longest columns in a table beside this one (TOAST), and that has no row-level
+-- security: pg_read_all_data reads it. So what is in body fits (storage main), or is encrypted under a key of its own in
+-- body_key, which never leaves the row (storage plain).
+--
 -- This table itself is empty: the rows are in its children, the slots. One takes what comes in, while what the others
 -- held is truncated (staging.rotate_slots). DELETE would leave bodies on disk until a vacuum and a later row overwrite
 -- them; TRUNCATE gives the file back at once, and costs nothing a row.
@@ -96,7 +111,8 @@ create unlogged table if not exists staging.raw_messages (
   receipt_handle text,
   sent_at timestamptz,
   receive_count integer,
-  body bytea
+  body bytea,
+  body_key bytea
 );
 
 create index if not exists raw_messages_batch_id on staging.raw_messages (batch_id);
@@ -113,24 +129,31 @@ create index if not exists raw_messages_2_batch_id on staging.raw_messages_2 (ba
 alter table staging.raw_messages
   alter column message_id set statistics 0,
   alter column receipt_handle set statistics 0,
-  alter column body set statistics 0;
+  alter column body set statistics 0,
+  alter column body_key set statistics 0,
+  alter column body set storage main,
+  alter column body_key set storage plain;
 alter table staging.raw_messages_0
   alter column message_id set statistics 0,
   alter column receipt_handle set statistics 0,
-  alter column body set statistics 0;
+  alter column body set statistics 0,
+  alter column body_key set statistics 0,
+  alter column body set storage main,
+  alter column body_key set storage plain;
 alter table staging.raw_messages_1
   alter column message_id set statistics 0,
   alter column receipt_handle set statistics 0,
-  alter column body set statistics 0;
+  alter column body set statistics 0,
+  alter column body_key set statistics 0,
+  alter column body set storage main,
+  alter column body_key set storage plain;
 alter table staging.raw_messages_2
   alter column message_id set statistics 0,
   alter column receipt_handle set statistics 0,
-  alter column body set statistics 0;
-
-alter table staging.raw_messages enable row level security;
-alter table staging.raw_messages_0 enable row level security;
-alter table staging.raw_messages_1 enable row level security;
-alter table staging.raw_messages_2 enable row level security;
+  alter column body set statistics 0,
+  alter column body_key set statistics 0,
+  alter column body set storage main,
+  alter column body_key set storage plain;
 
 -- Nothing is updated or deleted here, so there is nothing to vacuum.
 alter table staging.raw_messages reset (
@@ -140,6 +163,7 @@ alter table staging.raw_messages reset (
 );
 
 comment on table staging.raw_messages is 'Raw messages on their way to masking; unlogged, in slots that are truncated in turn';
+comment on column staging.raw_messages.body_key is 'Where the body is too long for its row: the key that opens it (masking.staged_body)';
 comment on table staging.raw_messages_0 is 'Slot of staging.raw_messages';
 comment on table staging.raw_messages_1 is 'Slot of staging.raw_messages';
 comment on table staging.raw_messages_2 is 'Slot of staging.raw_messages';
@@ -150,15 +174,17 @@ comment on table staging.raw_messages_2 is 'Slot of staging.raw_messages';
 -- COPY FROM refuses a table with row-level security ("COPY FROM not supported with row-level security"), but not
 -- a view with an INSTEAD OF trigger. The trigger is called once a row, so a row here takes many messages of a batch: in
 -- each array the same position is the same message. That way the detour costs next to nothing (docs/performance.md).
+--
+-- The view refers to no table, because LOCK TABLE on a view also locks the tables that the view refers to: whoever may
+-- insert here could hold staging.raw_messages.
 create or replace view staging.inbox as
 select
-  m.batch_id,
-  array[m.message_id] as message_ids,
-  array[m.receipt_handle] as receipt_handles,
-  array[m.sent_at] as sent_ats,
-  array[m.receive_count] as receive_counts,
-  array[m.body] as bodies
-from staging.raw_messages m
+  null::uuid as batch_id,
+  null::uuid[] as message_ids,
+  null::text[] as receipt_handles,
+  null::timestamptz[] as sent_ats,
+  null::integer[] as receive_counts,
+  null::bytea[] as bodies
 where false;
 
 comment on view staging.inbox is 'Write-only inlet for raw messages: COPY staging.inbox FROM STDIN (FORMAT binary)';
@@ -177,7 +203,8 @@ create table if not exists staging.batches (
   lost_at timestamptz,
   inserted integer,
   duplicates integer,
-  quarantined integer
+  quarantined integer,
+  no_addresses integer
 );
 
 -- What the loader's ceiling and the sweep look at: nearly always a handful of rows.
@@ -190,6 +217,7 @@ comment on column staging.batches.lost_at is 'When the batch was found gone from
 comment on column staging.batches.inserted is 'Rows new in user_logins';
 comment on column staging.batches.duplicates is 'Messages that were there already';
 comment on column staging.batches.quarantined is 'Rows new in staging.quarantine';
+comment on column staging.batches.no_addresses is 'Sound messages whose ip is no address: with a port, a forwarded list, a network';
 --! EndIncluded tables/staging.batches.sql
 --! Included tables/staging.totals.sql
 -- What the ledger's rows add up to after they are cleaned away: one row.
@@ -199,7 +227,8 @@ create table if not exists staging.totals (
   inserted bigint not null default 0,
   duplicates bigint not null default 0,
   quarantined bigint not null default 0,
-  lost_batches bigint not null default 0
+  lost_batches bigint not null default 0,
+  no_addresses bigint not null default 0
 );
 
 insert into staging.totals (singleton) values (true) on conflict do nothing;
@@ -220,7 +249,6 @@ create table if not exists staging.quarantine (
 alter table staging.quarantine alter column body set statistics 0;
 -- Ciphertext does not compress; trying costs time.
 alter table staging.quarantine alter column body set storage external;
-alter table staging.quarantine enable row level security;
 
 -- A message is sent at one moment, however often it comes: masking asks whether any of a batch's time is here.
 create index if not exists quarantine_sent_at on staging.quarantine (sent_at);
@@ -260,25 +288,35 @@ create table if not exists masking.keys (
 create unique index if not exists keys_one_active on masking.keys (purpose, field) where state = 'active';
 
 alter table masking.keys alter column wrapped set statistics 0;
-alter table masking.keys enable row level security;
 
 comment on table masking.keys is 'Data keys, wrapped under the key-encryption key';
 comment on column masking.keys.state is 'active: in use for new values; retiring: still needed for old ones; destroyed: gone';
 --! EndIncluded tables/masking.keys.sql
 --! Included tables/masking.kek.sql
--- The key-encryption key (KEK): 32 bytes, one row; no row means sealed.
+-- How many times the database was sealed. No snapshot hides a sequence's value, and no lock keeps it from being advanced:
+-- so a seal takes effect at once, for open transactions as well (masking.present_kek).
+create sequence if not exists masking.seal_count;
+
+-- The first nextval() of a sequence does not change last_value; every later one does.
+select setval('masking.seal_count', 1) from masking.seal_count s where not s.is_called;
+
+comment on sequence masking.seal_count is 'How many times the database was sealed';
+
+-- The key-encryption key (KEK): 32 bytes, one row. It is in use while its seal_count is that of the sequence; without such
+-- a row the database is sealed.
 --
 -- UNLOGGED: absent from WAL, base backups and standbys, and gone after a crash or a restore. No CHECK and no
 -- statistics: both would show it. It comes in through the view masking.kek_inlet.
 create unlogged table if not exists masking.kek (
   singleton boolean primary key default true,
-  kek bytea not null
+  kek bytea not null,
+  seal_count bigint not null
 );
 
 alter table masking.kek alter column kek set statistics 0;
-alter table masking.kek enable row level security;
 
-comment on table masking.kek is 'The key-encryption key while the database is unsealed; empty while it is sealed';
+comment on table masking.kek is 'The key-encryption key while the database is unsealed';
+comment on column masking.kek.seal_count is 'The value of masking.seal_count when this key came in; any other one now means: sealed since';
 --! EndIncluded tables/masking.kek.sql
 --! Included tables/masking.kek_inlet.sql
 -- The way in for the key-encryption key: COPY masking.kek_inlet FROM STDIN (FORMAT binary), one column of 32 bytes.
@@ -286,8 +324,7 @@ comment on table masking.kek is 'The key-encryption key while the database is un
 -- Binary COPY data reaches no log, neither as statement nor as parameter nor in an error's context; statement text
 -- and bind parameters do. masking.receive_kek() checks the key before it is kept.
 create or replace view masking.kek_inlet as
-select k.kek
-from masking.kek k
+select null::bytea as kek
 where false;
 
 comment on view masking.kek_inlet is 'Write-only inlet that unseals the database';
@@ -303,7 +340,6 @@ create table if not exists masking.vault (
 alter table masking.vault alter column ciphertext set statistics 0;
 -- Ciphertext does not compress.
 alter table masking.vault alter column ciphertext set storage external;
-alter table masking.vault enable row level security;
 
 comment on table masking.vault is 'Ciphertext of every masked value, one row a distinct value';
 comment on column masking.vault.token is 'The mask; its first byte is the version of the token key';
@@ -318,8 +354,6 @@ create table if not exists masking.retokened (
 );
 
 create index if not exists retokened_new_token on masking.retokened (new_token);
-
-alter table masking.retokened enable row level security;
 
 comment on table masking.retokened is 'Old tokens and the ones that rotations replaced them with; kept until the old key is destroyed';
 --! EndIncluded tables/masking.retokened.sql
@@ -339,6 +373,9 @@ create table if not exists masking.rotations (
   position_create_date timestamptz,
   position_message_id uuid,
   rows_done bigint not null default 0,
+  rows_total bigint,
+  worked interval not null default '0',
+  last_step_at timestamptz,
   problem text,
   started_at timestamptz not null default now(),
   started_by name not null default session_user,
@@ -350,6 +387,9 @@ create unique index if not exists rotations_one_at_a_time on masking.rotations (
 comment on table masking.rotations is 'Rotations of keys and how far each has come';
 comment on column masking.rotations.phase is 'vault, then logins, for a token key; vault or quarantine for a cipher key';
 comment on column masking.rotations.position_token is 'The last token, or the last message id in quarantine, that was done in this phase';
+comment on column masking.rotations.rows_done is 'Rows looked at so far, over all phases; logins that arrive meanwhile are among them';
+comment on column masking.rotations.rows_total is 'Rows there were to look at when the first step began; null before';
+comment on column masking.rotations.worked is 'How long it has been worked on, with the rests between steps';
 comment on column masking.rotations.problem is 'Why the rotation paused itself; never a value';
 --! EndIncluded tables/masking.rotations.sql
 --! Included tables/masking.kek_history.sql
@@ -360,8 +400,6 @@ create table if not exists masking.kek_history (
   replaced_at timestamptz
 );
 
-alter table masking.kek_history enable row level security;
-
 comment on table masking.kek_history is 'Fingerprints of the key-encryption keys that were and are in use';
 comment on column masking.kek_history.fingerprint is 'HMAC-SHA256 under the key of a fixed text, cut to 8 bytes: tells nothing of the key';
 --! EndIncluded tables/masking.kek_history.sql
@@ -369,8 +407,7 @@ comment on column masking.kek_history.fingerprint is 'HMAC-SHA256 under the key 
 -- The way in for the key-encryption key that is to replace the present one: COPY masking.next_kek_inlet FROM STDIN
 -- (FORMAT binary), one column of 32 bytes. The trigger masking.receive_next_kek() rewraps the data keys.
 create or replace view masking.next_kek_inlet as
-select k.kek
-from masking.kek k
+select null::bytea as kek
 where false;
 
 comment on view masking.next_kek_inlet is 'Write-only inlet that changes the key-encryption key';
@@ -388,10 +425,12 @@ create table if not exists masking.erasures (
   logins_cleared bigint not null default 0,
   values_erased bigint not null default 0,
   bodies_erased bigint not null default 0,
+  started_at timestamptz,
   finished_at timestamptz
 );
 
 comment on table masking.erasures is 'Erasures of users and how far each has come';
+comment on column masking.erasures.started_at is 'When its first step began';
 comment on column masking.erasures.logins_cleared is 'Logins whose masks were set to null';
 comment on column masking.erasures.values_erased is 'Vault entries that no other login referred to, deleted';
 comment on column masking.erasures.bodies_erased is 'Quarantined messages of the user, deleted';
@@ -401,43 +440,55 @@ comment on column masking.erasures.bodies_erased is 'Quarantined messages of the
 create table if not exists masking.retention_policy (
   singleton boolean primary key default true check (singleton),
   keep_months integer check (keep_months between 1 and 1200),
-  purge_position uuid
+  purge_position uuid,
+  purge_started_at timestamptz,
+  purge_looked_at bigint not null default 0,
+  purge_deleted bigint not null default 0
 );
 
 insert into masking.retention_policy (singleton) values (true) on conflict do nothing;
 
 comment on table masking.retention_policy is 'How many whole months logins are kept';
 comment on column masking.retention_policy.purge_position is 'How far a purge of the vault has come; null while none is under way';
+comment on column masking.retention_policy.purge_started_at is 'When the first step of this purge began';
+comment on column masking.retention_policy.purge_looked_at is 'Vault entries that this purge has looked at';
+comment on column masking.retention_policy.purge_deleted is 'Vault entries that this purge has deleted';
 --! EndIncluded tables/masking.retention_policy.sql
 
 --! Included tables/audit.events.sql
--- What happened, in the order in which it was committed: each row holds the hash of the one before, so that an edit,
--- a removal or a new order shows (audit.verify). No plaintext, no key.
+-- What happened. Each row holds the hashes of the rows before it, so that an edit, a removal or an addition shows
+-- (audit.verify). No plaintext, no key.
 create table if not exists audit.events (
-  event_id bigint primary key,
+  event_id bigint generated by default as identity primary key,
   at timestamptz not null,
   actor name not null,
   action text not null,
   details jsonb not null,
-  previous_hash bytea not null,
+  previous_hashes bytea[] not null,
   hash bytea not null
 );
 
-comment on table audit.events is 'Hash-chained record of requests, approvals, reveals, key actions and erasures; append-only';
+-- Finds the event that names another: an event counts in its place only (audit.in_place).
+create index if not exists events_previous_hashes on audit.events using gin (previous_hashes) with (fastupdate = off);
+
+comment on table audit.events is 'Hash-linked record of requests, approvals, reveals, key actions and erasures; append-only';
+comment on column audit.events.event_id is 'Grows along the links; numbers are skipped by transactions that were rolled back';
 comment on column audit.events.actor is 'The login (session_user)';
-comment on column audit.events.hash is 'SHA-256 over previous_hash and the row (audit.hash_of)';
+comment on column audit.events.previous_hashes is 'The hashes of all heads that were visible when this event was added';
+comment on column audit.events.hash is 'SHA-256 over previous_hashes and the row (audit.hash_of)';
 
--- The end of the chain: whoever appends locks this row until they commit, so that the chain's order is the order of
--- commits; and a chain that ends before it has been cut off.
-create table if not exists audit.head (
-  singleton boolean primary key default true check (singleton),
-  event_id bigint not null,
+-- The events that no later event had named when it was added: the ends of the graph, usually one. An event that is
+-- added names all heads that it sees and takes their place. Row 0 stands for the beginning.
+create table if not exists audit.heads (
+  event_id bigint primary key,
   hash bytea not null
 );
 
-insert into audit.head (event_id, hash) values (0, '\x') on conflict do nothing;
+insert into audit.heads (event_id, hash)
+select 0, ''
+where not exists (select from audit.heads) and not exists (select from audit.events);
 
-comment on table audit.head is 'Number and hash of the last event';
+comment on table audit.heads is 'Numbers and hashes of the last events';
 --! EndIncluded tables/audit.events.sql
 --! Included tables/unmask.policy.sql
 -- How much the members of a role may reveal. A login that is covered by several rows gets the one that allows most
@@ -499,21 +550,22 @@ comment on column unmask.approvals.event_id is 'The event in audit.events that s
 --! EndIncluded tables/unmask.approvals.sql
 --! Included tables/unmask.open_requests.sql
 -- The requests that somebody has something to do with now: an unmasker their own, an approver those that wait for
--- them. Without the tokens: what matters is how many.
+-- them. An approver sees whose or which values they are to be, and no value.
 create or replace view unmask.open_requests
 with (security_barrier) as
 select
   r.request_id,
   r.kind,
+  r.subject,
   cardinality(r.tokens) as value_count,
   r.reason,
-  r.subject,
   r.requested_by,
   r.requested_at,
   r.expires_at,
   r.needs_approval,
   a.approved_by,
-  a.approved_at
+  a.approved_at,
+  r.tokens
 from unmask.requests r
 left join unmask.approvals a on a.request_id = r.request_id
 where r.expires_at > now()
@@ -571,17 +623,18 @@ for each statement execute function audit.refuse_change();
 --! Included functions/audit.hash_of.sql
 -- audit.hash_of(event audit.events) -> bytea
 --
--- what:    SHA-256 over the hash of the event before and this event's number, time (seconds since 1970, to the microsecond), actor,
---          action and details, as the text of a JSON array: the same bytes whatever the session's settings
--- called:  by audit.append and audit.verify
--- source:  hash chains: Haber and Stornetta, "How to time-stamp a digital document" (1991)
+-- what:    SHA-256 over the hashes of the events before (as Postgres sends an array in binary) and this event's number,
+--          time (seconds since 1970, to the microsecond), actor, action and details, as the text of a JSON array: the same
+--          bytes whatever the session's settings. STABLE, so that audit.verify inlines it.
+-- called:  by audit.append, audit.verify and audit.in_place
+-- source:  linked time-stamps: Haber and Stornetta, "How to time-stamp a digital document" (1991)
 create or replace function audit.hash_of(event audit.events)
 returns bytea
 language sql
-immutable
+stable
 as $$
   select sha256(
-    event.previous_hash
+    array_send(event.previous_hashes)
     || convert_to(
          jsonb_build_array(
            event.event_id,
@@ -595,18 +648,51 @@ as $$
   )
 $$;
 
-comment on function audit.hash_of(audit.events) is 'The hash of an event, over the hash of the one before';
+comment on function audit.hash_of(audit.events) is 'The hash of an event, over the hashes of those before it';
 revoke all on function audit.hash_of(audit.events) from public;
 --! EndIncluded functions/audit.hash_of.sql
+--! Included functions/audit.in_place.sql
+-- audit.in_place(event audit.events) -> boolean
+--
+-- what:    whether an event is part of the record: its hash is right, and a later event names it or it is a head. A row
+--          that was only inserted is not.
+-- called:  by unmask.intact_request and unmask.granted
+-- reads:   audit.events, audit.heads
+-- twice:   yes
+create or replace function audit.in_place(event audit.events)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select event.hash = audit.hash_of(event)
+     and (
+       exists (select from audit.heads h where h.event_id = event.event_id and h.hash = event.hash)
+       or exists (
+         select
+           from audit.events l
+          where l.previous_hashes @> array[event.hash]
+            -- Written so that the planner does not read the primary key's index for it as well, to its end.
+            and l.event_id - event.event_id > 0
+            and l.hash = audit.hash_of(l)
+       )
+     )
+$$;
+
+comment on function audit.in_place(audit.events) is 'Whether an event is part of the record';
+revoke all on function audit.in_place(audit.events) from public;
+--! EndIncluded functions/audit.in_place.sql
 --! Included functions/audit.append.sql
 -- audit.append(action text, details jsonb) -> bigint
 --
--- what:    adds an event to the chain in the name of session_user and returns its number. Whoever else appends waits
---          until this transaction ends: that is what makes the chain's order the order of commits.
--- called:  by functions of ours, as the last thing they do
--- writes:  audit.events, audit.head
+-- what:    adds an event to the record in the name of session_user and returns its number. The event names every head
+--          that this transaction sees, takes the place of those that it can lock, and becomes a head itself. It waits
+--          for nobody: a head that another transaction has taken stays, and the events to come name it again.
+-- called:  by functions of ours
+-- writes:  audit.events, audit.heads
 -- twice:   adds another event
--- raises:  40001 in a REPEATABLE READ transaction that began before another event was committed
+-- raises:  23502 where every head was removed: then nothing is recorded, and so nothing is shown
+-- source:  a graph like the history of git: each commit names its parents
 create or replace function audit.append(action text, details jsonb)
 returns bigint
 language plpgsql
@@ -615,8 +701,23 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   event audit.events;
+  head audit.heads;
 begin
-  select h.event_id + 1, h.hash into event.event_id, event.previous_hash from audit.head h for update;
+  for head in select h.event_id, h.hash from audit.heads h order by h.event_id loop
+    event.previous_hashes := event.previous_hashes || head.hash;
+    begin
+      delete from audit.heads h
+       where h.event_id = (
+               select l.event_id from audit.heads l where l.event_id = head.event_id for update skip locked
+             );
+    exception when serialization_failure then
+      -- REPEATABLE READ: an event that this transaction does not see took its place.
+      null;
+    end;
+  end loop;
+
+  -- Numbered after the heads were read, so that it comes after each of them.
+  event.event_id := nextval('audit.events_event_id_seq');
   event.at := clock_timestamp();
   event.actor := session_user;
   event.action := append.action;
@@ -624,24 +725,28 @@ begin
   event.hash := audit.hash_of(event);
 
   insert into audit.events select event.*;
-  update audit.head set event_id = event.event_id, hash = event.hash;
+  insert into audit.heads (event_id, hash) values (event.event_id, event.hash);
   return event.event_id;
 end
 $$;
 
-comment on function audit.append(text, jsonb) is 'Adds an event to the chain';
+comment on function audit.append(text, jsonb) is 'Adds an event to the record';
 revoke all on function audit.append(text, jsonb) from public;
 --! EndIncluded functions/audit.append.sql
 --! Included functions/audit.make_durable.sql
 -- audit.make_durable() -> void
 --
--- what:    returns when everything that was committed before is on disk. With synchronous_commit off a commit comes before
---          that, and a crash could take a record away after what it stands for was shown.
+-- what:    returns when everything that was committed before is on this server's disk. With synchronous_commit off a commit
+--          comes before that, and a crash could take a record away after what it stands for was shown. Where there are
+--          synchronous standbys and the session does not wait for them, a notice says that the record is durable on this
+--          server only: Postgres lets no function wait for a standby.
 -- called:  by unmask.granted
--- writes:  a WAL record, to flush the ones before it; before Postgres 17, which can do that for everybody, it waits for
---          the WAL writer, which needs three times its delay at most
+-- writes:  a WAL record, to flush the ones before it; before Postgres 17, which can do that for everybody, one that fills a
+--          page, because the WAL writer flushes every full page. It does so every wal_writer_delay, or, after ten quiet
+--          seconds, every 25th of them.
 -- twice:   yes
--- source:  Postgres manual, 28.4 "Asynchronous Commit"
+-- raises:  58030 before Postgres 17: WAL was not flushed in 30 times wal_writer_delay
+-- source:  Postgres manual, 28.4 "Asynchronous Commit"; src/backend/postmaster/walwriter.c
 create or replace function audit.make_durable()
 returns void
 language plpgsql
@@ -650,14 +755,29 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   written pg_lsn := pg_current_wal_insert_lsn();
-  deadline timestamptz := clock_timestamp() + 3 * current_setting('wal_writer_delay')::interval;
+  deadline timestamptz := clock_timestamp() + 30 * current_setting('wal_writer_delay')::interval;
 begin
+  if current_setting('synchronous_standby_names') <> '' and current_setting('synchronous_commit') in ('off', 'local') then
+    raise notice using
+      message = 'the record is durable on this server only: this session does not wait for synchronous standbys',
+      hint = 'reset synchronous_commit';
+  end if;
+
   if current_setting('server_version_num')::integer >= 170000 then
     -- Dynamic, because Postgres 16 has no such argument.
     execute 'select pg_logical_emit_message(false, $1, $2, flush => true)' using 'masked-logins', ''::text;
     return;
   end if;
-  while pg_current_wal_flush_lsn() < written and clock_timestamp() < deadline loop
+  if pg_current_wal_flush_lsn() < written then
+    perform pg_logical_emit_message(false, 'masked-logins', repeat(' ', current_setting('wal_block_size')::integer));
+  end if;
+  while pg_current_wal_flush_lsn() < written loop
+    if clock_timestamp() > deadline then
+      raise exception using
+        errcode = '58030',
+        message = 'the record of this request is not on disk: Postgres has not flushed its write-ahead log',
+        hint = 'Look at the disk of pg_wal and at the process "walwriter", then try again';
+    end if;
     perform pg_sleep(0.01);
   end loop;
 end
@@ -670,13 +790,15 @@ revoke all on function audit.make_durable() from public;
 -- audit.verify(known_event_id bigint default null, known_hash text default null)
 --   -> (intact boolean, events bigint, head_event_id bigint, head_hash text, broken_event_id bigint, fault text)
 --
--- what:    walks the chain and says that it is intact, or names the first broken link. Sees an event that was edited,
---          removed, added in between or put elsewhere, and a chain cut off before its head. Does not see a chain that
---          somebody with every right rebuilt to its end, head included: for that keep head_event_id and head_hash
---          elsewhere, and pass them here later.
--- takes:   known_event_id, known_hash: a head of earlier (or its hash alone), from a place out of reach of this database's administrators
+-- what:    checks every link and says that the record is intact, or names the first broken event. Sees an event that was
+--          edited, removed or added, and a record that was cut off before a head. Does not see a record that somebody
+--          with every right rebuilt to its end, heads included: for that keep head_event_id and head_hash elsewhere, and
+--          pass them here later.
+-- takes:   known_event_id, known_hash: a head of earlier (or its hash alone), from a place out of reach of this database's
+--          administrators
+-- gives:   head_event_id, head_hash: the newest head
 -- called:  by auditors
--- reads:   audit.events, audit.head
+-- reads:   audit.events, audit.heads
 -- twice:   yes
 create or replace function audit.verify(
   known_event_id bigint default null,
@@ -694,57 +816,107 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  select h.event_id, encode(h.hash, 'hex') into head_event_id, head_hash from audit.head h;
+  select h.event_id, encode(h.hash, 'hex')
+    into head_event_id, head_hash
+    from audit.heads h
+   order by h.event_id desc
+   limit 1;
   select count(*) into events from audit.events;
 
-  select w.event_id, w.fault
-    into broken_event_id, fault
-    from (
-      select
-        e.event_id,
-        case
-          when e.event_id <> coalesce(lag(e.event_id) over chain, 0) + 1 then 'an event before this one was removed'
-          when e.previous_hash <> coalesce(lag(e.hash) over chain, '\x') then 'it does not follow the event before it'
-          when e.hash <> audit.hash_of(e) then 'it was edited'
-        end as fault
+  with links as materialized (
+    select e.event_id, p.hash as previous_hash
       from audit.events e
-      window chain as (order by e.event_id)
-    ) w
-   where w.fault is not null
-   order by w.event_id
+     cross join unnest(e.previous_hashes) p (hash)
+  ),
+  faults as (
+    select 1 as class, e.event_id, 'it was edited' as fault
+      from audit.events e
+     where e.hash <> audit.hash_of(e)
+    union all
+    select 1, l.event_id, 'an event before this one was removed, or does not come before it'
+      from links l
+      left join audit.events e on e.hash = l.previous_hash
+     where l.previous_hash <> ''
+       and (e.event_id is null or e.event_id >= l.event_id)
+    union all
+    select 1, e.event_id, 'it names no event before it'
+      from audit.events e
+     where cardinality(e.previous_hashes) = 0
+    union all
+    select 2, h.event_id, 'the record was cut off: a head names this event, and it is not there'
+      from audit.heads h
+      left join audit.events e on e.event_id = h.event_id and e.hash = h.hash
+     where h.event_id <> 0 and e.event_id is null
+    union all
+    select 2, 0, 'the heads were removed'
+     where not exists (select from audit.heads)
+    union all
+    -- Last, because a link that is missing for a reason above has this consequence too.
+    select 3, e.event_id, 'it was added past the record, or what followed it was removed: no later event names it, and it is no head'
+      from audit.events e
+      left join links l on l.previous_hash = e.hash and l.event_id > e.event_id
+      left join audit.heads h on h.event_id = e.event_id and h.hash = e.hash
+     where l.event_id is null and h.event_id is null
+  )
+  select f.event_id, f.fault
+    into broken_event_id, fault
+    from faults f
+   order by f.class, f.event_id
    limit 1;
 
-  if fault is not null then
-    null; -- The first broken link is what matters.
-  elsif head_event_id is null then
-    broken_event_id := events + 1;
-    fault := 'the head was removed';
-  elsif events <> head_event_id then
-    broken_event_id := events + 1;
-    fault := 'the chain was cut off before its head';
-  elsif exists (
-    select from audit.events e where e.event_id = head_event_id and encode(e.hash, 'hex') <> head_hash
-  ) then
-    broken_event_id := head_event_id;
-    fault := 'it is not the event that the head names';
-  elsif (known_event_id is not null or known_hash is not null) and not exists (
-    select
-      from audit.events e
-     where e.event_id = coalesce(known_event_id, e.event_id)
-       and encode(e.hash, 'hex') = lower(known_hash)
-  ) then
+  if fault is null
+     and (known_event_id is not null or known_hash is not null)
+     and not exists (
+       select
+         from audit.events e
+        where e.event_id = coalesce(known_event_id, e.event_id)
+          and encode(e.hash, 'hex') = lower(known_hash)
+     ) then
     broken_event_id := coalesce(known_event_id, 0);
-    fault := 'it is not the event that was known: the chain was rebuilt or cut off';
+    fault := 'it is not the event that was known: the record was rebuilt or cut off';
   end if;
   intact := fault is null;
 end
 $$;
 
-comment on function audit.verify(bigint, text) is 'Says that the audit chain is intact, or names the first broken link';
+comment on function audit.verify(bigint, text) is 'Says that the record is intact, or names the first broken event';
 revoke all on function audit.verify(bigint, text) from public;
 grant execute on function audit.verify(bigint, text) to logins_auditor;
 --! EndIncluded functions/audit.verify.sql
 
+--! Included functions/masking.require_member.sql
+-- masking.require_member(variadic roles name[]) -> void
+--
+-- what:    refuses a login that is a member of none of these roles. A grant on an inlet is not enough: a member of
+--          pg_write_all_data may insert anywhere.
+-- called:  by the triggers of the inlets
+-- reads:   the catalogs
+-- twice:   yes
+-- raises:  42501 the login (session_user) is a member of none of them
+create or replace function masking.require_member(variadic roles name[])
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  role_name name;
+begin
+  foreach role_name in array roles loop
+    if pg_has_role(session_user, role_name, 'member') then
+      return;
+    end if;
+  end loop;
+  raise exception using
+    errcode = '42501',
+    message = format('this is for members of %s', array_to_string(roles, ', ')),
+    hint = format('As the migrating login: grant %I to %I', roles[1], session_user);
+end
+$$;
+
+comment on function masking.require_member(name[]) is 'Refuses a login that is a member of none of these roles';
+revoke all on function masking.require_member(name[]) from public;
+--! EndIncluded functions/masking.require_member.sql
 --! Included functions/masking.cipher_options.sql
 -- masking.cipher_options() -> text
 --
@@ -783,7 +955,7 @@ parallel safe
 as $$
   select convert_to(value, 'UTF8')
       || substring(
-           '\x80'::bytea || decode(repeat('00', 319), 'hex'),
+           decode('80' || repeat('00', 319), 'hex'),
            1,
            case when octet_length(value) < 64 then 64 else 320 end - octet_length(value)
          )
@@ -813,7 +985,7 @@ as $$
   select case
     when ip = '' then null
     when strpos(ip, ':') = 0 or strpos(ip, '/') > 0 or not pg_input_is_valid(ip, 'inet') then ip
-    when strpos(ip, '.') > 0 and ip !~ ':(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}$' then ip
+    when strpos(ip, '.') > 0 and ip !~ ':(0|[1-9][0-9]{0,2})([.](0|[1-9][0-9]{0,2})){3}$' then ip
     when ip::inet <<= inet '::ffff:0:0/96' then substr(host(ip::inet), 8)
     else host(ip::inet)
   end
@@ -853,12 +1025,61 @@ $$;
 comment on function masking.token_of(bytea, integer) is 'The token of a digest: a UUIDv8 whose first byte is the key''s version';
 revoke all on function masking.token_of(bytea, integer) from public;
 --! EndIncluded functions/masking.token_of.sql
+--! Included functions/masking.latest_kek.sql
+-- masking.latest_kek() -> bytea
+--
+-- what:    the key-encryption key that is in use as of now, or null. VOLATILE, so that it does not read by the snapshot of
+--          the query at hand: masking.wipe_kek empties the table and puts the key back, and a snapshot of before shows
+--          nothing of that.
+-- called:  by masking.present_kek
+-- reads:   masking.kek, masking.seal_count
+create or replace function masking.latest_kek()
+returns bytea
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+  return (select k.kek from masking.kek k join masking.seal_count s on s.last_value = k.seal_count);
+end
+$$;
+
+comment on function masking.latest_kek() is 'The key-encryption key in use as of now, for masking.present_kek';
+revoke all on function masking.latest_kek() from public;
+--! EndIncluded functions/masking.latest_kek.sql
+--! Included functions/masking.present_kek.sql
+-- masking.present_kek() -> bytea
+--
+-- what:    the key-encryption key that is in use, or null while the database is sealed. A key that was there when the
+--          database was sealed is not in use any more, even where an old snapshot still shows its row. Read as the query
+--          at hand sees it first, so that it fits the wrapped keys that this query sees, whatever a rewrap commits meanwhile.
+-- called:  by functions of masking alone
+-- reads:   masking.kek, masking.seal_count
+create or replace function masking.present_kek()
+returns bytea
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+  return coalesce(
+    (select k.kek from masking.kek k join masking.seal_count s on s.last_value = k.seal_count),
+    masking.latest_kek()
+  );
+end
+$$;
+
+comment on function masking.present_kek() is 'The key-encryption key in use, for functions of masking alone';
+revoke all on function masking.present_kek() from public;
+--! EndIncluded functions/masking.present_kek.sql
 --! Included functions/masking.is_sealed.sql
 -- masking.is_sealed() -> boolean
 --
--- what:    whether the key-encryption key is absent, so that nothing can be masked or revealed
--- called:  by workers and custodians
--- reads:   masking.kek
+-- what:    whether no key-encryption key is in use, so that nothing can be masked or revealed
+-- called:  by workers, custodians and auditors
+-- reads:   masking.kek, masking.seal_count
 -- twice:   yes
 create or replace function masking.is_sealed()
 returns boolean
@@ -867,10 +1088,10 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select not exists (select from masking.kek)
+  select masking.present_kek() is null
 $$;
 
-comment on function masking.is_sealed() is 'Whether the key-encryption key is absent';
+comment on function masking.is_sealed() is 'Whether no key-encryption key is in use';
 revoke all on function masking.is_sealed() from public;
 grant execute on function masking.is_sealed() to logins_worker, logins_custodian, logins_auditor;
 --! EndIncluded functions/masking.is_sealed.sql
@@ -880,7 +1101,7 @@ grant execute on function masking.is_sealed() to logins_worker, logins_custodian
 -- what:    a data key in the clear
 -- called:  by functions of masking alone. STABLE and never IMMUTABLE: the planner would fold an immutable call
 --          into the plan, and EXPLAIN would print the key.
--- reads:   masking.kek
+-- reads:   masking.kek (masking.present_kek)
 -- raises:  ML001 sealed; ML002 the key-encryption key does not fit
 create or replace function masking.unwrapped(wrapped bytea)
 returns bytea
@@ -890,7 +1111,7 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 as $$
 declare
-  kek bytea := (select k.kek from masking.kek k);
+  kek bytea := masking.present_kek();
 begin
   if kek is null then
     raise exception using
@@ -905,7 +1126,7 @@ exception
     raise exception using
       errcode = 'ML002',
       message = 'the key-encryption key does not open the data keys',
-      hint = 'Unseal with the key that this database was set up with';
+      hint = 'A wrapped key in masking.keys was changed: docs/incidents.md says what to do';
 end
 $$;
 
@@ -961,7 +1182,7 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
   new_version integer;
-  kek bytea := (select k.kek from masking.kek k);
+  kek bytea := masking.present_kek();
 begin
   if kek is null then
     perform masking.unwrapped(null); -- says what it means to be sealed
@@ -1018,16 +1239,126 @@ $$;
 comment on function masking.fingerprint_of(bytea) is 'The fingerprint of a key-encryption key';
 revoke all on function masking.fingerprint_of(bytea) from public;
 --! EndIncluded functions/masking.fingerprint_of.sql
+--! Included functions/masking.wipe_kek.sql
+-- masking.wipe_kek() -> boolean
+--
+-- what:    removes from the disk what key-encryption keys that are out of use left in the file of masking.kek: the row of a
+--          seal that others kept from being removed, and dead rows. The key in use stays. Returns whether nothing is left:
+--          false where somebody holds the table for longer than half a second, and in the ten seconds after a rewrap, in
+--          which queries that began before it may need the key of before.
+-- called:  by workers, at every beat; by custodians
+-- reads:   masking.kek, masking.seal_count, masking.kek_history
+-- writes:  masking.kek (TRUNCATE gives the file back; half a second at most is what others wait for it)
+-- twice:   yes
+create or replace function masking.wipe_kek()
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set lock_timeout = '500ms'
+as $$
+declare
+  kept masking.kek;
+begin
+  -- The key in use is alone in the file where it is the first row of the only page.
+  if pg_relation_size('masking.kek') = 0 or exists (
+    select
+      from masking.kek k
+      join masking.seal_count s on s.last_value = k.seal_count
+     where k.ctid = '(0,1)'
+  ) then
+    return true;
+  end if;
+  -- Another isolation level would show the table as it was: the key to keep may be another by now.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    return false;
+  end if;
+
+  lock table masking.kek in access exclusive mode;
+  select k.*
+    into kept
+    from masking.kek k
+    join masking.seal_count s on s.last_value = k.seal_count;
+  if kept.kek is not null and exists (
+    select from masking.kek_history h where h.replaced_at > clock_timestamp() - interval '10 seconds'
+  ) then
+    return false;
+  end if;
+  truncate masking.kek;
+  insert into masking.kek select kept.* where kept.kek is not null;
+  return true;
+exception when lock_not_available or object_in_use then
+  return false;
+end
+$$;
+
+comment on function masking.wipe_kek() is 'Removes from the disk what is left of key-encryption keys that are out of use';
+revoke all on function masking.wipe_kek() from public;
+grant execute on function masking.wipe_kek() to logins_worker, logins_custodian;
+--! EndIncluded functions/masking.wipe_kek.sql
+--! Included functions/masking.refuse_other_kek.sql
+-- masking.refuse_other_kek(kek bytea) -> void
+--
+-- what:    refuses a key-encryption key that is not the one of this database, and says which one is wanted. Any key is good
+--          for a database that has had none.
+-- called:  by masking.receive_kek
+-- reads:   masking.kek_history, masking.kek
+-- raises:  ML002 while the database is sealed, ML003 while it is not: another key, or one that was replaced; ML002 not 32 bytes
+create or replace function masking.refuse_other_kek(kek bytea)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  given bytea := masking.fingerprint_of(kek);
+  wanted masking.kek_history;
+  replaced_at timestamptz := (select h.replaced_at from masking.kek_history h where h.fingerprint = given);
+  refusal text;
+  advice constant text := 'Compare with the keys in your secret store: the command "keys fingerprint" shows which is which';
+begin
+  if kek is null or octet_length(kek) <> 32 then
+    raise exception using errcode = 'ML002', message = 'a key-encryption key has 32 bytes';
+  end if;
+  select h.* into wanted from masking.kek_history h where h.replaced_at is null;
+  if wanted.fingerprint is null or wanted.fingerprint = given then
+    return;
+  end if;
+  refusal := format(
+    'the key-encryption key with fingerprint %s %s: the one wanted has fingerprint %s, in use since %s UTC',
+    encode(given, 'hex'),
+    coalesce(
+      format('was replaced at %s UTC', date_trunc('second', replaced_at at time zone 'UTC')),
+      'is not the one of this database'
+    ),
+    encode(wanted.fingerprint, 'hex'),
+    date_trunc('second', wanted.since_at at time zone 'UTC')
+  );
+  if masking.is_sealed() then
+    raise exception using errcode = 'ML002', message = refusal, hint = advice;
+  end if;
+  raise exception using errcode = 'ML003', message = refusal, hint = advice;
+end
+$$;
+
+comment on function masking.refuse_other_kek(bytea) is 'Refuses a key-encryption key that is not the one of this database';
+revoke all on function masking.refuse_other_kek(bytea) from public;
+--! EndIncluded functions/masking.refuse_other_kek.sql
 --! Included functions/masking.receive_kek.sql
 -- masking.receive_kek() -> trigger, and the trigger that unseals
 --
--- what:    takes the key-encryption key that was copied into masking.kek_inlet, checks that it opens every data key,
---          and keeps it. The first one that a database ever sees becomes its key, and the data keys are made.
+-- what:    takes the key-encryption key that was copied into masking.kek_inlet, checks its fingerprint and that it opens
+--          every data key, and keeps it. The first one that a database ever sees becomes its key, and the data keys are
+--          made. The key that is in use already is only compared: workers hand theirs over at every start.
 -- called:  by COPY masking.kek_inlet, as logins_worker or logins_custodian
--- reads:   masking.keys, masking.kek_history
+-- reads:   masking.keys, masking.kek_history, masking.seal_count
 -- writes:  masking.kek, audit.events; masking.keys and masking.kek_history at the first unsealing
 -- twice:   yes: the key that is there already is taken again, and changes nothing
--- raises:  ML002 not the key of this database, an earlier one, or not 32 bytes; ML003 unsealed already, with another
+-- raises:  42501 not a member of a role that may; ML002 not the key of this database, an earlier one, or not
+--          32 bytes; ML003 the same while it is unsealed; 55P03 somebody else has been unsealing for two seconds: try again
 create or replace function masking.receive_kek()
 returns trigger
 language plpgsql
@@ -1035,41 +1366,31 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set lock_timeout = '2s'
+set work_mem = '256MB'
 as $$
-declare
-  present bytea;
-  past masking.kek_history;
 begin
+  perform masking.require_member('logins_worker', 'logins_custodian');
+  -- Without a lock first: nobody's open transaction keeps a worker from learning that its key is right, or wrong.
+  perform masking.refuse_other_kek(new.kek);
+  if new.kek = masking.present_kek() then
+    return null;
+  end if;
+
   -- One at a time: two workers that start together both unseal.
   lock table masking.kek in share row exclusive mode;
-  select k.kek into present from masking.kek k;
-  if present = new.kek then
+  perform masking.refuse_other_kek(new.kek);
+  if new.kek = masking.present_kek() then
     return null;
-  elsif present is not null then
-    raise exception using
-      errcode = 'ML003',
-      message = 'the database is unsealed already, with another key-encryption key',
-      hint = 'Check which key this process was given';
-  elsif new.kek is null or octet_length(new.kek) <> 32 then
-    raise exception using
-      errcode = 'ML002',
-      message = 'a key-encryption key has 32 bytes';
   end if;
 
-  select h.* into past from masking.kek_history h where h.fingerprint = masking.fingerprint_of(new.kek);
-  if past.replaced_at is not null then
-    raise exception using
-      errcode = 'ML002',
-      message = format('this key-encryption key was replaced at %s UTC', date_trunc('second', past.replaced_at at time zone 'UTC')),
-      hint = 'Unseal with its successor';
-  end if;
-
-  insert into masking.kek (kek) values (new.kek);
+  -- What is there still was sealed while others held the table.
+  delete from masking.kek;
+  insert into masking.kek (kek, seal_count) select new.kek, s.last_value from masking.seal_count s;
   perform masking.unwrapped(k.wrapped) from masking.keys k where k.state <> 'destroyed';
 
-  -- A database that was set up before fingerprints were kept gets its first one now that the key has proved right.
-  insert into masking.kek_history (fingerprint) values (masking.fingerprint_of(new.kek)) on conflict do nothing;
   if not exists (select from masking.keys) then
+    insert into masking.kek_history (fingerprint) values (masking.fingerprint_of(new.kek));
     perform masking.create_key('token', 'ip');
     perform masking.create_key('token', 'device_id');
     perform masking.create_key('cipher', 'ip');
@@ -1098,7 +1419,8 @@ for each row execute function masking.receive_kek();
 -- reads:   masking.kek
 -- writes:  masking.keys, masking.kek, masking.kek_history, audit.events
 -- twice:   yes: with the key that is present already it changes nothing
--- raises:  ML001 sealed; ML002 not 32 bytes, or a key that was replaced before
+-- raises:  42501 not a member of a role that may; ML001 sealed; ML002 not 32 bytes, or a key that was replaced before; 55P03 batches, or somebody's open
+--          transaction, have held the keys for five seconds: try again
 create or replace function masking.receive_next_kek()
 returns trigger
 language plpgsql
@@ -1106,12 +1428,15 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set lock_timeout = '5s'
+set work_mem = '256MB'
 as $$
 declare
   present bytea;
 begin
+  perform masking.require_member('logins_custodian');
   lock table masking.kek, masking.keys in share row exclusive mode;
-  select k.kek into present from masking.kek k;
+  present := masking.present_kek();
   if present is null then
     perform masking.unwrapped(null); -- says what it means to be sealed
   elsif present = new.kek then
@@ -1130,6 +1455,7 @@ begin
            masking.unwrapped(k.wrapped), encode(new.kek, 'hex'), masking.cipher_options()
          )
    where k.state <> 'destroyed';
+  -- The row of before stays in the file, dead, until a worker's beat wipes it: queries under way still read it.
   update masking.kek set kek = new.kek;
   update masking.kek_history set replaced_at = now() where replaced_at is null;
   insert into masking.kek_history (fingerprint) values (masking.fingerprint_of(new.kek));
@@ -1148,10 +1474,13 @@ for each row execute function masking.receive_next_kek();
 --! Included functions/masking.seal.sql
 -- masking.seal() -> void
 --
--- what:    removes the key-encryption key: masking and revealing fail with ML001 until somebody unseals. A worker
---          that has the key does so within seconds: stop the workers first where that is not wanted.
+-- what:    takes the key-encryption key out of use and removes it: masking and revealing fail with ML001 until somebody
+--          unseals. It takes effect at once and for every transaction, whatever others hold, and a ROLLBACK does not take
+--          it back. Where somebody holds the key's table for longer than half a second, a notice says who, and the key's
+--          bytes go when they have ended (masking.wipe_kek). A worker that has the key unseals within seconds: stop the
+--          workers first where that is not wanted.
 -- called:  by custodians
--- writes:  masking.kek (TRUNCATE, which also removes it from disk; waits for batches that are being masked), audit.events
+-- writes:  masking.seal_count, masking.kek (TRUNCATE, which removes it from the disk), audit.events
 -- twice:   yes
 create or replace function masking.seal()
 returns void
@@ -1159,17 +1488,68 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '500ms'
 as $$
+declare
+  holders text;
 begin
-  truncate masking.kek;
+  perform nextval('masking.seal_count');
   perform audit.append('seal', '{}');
+  begin
+    truncate masking.kek;
+    return;
+  exception when lock_not_available or object_in_use then
+    select string_agg(distinct coalesce(format('%s (process %s)', a.usename, a.pid), 'a prepared transaction'), ', ')
+      into holders
+      from pg_locks l
+      left join pg_stat_activity a on a.pid = l.pid
+     where l.locktype = 'relation'
+       and l.database = (select d.oid from pg_database d where d.datname = current_database())
+       and l.relation = 'masking.kek'::regclass
+       and l.granted
+       and l.pid is distinct from pg_backend_pid();
+  end;
+
+  begin
+    lock table masking.kek in row exclusive mode nowait;
+    delete from masking.kek;
+  exception when lock_not_available or serialization_failure then
+    -- It is out of use in any case.
+    null;
+  end;
+  raise notice using
+    message = format('the database is sealed; the key stays on disk until others have ended who hold its table: %s', coalesce(holders, 'unknown')),
+    hint = 'End these transactions (pg_terminate_backend; rollback prepared). Then a worker, or masking.seal() again, removes the key';
 end
 $$;
 
-comment on function masking.seal() is 'Removes the key-encryption key from the database';
+comment on function masking.seal() is 'Takes the key-encryption key out of use and removes it from the database';
 revoke all on function masking.seal() from public;
 grant execute on function masking.seal() to logins_custodian;
 --! EndIncluded functions/masking.seal.sql
+--! Included functions/masking.list_keks.sql
+-- masking.list_keks() -> setof (fingerprint text, since_at timestamptz, replaced_at timestamptz)
+--
+-- what:    the fingerprints of the key-encryption keys that this database has had, the newest first. The one that was not
+--          replaced is the one that unseals.
+-- called:  by custodians and auditors
+-- reads:   masking.kek_history
+create or replace function masking.list_keks()
+returns table (fingerprint text, since_at timestamptz, replaced_at timestamptz)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select encode(h.fingerprint, 'hex'), h.since_at, h.replaced_at
+  from masking.kek_history h
+  order by h.replaced_at desc nulls first
+$$;
+
+comment on function masking.list_keks() is 'Fingerprints of the key-encryption keys that were and are in use';
+revoke all on function masking.list_keks() from public;
+grant execute on function masking.list_keks() to logins_custodian, logins_auditor;
+--! EndIncluded functions/masking.list_keks.sql
 --! Included functions/masking.list_keys.sql
 -- masking.list_keys() -> setof (purpose, field, version, state, created_at, retiring_at, destroyed_at)
 --
@@ -1201,6 +1581,46 @@ revoke all on function masking.list_keys() from public;
 grant execute on function masking.list_keys() to logins_custodian, logins_auditor;
 --! EndIncluded functions/masking.list_keys.sql
 
+--! Included functions/masking.sound_body.sql
+-- masking.sound_body() -> bytea
+--
+-- what:    the body of a login event that can be masked, with a short value, a long one, and arrays nested 500 deep: where
+--          it fails, no message is to blame. Its addresses are of the ranges for documentation.
+-- called:  by masking.fault_of_body and masking.probe
+-- source:  RFC 3849 (2001:db8::/32)
+create or replace function masking.sound_body()
+returns bytea
+language sql
+stable
+parallel safe
+as $$
+  select convert_to(
+    '{"user_id": "masked-logins", "ip": "2001:DB8:0::1", "device_id": "' || repeat('sound ', 20)
+      || '", "device_type": "probe", "locale": "en-US", "app_version": "1.0", "nested": '
+      || repeat('[', 500) || repeat(']', 500) || '}',
+    'UTF8'
+  )
+$$;
+
+comment on function masking.sound_body() is 'The body of a login event that can be masked';
+revoke all on function masking.sound_body() from public;
+--! EndIncluded functions/masking.sound_body.sql
+--! Included functions/masking.staged_body.sql
+-- masking.staged_body(body bytea, body_key bytea) -> bytea
+--
+-- what:    a body out of staging.raw_messages as it came: one that was too long for its row is decrypted
+-- called:  by functions that read staging.raw_messages. Neither STRICT nor with settings, so that the planner inlines it
+create or replace function masking.staged_body(body bytea, body_key bytea)
+returns bytea
+language sql
+immutable
+as $$
+  select case when body_key is null then body else crypto.decrypt(body, body_key, 'aes') end
+$$;
+
+comment on function masking.staged_body(bytea, bytea) is 'A staged body as it came';
+revoke all on function masking.staged_body(bytea, bytea) from public;
+--! EndIncluded functions/masking.staged_body.sql
 --! Included functions/masking.read_body.sql
 -- masking.read_body(body bytea) -> jsonb
 --
@@ -1229,12 +1649,39 @@ $$;
 comment on function masking.read_body(bytea) is 'The event in a body, or null where it cannot be read';
 revoke all on function masking.read_body(bytea) from public;
 --! EndIncluded functions/masking.read_body.sql
+--! Included functions/masking.from_base64.sql
+-- masking.from_base64(body bytea) -> bytea
+--
+-- what:    the bytes that a body stands for where all of it is base64, of either alphabet, padded or not; else null
+-- called:  by masking.fault_of_body and user_of_body
+-- raises:  nothing that a body can cause
+-- source:  RFC 4648 (base64, base64url)
+create or replace function masking.from_base64(body bytea)
+returns bytea
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  digits text;
+begin
+  digits := translate(convert_from(body, 'UTF8'), '-_= ' || chr(9) || chr(10) || chr(13), '+/');
+  return decode(digits || repeat('=', -length(digits) & 3), 'base64');
+exception when invalid_parameter_value or character_not_in_repertoire then
+  return null;
+end
+$$;
+
+comment on function masking.from_base64(bytea) is 'What a body of base64 stands for, or null where it is none';
+revoke all on function masking.from_base64(bytea) from public;
+--! EndIncluded functions/masking.from_base64.sql
 --! Included functions/masking.fault_of_body.sql
 -- masking.fault_of_body(body bytea) -> text
 --
 -- what:    why a body cannot be read, in words that hold nothing of it; null for one that can be
 -- called:  by masking.mask_rows for bodies that masking.read_body returned null for
--- raises:  nothing that a body can cause
+-- raises:  nothing that a body can cause; ML015 no body can be read, be it sound
 create or replace function masking.fault_of_body(body bytea)
 returns text
 language plpgsql
@@ -1249,10 +1696,23 @@ exception when others then
   if not masking.is_fault_of_data(sqlstate) then
     raise;
   end if;
+  if masking.read_body(masking.sound_body()) is null then
+    raise exception using
+      errcode = 'ML015',
+      message = format('bodies cannot be read, not even a sound one (SQLSTATE %s)', sqlstate),
+      hint = 'Look for what was changed: max_stack_depth (alter database, alter role), settings, the server''s encoding';
+  end if;
+  -- gzip begins with 1f 8b, and H4sI is that in base64; { is the e of base64, with which no JSON begins.
+  if substr(body, 1, 2) = decode('1f8b', 'hex') or substr(body, 1, 4) = convert_to('H4sI', 'UTF8') then
+    return 'body: gzip, or base64 of gzip';
+  elsif sqlstate = '22P02' and substr(body, 1, 1) = convert_to('e', 'UTF8')
+    and jsonb_typeof(masking.read_body(masking.from_base64(body))) = 'object' then
+    return 'body: base64';
+  end if;
   return case sqlstate
     when '22021' then 'body: not UTF-8 text, or holds a NUL byte'
     when '22P02' then 'body: not JSON'
-    when '22P05' then 'body: holds an escape that no text can hold (\u0000 or half a surrogate pair)'
+    when '22P05' then 'body: holds an escape that no text can hold (NUL or half a surrogate pair)'
     when '22003' then 'body: holds a number out of range'
     when '54001' then 'body: nested too deeply'
     else 'body: cannot be read (SQLSTATE ' || sqlstate || ')'
@@ -1263,6 +1723,74 @@ $$;
 comment on function masking.fault_of_body(bytea) is 'Why a body cannot be read, without a word of it';
 revoke all on function masking.fault_of_body(bytea) from public;
 --! EndIncluded functions/masking.fault_of_body.sql
+--! Included functions/masking.event_inside.sql
+-- masking.event_inside(event jsonb) -> jsonb
+--
+-- what:    the JSON object in an envelope of SNS (Message, a string) or of EventBridge (detail), unwrapped once; whatever
+--          else as it is
+-- called:  by masking.mask_rows, quarantine_message and user_of_body, for what has no user_id
+-- raises:  nothing that an envelope can cause
+-- source:  AWS: "Fanout Amazon SNS notifications to Amazon SQS queues", "EventBridge event structure"
+create or replace function masking.event_inside(event jsonb)
+returns jsonb
+language plpgsql
+stable
+strict
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  inside jsonb;
+begin
+  if event ->> 'Type' = 'Notification' and jsonb_typeof(event -> 'Message') = 'string' then
+    inside := masking.read_body(convert_to(event ->> 'Message', 'UTF8'));
+  elsif jsonb_typeof(event -> 'detail-type') = 'string' and jsonb_typeof(event -> 'source') = 'string' then
+    inside := event -> 'detail';
+  end if;
+  return case when jsonb_typeof(inside) = 'object' then inside else event end;
+end
+$$;
+
+comment on function masking.event_inside(jsonb) is 'What an envelope of SNS or EventBridge holds; whatever else as it is';
+revoke all on function masking.event_inside(jsonb) from public;
+--! EndIncluded functions/masking.event_inside.sql
+--! Included functions/masking.fault_of_stranger.sql
+-- masking.fault_of_stranger(event jsonb) -> text
+--
+-- what:    what JSON without a user_id is, in words that hold nothing of it: what AWS puts into queues beside events has
+--          reasons of its own, which docs/errors.md explains
+-- called:  by masking.mask_rows, after masking.event_inside
+-- source:  AWS: "HTTP/HTTPS notification JSON format" (SNS), "Event notification types" (S3); PayloadS3Pointer of
+--          awslabs/payload-offloading-java-common-lib-for-aws, MessageS3Pointer of its forerunner
+create or replace function masking.fault_of_stranger(event jsonb)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+  -- An expression and no query: auto_explain would log a query's parameter, which holds the body.
+  return case
+    when event ->> 0 in (
+      'software.amazon.payloadoffloading.PayloadS3Pointer',
+      'com.amazon.sqs.javamessaging.MessageS3Pointer'
+    ) then 'body: pointer of the SQS extended client'
+    when jsonb_typeof(event) <> 'object' then 'body: not a JSON object'
+    when event ->> 'Type' = 'Notification' and event ? 'Message' then 'body: SNS envelope without a login event'
+    when event ->> 'Type' in ('SubscriptionConfirmation', 'UnsubscribeConfirmation') and event ? 'TopicArn'
+      then 'body: SNS subscription confirmation'
+    when event ? 'detail-type' and event ? 'detail' then 'body: EventBridge envelope without a login event'
+    when event ->> 'Service' = 'Amazon S3' and event ->> 'Event' = 's3:TestEvent' then 'body: S3 test event'
+    when event -> 'Records' -> 0 ? 's3' then 'body: S3 event notification'
+    else 'user_id: missing'
+  end;
+end
+$$;
+
+comment on function masking.fault_of_stranger(jsonb) is 'What JSON without a user_id is, without a word of it';
+revoke all on function masking.fault_of_stranger(jsonb) from public;
+--! EndIncluded functions/masking.fault_of_stranger.sql
 --! Included functions/masking.is_fault_of_data.sql
 -- masking.is_fault_of_data(code text) -> boolean
 --
@@ -1286,7 +1814,7 @@ revoke all on function masking.is_fault_of_data(text) from public;
 --! EndIncluded functions/masking.is_fault_of_data.sql
 --! Included functions/masking.mask_rows.sql
 -- masking.mask_rows(batch_id uuid, lenient boolean, only_message_id uuid default null)
---   -> (rows integer, inserted integer, quarantined integer)
+--   -> (rows integer, inserted integer, quarantined integer, no_addresses integer)
 --
 -- what:    classifies, masks, encrypts what is new, and moves the rows of a batch (or one message of it) on, in one
 --          statement
@@ -1310,12 +1838,15 @@ create or replace function masking.mask_rows(
   only_message_id uuid default null,
   out rows integer,
   out inserted integer,
-  out quarantined integer
+  out quarantined integer,
+  out no_addresses integer
 )
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set enable_nestloop = on
+set enable_indexscan = on
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -1355,26 +1886,27 @@ begin
   with
 
   -- Each `offset 0` keeps the planner from pulling a level up and computing its expressions once per use.
-  events as (
+  bodies as (
     select
-      m.message_id,
-      m.sent_at,
-      m.receive_count,
-      m.body,
-      case when lenient then masking.read_body(m.body) else convert_from(m.body, 'UTF8')::jsonb end as event
-    from staging.raw_messages m
+      m.message_id, m.sent_at, m.receive_count, m.opened as body,
+      case when lenient then masking.read_body(m.opened) else convert_from(m.opened, 'UTF8')::jsonb end as json
+    from (select s.*, masking.staged_body(s.body, s.body_key) as opened from staging.raw_messages s) m
     where m.batch_id = mask_rows.batch_id
       and (only_message_id is null or m.message_id = only_message_id)
     offset 0
   ),
 
+  events as (
+    select
+      b.*,
+      case when b.json ? 'user_id' then b.json else masking.event_inside(b.json) end as event
+    from bodies b
+    offset 0
+  ),
+
   texts as (
     select
-      e.message_id,
-      e.sent_at,
-      e.receive_count,
-      e.body,
-      e.event,
+      e.*,
       e.event ->> 'user_id' as user_id,
       e.event ->> 'ip' as ip,
       e.event ->> 'device_id' as device_id,
@@ -1387,14 +1919,7 @@ begin
 
   fields as (
     select
-      t.message_id,
-      t.sent_at,
-      t.receive_count,
-      t.body,
-      t.user_id,
-      t.device_type,
-      t.locale,
-      t.app_version,
+      t.message_id, t.sent_at, t.receive_count, t.body, t.user_id, t.device_type, t.locale, t.app_version,
       masking.canonical_ip(t.ip) as ip,
       nullif(t.device_id, '') as device_id,
       case
@@ -1408,8 +1933,7 @@ begin
           and coalesce(octet_length(t.app_version), 0) <= 64
           and not t.event @@ 'strict ($.* == "") is unknown' then null
         when t.event is null then masking.fault_of_body(t.body)
-        when jsonb_typeof(t.event) <> 'object' then 'body: not a JSON object'
-        when not t.event ? 'user_id' then 'user_id: missing'
+        when jsonb_typeof(t.event) <> 'object' or not t.event ? 'user_id' then masking.fault_of_stranger(t.event)
         when jsonb_typeof(t.event -> 'user_id') = 'null' then 'user_id: null'
         when jsonb_typeof(t.event -> 'user_id') <> 'string' then 'user_id: not a string'
         when t.user_id = '' then 'user_id: empty'
@@ -1462,6 +1986,9 @@ begin
     select
       count(*) as rows,
       count(*) filter (where m.fault is null) as sound_rows,
+      -- With a port, in a list, a network: masked as they stand, and counted, because whoever sends them may not know.
+      count(*) filter (where m.fault is null and not (pg_input_is_valid(m.ip, 'inet') and strpos(m.ip, '/') = 0))
+        as no_addresses,
       -- SQS counts deliveries; what it gives out for the first time is hardly ever here already. One way for the whole
       -- batch: two ways would be two orders of rows, in which two batches could wait for each other.
       lenient or bool_or(m.receive_count is distinct from 1) as may_be_here,
@@ -1577,8 +2104,9 @@ begin
     case
       when b.may_be_here then (select count(*) from loaded_unless_here)
       else b.sound_rows - (select count(*) from held)
-    end
-  into mask_rows.rows, mask_rows.quarantined, mask_rows.inserted
+    end,
+    b.no_addresses
+  into mask_rows.rows, mask_rows.quarantined, mask_rows.inserted, mask_rows.no_addresses
   from batch b;
 end
 $$;
@@ -1612,15 +2140,16 @@ begin
     m.sent_at,
     quarantine_message.reason,
     body_cipher.version,
-    crypto.pgp_sym_encrypt_bytea(m.body, encode(body_cipher.key, 'hex'), masking.cipher_options())
+    crypto.pgp_sym_encrypt_bytea(b.body, encode(body_cipher.key, 'hex'), masking.cipher_options())
   from staging.raw_messages m
+  cross join lateral (select masking.staged_body(m.body, m.body_key) as body) b
   where m.batch_id = quarantine_message.batch_id
     and m.message_id = quarantine_message.message_id
     -- Loaded once, it stays loaded.
     and not exists (
       select
       from public.user_logins l
-      where l.user_id = masking.read_body(m.body) ->> 'user_id'
+      where l.user_id in (masking.read_body(b.body) ->> 'user_id', masking.event_inside(masking.read_body(b.body)) ->> 'user_id')
         and l.create_date = m.sent_at
         and l.message_id = m.message_id
     )
@@ -1633,22 +2162,68 @@ $$;
 comment on function masking.quarantine_message(uuid, uuid, text) is 'Quarantines one message of a batch';
 revoke all on function masking.quarantine_message(uuid, uuid, text) from public;
 --! EndIncluded functions/masking.quarantine_message.sql
+--! Included functions/masking.probe.sql
+-- masking.probe(sent_at timestamptz) -> text
+--
+-- what:    whether masking works now: masks a sound event, in a sub-transaction that is always rolled back, and returns
+--          null where that succeeded, else the SQLSTATE that it failed with. A message is to blame for an error only
+--          where this is null.
+-- takes:   sent_at: of the message that failed, so that the event goes into the same partition
+-- called:  by masking.mask_one_by_one
+-- reads:   masking.keys, masking.kek
+-- writes:  nothing that lasts: staging.raw_messages, masking.vault and public.user_logins, rolled back
+-- twice:   yes
+-- raises:  ML001, ML002, ML015; faults of the server
+create or replace function masking.probe(sent_at timestamptz)
+returns text
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  probe_batch_id uuid := gen_random_uuid();
+  counts record;
+  works boolean := false;
+begin
+  insert into staging.inbox (batch_id, message_ids, receipt_handles, sent_ats, receive_counts, bodies)
+  values (
+    probe_batch_id, array[gen_random_uuid()], array[''], array[probe.sent_at], array[1], array[masking.sound_body()]
+  );
+  counts := masking.mask_rows(probe_batch_id, lenient => true);
+  works := counts.inserted = 1;
+  raise exception using message = 'rolls the sub-transaction back';
+exception when others then
+  if works then
+    return null;
+  elsif not masking.is_fault_of_data(sqlstate) then
+    raise;
+  end if;
+  return sqlstate;
+end
+$$;
+
+comment on function masking.probe(timestamptz) is 'Whether masking works now: null, or the SQLSTATE that a sound event fails with';
+revoke all on function masking.probe(timestamptz) from public;
+--! EndIncluded functions/masking.probe.sql
 --! Included functions/masking.mask_one_by_one.sql
--- masking.mask_one_by_one(batch_id uuid) -> (rows integer, inserted integer, quarantined integer)
+-- masking.mask_one_by_one(batch_id uuid) -> (rows integer, inserted integer, quarantined integer, no_addresses integer)
 --
 -- what:    masks a batch message by message, each in a sub-transaction, and quarantines those that fail: the way out
---          for a row that nobody foresaw, so that it harms itself only
+--          for a row that nobody foresaw, so that it harms itself only. A fault that is not the data's must not take
+--          sound messages out of SQS: a message is quarantined this way only where a sound event can be masked at that
+--          moment, and a tenth of the messages at the most, or one. Otherwise the batch fails as a whole.
 -- called:  by masking.mask_staged when a batch has failed as a whole twice
 -- reads:   staging.raw_messages, masking.keys, masking.kek
 -- writes:  masking.vault, public.user_logins, staging.quarantine
 -- twice:   yes
--- raises:  ML001, ML002, faults of the server; 40P01 where two batches come this way at once with the same new values in
+-- raises:  ML001, ML002; ML015 a fault strikes more than that, or a sound event too; faults of the server; 40P01 where two batches come this way at once with the same new values in
 --          another order: the job's next try mends that
 create or replace function masking.mask_one_by_one(
   batch_id uuid,
   out rows integer,
   out inserted integer,
-  out quarantined integer
+  out quarantined integer,
+  out no_addresses integer
 )
 language plpgsql
 volatile
@@ -1657,12 +2232,19 @@ as $$
 declare
   one record;
   counts record;
+  left_to_quarantine integer;
 begin
   rows := 0;
   inserted := 0;
   quarantined := 0;
+  no_addresses := 0;
+  select greatest(count(distinct m.message_id) / 10, 1)
+    into left_to_quarantine
+    from staging.raw_messages m
+   where m.batch_id = mask_one_by_one.batch_id;
+
   for one in
-    select m.message_id, count(*)::integer as copies
+    select m.message_id, min(m.sent_at) as sent_at, count(*)::integer as copies
       from staging.raw_messages m
      where m.batch_id = mask_one_by_one.batch_id
      group by m.message_id
@@ -1673,14 +2255,24 @@ begin
       counts := masking.mask_rows(batch_id, lenient => true, only_message_id => one.message_id);
       inserted := inserted + counts.inserted;
       quarantined := quarantined + counts.quarantined;
+      no_addresses := no_addresses + counts.no_addresses;
     exception when others then
       if not masking.is_fault_of_data(sqlstate) then
         raise;
       end if;
+      -- One that is in quarantine or loaded already is neither counted nor in the way.
       if masking.quarantine_message(
         batch_id, one.message_id, reason => 'message: cannot be masked (SQLSTATE ' || sqlstate || ')'
       ) then
         quarantined := quarantined + 1;
+        left_to_quarantine := left_to_quarantine - 1;
+        if left_to_quarantine < 0 or masking.probe(one.sent_at) is not null then
+          raise exception using
+            errcode = 'ML015',
+            message = format('masking fails with SQLSTATE %s for a reason that is not in the messages', sqlstate),
+            detail = 'Nothing of the batch was masked, quarantined or acknowledged; the job tries again',
+            hint = 'Look for what was changed: settings (alter database, alter role), triggers, partitions, extensions';
+        end if;
       end if;
     end;
   end loop;
@@ -1691,7 +2283,7 @@ comment on function masking.mask_one_by_one(uuid) is 'Masks a batch message by m
 revoke all on function masking.mask_one_by_one(uuid) from public;
 --! EndIncluded functions/masking.mask_one_by_one.sql
 --! Included functions/masking.mask_staged.sql
--- masking.mask_staged(batch_id uuid) -> (rows integer, inserted integer, quarantined integer)
+-- masking.mask_staged(batch_id uuid) -> (rows integer, inserted integer, quarantined integer, no_addresses integer)
 --
 -- what:    masks what is staged of a batch: all at once and quickly; where a message makes that fail, all at once with
 --          each body read in a sub-transaction; where that fails too, message by message
@@ -1706,7 +2298,8 @@ create or replace function masking.mask_staged(
   batch_id uuid,
   out rows integer,
   out inserted integer,
-  out quarantined integer
+  out quarantined integer,
+  out no_addresses integer
 )
 language plpgsql
 volatile
@@ -1736,6 +2329,7 @@ begin
   rows := counts.rows;
   inserted := counts.inserted;
   quarantined := counts.quarantined;
+  no_addresses := counts.no_addresses;
 end
 $$;
 
@@ -1760,6 +2354,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set work_mem = '256MB'
 as $$
 declare
   batch staging.batches;
@@ -1790,6 +2385,7 @@ begin
        set masked_at = clock_timestamp(),
            inserted = counts.inserted,
            quarantined = counts.quarantined,
+           no_addresses = counts.no_addresses,
            duplicates = counts.rows - counts.inserted - counts.quarantined
      where b.batch_id = mask_batch.batch_id;
   end if;
@@ -1865,7 +2461,7 @@ declare
   value text;
   digest bytea;
 begin
-  padded := rtrim(crypto.pgp_sym_decrypt_bytea(ciphertext, password), '\x00'::bytea);
+  padded := rtrim(crypto.pgp_sym_decrypt_bytea(ciphertext, password), decode('00', 'hex'));
   value := convert_from(substr(padded, 1, greatest(octet_length(padded) - 1, 0)), 'UTF8');
   digest := crypto.hmac(convert_to(value, 'UTF8'), key, 'sha256');
   if masking.token_of(digest, key_version) is distinct from token then
@@ -1968,8 +2564,9 @@ revoke all on function masking.open_bodies(uuid[]) from public;
 --! Included functions/masking.user_of_body.sql
 -- masking.user_of_body(message_id uuid) -> text
 --
--- what:    the user_id in a quarantined message's body; null where there is none, or where the body was changed and cannot
---          be opened: one such body must not hold up erasures
+-- what:    the user_id in a quarantined message's body, in envelopes in it (up to three, one in the other), or in base64;
+--          null where there is none, or where the body was changed and cannot be opened: one such body must not hold up
+--          erasures. What is compressed cannot be looked into.
 -- called:  by masking.forget_step
 -- reads:   staging.quarantine, masking.keys, masking.kek
 -- raises:  ML001 sealed; ML002 wrong key-encryption key
@@ -1981,9 +2578,15 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 as $$
 declare
+  body bytea;
   event jsonb;
 begin
-  select masking.read_body(b.body) into event from masking.open_bodies(array[user_of_body.message_id]) b;
+  select b.body into body from masking.open_bodies(array[user_of_body.message_id]) b;
+  event := coalesce(masking.read_body(body), masking.read_body(masking.from_base64(body)));
+  for depth in 1..3 loop
+    exit when event ? 'user_id';
+    event := masking.event_inside(event);
+  end loop;
   return event ->> 'user_id';
 exception when sqlstate 'ML004' then
   return null;
@@ -2009,7 +2612,7 @@ as $$
 begin
   return convert_from(body, 'UTF8');
 exception when character_not_in_repertoire then
-  return '\x' || encode(body, 'hex');
+  return chr(92) || 'x' || encode(body, 'hex');
 end
 $$;
 
@@ -2112,6 +2715,80 @@ $$;
 comment on function unmask.digest_of(unmask.requests) is 'The digest of all that a request says';
 revoke all on function unmask.digest_of(unmask.requests) from public;
 --! EndIncluded functions/unmask.digest_of.sql
+--! Included functions/unmask.policy_of_login.sql
+-- unmask.policy_of_login() -> unmask.policy
+--
+-- what:    the row of the policy that holds for session_user: of those whose role it is a member of, the one that allows
+--          most values in a request
+-- called:  by unmask.open_request and unmask.distinct_tokens
+-- reads:   unmask.policy
+-- raises:  ML106 no row covers the login
+create or replace function unmask.policy_of_login()
+returns unmask.policy
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  policy unmask.policy;
+begin
+  select p.*
+    into policy
+    from unmask.policy p
+    join pg_roles r on r.rolname = p.role_name
+   where pg_has_role(session_user, r.oid, 'member')
+   order by p.values_per_request desc, p.role_name
+   limit 1;
+  if not found then
+    raise exception using errcode = 'ML106', message = 'no row of unmask.policy covers this login';
+  end if;
+  return policy;
+end
+$$;
+
+comment on function unmask.policy_of_login() is 'The limits that hold for the login';
+revoke all on function unmask.policy_of_login() from public;
+--! EndIncluded functions/unmask.policy_of_login.sql
+--! Included functions/unmask.distinct_tokens.sql
+-- unmask.distinct_tokens(tokens uuid[]) -> uuid[]
+--
+-- what:    the tokens of a request without duplicates and nulls, in order: no more than the policy allows. A null mask
+--          stands for a value that was absent or has been erased: there is nothing to reveal. The array's length is
+--          looked at before anything is done with it.
+-- called:  by the functions that make requests
+-- reads:   unmask.policy
+-- raises:  ML106 over the policy's values a request, or over 100000 elements, duplicates and nulls included
+create or replace function unmask.distinct_tokens(tokens uuid[])
+returns uuid[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  policy unmask.policy := unmask.policy_of_login();
+  wanted uuid[];
+begin
+  if cardinality(tokens) > greatest(policy.values_per_request, 100000) then
+    raise exception using
+      errcode = 'ML106',
+      message = format('the request names %s values, and the policy allows %s in one', cardinality(tokens), policy.values_per_request),
+      hint = 'Name each value once: array(select distinct …); or ask for fewer, in several requests';
+  end if;
+
+  wanted := array(select distinct t from unnest(tokens) t where t is not null order by t);
+  if cardinality(wanted) > policy.values_per_request then
+    raise exception using
+      errcode = 'ML106',
+      message = format('the request is for %s values, and the policy allows %s in one', cardinality(wanted), policy.values_per_request),
+      hint = 'Ask for fewer, or in several requests';
+  end if;
+  return wanted;
+end
+$$;
+
+comment on function unmask.distinct_tokens(uuid[]) is 'The tokens of a request, each once, as many as the policy allows';
+revoke all on function unmask.distinct_tokens(uuid[]) from public;
+--! EndIncluded functions/unmask.distinct_tokens.sql
 --! Included functions/unmask.open_request.sql
 -- unmask.open_request(kind text, tokens uuid[], reason text, subject text) -> uuid
 --
@@ -2121,7 +2798,7 @@ revoke all on function unmask.digest_of(unmask.requests) from public;
 -- reads:   unmask.policy
 -- writes:  unmask.requests, audit.events
 -- twice:   makes another request
--- raises:  ML106 over a limit of the policy, or no policy covers the login; ML110 no reason, or no or null values
+-- raises:  ML106 over a limit of the policy, or no policy covers the login; ML110 no reason, or nothing to reveal
 create or replace function unmask.open_request(kind text, tokens uuid[], reason text, subject text)
 returns uuid
 language plpgsql
@@ -2140,35 +2817,16 @@ begin
       hint = 'Name the case: reason => ''INC-4711 account takeover''';
   end if;
 
-  select array_agg(distinct t order by t) into request.tokens from unnest(tokens) t;
-  if request.tokens is null or array_position(request.tokens, null) is not null then
+  request.tokens := unmask.distinct_tokens(tokens);
+  if request.tokens = '{}' then
     raise exception using
       errcode = 'ML110',
-      message = 'a request needs values: there are none, or one is null',
-      hint = 'A null mask stands for a value that was absent or has been erased: leave it out';
+      message = 'there is nothing to reveal: these logins carry no value, or there are none',
+      hint = 'A null mask stands for a value that was absent or has been erased';
   end if;
+  policy := unmask.policy_of_login();
 
-  select p.*
-    into policy
-    from unmask.policy p
-    join pg_roles r on r.rolname = p.role_name
-   where pg_has_role(session_user, r.oid, 'member')
-   order by p.values_per_request desc, p.role_name
-   limit 1;
-  if not found then
-    raise exception using
-      errcode = 'ML106',
-      message = 'no row of unmask.policy covers this login';
-  end if;
-  if cardinality(request.tokens) > policy.values_per_request then
-    raise exception using
-      errcode = 'ML106',
-      message = format('the request is for %s values, and the policy allows %s in one', cardinality(request.tokens), policy.values_per_request),
-      hint = 'Ask for fewer, or in several requests';
-  end if;
-
-  -- Everybody's requests of the day count, so they are made one after the other; audit.append would wait here anyway.
-  perform from audit.head for update;
+  -- Everybody's requests of the day count, as far as they are committed: unmask.granted looks again.
   select coalesce(sum(cardinality(r.tokens)), 0)
     into today
     from unmask.requests r
@@ -2221,12 +2879,14 @@ revoke all on function unmask.open_request(text, uuid[], text, text) from public
 -- unmask.request(field text, tokens uuid[], reason text) -> uuid
 --
 -- what:    asks to see the values behind tokens of one field. Commit, then reveal.
--- takes:   field: ip or device_id; tokens: masks of that field, duplicates allowed; reason: why, for the record
+-- takes:   field: ip or device_id; tokens: masks of that field; duplicates and nulls are left out, so that
+--          array(select masked_ip …) fits; reason: why, for the record
 -- called:  by unmaskers
 -- reads:   masking.keys, masking.vault, unmask.policy
 -- writes:  unmask.requests, audit.events
 -- twice:   makes another request
--- raises:  ML106 over a limit; ML107 every value has been erased; ML110 no reason, no values, or tokens of another field
+-- raises:  ML106 over a limit; ML107 every value has been erased; ML110 no reason, nothing but nulls, or tokens
+--          of another field
 create or replace function unmask.request(field text, tokens uuid[], reason text)
 returns uuid
 language plpgsql
@@ -2234,32 +2894,33 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  wanted uuid[];
 begin
   if field is null or field not in ('ip', 'device_id') then
     raise exception using errcode = 'ML110', message = 'field must be ip or device_id';
   end if;
+  wanted := unmask.distinct_tokens(tokens);
   if exists (
     select
-      from unnest(tokens) t
-     where t is not null
-       and not exists (
-         select
-           from masking.keys k
-          where k.purpose = 'token'
-            and k.field = request.field
-            and k.version = get_byte(uuid_send(t), 0)
-       )
+      from unnest(wanted) t
+     where not exists (
+       select
+         from masking.keys k
+        where k.purpose = 'token'
+          and k.field = request.field
+          and k.version = get_byte(uuid_send(t), 0)
+     )
   ) then
     raise exception using
       errcode = 'ML110',
       message = format('some of these are no tokens of %s', field),
       hint = 'Take masked_ip for ip, and masked_device_id for device_id';
   end if;
-  if cardinality(tokens) > 0 and array_position(tokens, null) is null
-     and not exists (select from masking.current_tokens(tokens)) then
+  if wanted <> '{}' and not exists (select from masking.current_tokens(wanted)) then
     raise exception using errcode = 'ML107', message = 'all of these values have been erased';
   end if;
-  return unmask.open_request(field, tokens, reason, null);
+  return unmask.open_request(field, wanted, reason, null);
 end
 $$;
 
@@ -2275,7 +2936,7 @@ grant execute on function unmask.request(text, uuid[], text) to logins_unmasker;
 -- reads:   public.user_logins, unmask.policy
 -- writes:  unmask.requests, audit.events
 -- twice:   makes another request
--- raises:  ML106 over a limit; ML110 no reason, or no masked value in any login of that user
+-- raises:  ML106 over a limit, or over 100000 logins; ML110 no reason, or no masked value in any login of that user
 create or replace function unmask.request_user(user_id text, reason text)
 returns uuid
 language plpgsql
@@ -2286,6 +2947,16 @@ as $$
 declare
   tokens uuid[];
 begin
+  -- What it takes to read them bounds a request as well as the number of values does.
+  if exists (
+    select from public.user_logins l where l.user_id = request_user.user_id offset 100000 limit 1
+  ) then
+    raise exception using
+      errcode = 'ML106',
+      message = 'the user has more than 100000 logins, too many for one request',
+      hint = 'Ask by time: unmask.request(''ip'', array(select distinct masked_ip from user_logins where user_id = … and create_date >= …), …)';
+  end if;
+
   select array_agg(distinct t)
     into tokens
     from public.user_logins l
@@ -2316,12 +2987,13 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  wanted uuid[] := unmask.distinct_tokens(message_ids);
 begin
-  if cardinality(message_ids) > 0
-     and not exists (select from staging.quarantine q where q.message_id = any (message_ids)) then
+  if wanted <> '{}' and not exists (select from staging.quarantine q where q.message_id = any (wanted)) then
     raise exception using errcode = 'ML107', message = 'none of these messages is in quarantine (any more)';
   end if;
-  return unmask.open_request('body', message_ids, reason, null);
+  return unmask.open_request('body', wanted, reason, null);
 end
 $$;
 
@@ -2347,10 +3019,13 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
 as $$
 begin
-  if field is null or field not in ('ip', 'device_id') or coalesce(value, '') = '' then
-    raise exception using errcode = 'ML110', message = 'a search needs a field, ip or device_id, and a value';
+  if field is null or field not in ('ip', 'device_id') or coalesce(octet_length(value), 0) not between 1 and 256 then
+    raise exception using
+      errcode = 'ML110',
+      message = 'a search needs a field, ip or device_id, and a value of up to 256 bytes, which is what an event can have';
   end if;
   return unmask.open_request('find', array(select masking.tokens_of_value(field, value)), reason, field);
 end
@@ -2365,7 +3040,7 @@ grant execute on function unmask.request_find(text, text, text) to logins_unmask
 --
 -- what:    a request that says what it said when it was made
 -- called:  by unmask.approve and unmask.granted
--- reads:   unmask.requests, audit.events
+-- reads:   unmask.requests, audit.events, audit.heads
 -- raises:  ML101 no such request, or not committed; ML108 it was changed since
 create or replace function unmask.intact_request(request_id uuid)
 returns unmask.requests
@@ -2389,7 +3064,7 @@ begin
      where e.event_id = request.event_id
        and e.action = 'request'
        and e.details ->> 'digest' = encode(unmask.digest_of(request), 'hex')
-       and e.hash = audit.hash_of(e)
+       and audit.in_place(e)
   ) then
     raise exception using
       errcode = 'ML108',
@@ -2440,7 +3115,7 @@ begin
     raise exception using errcode = 'ML111', message = 'the request has been approved already';
   end if;
 
-  -- Whoever else approves it waits in audit.append, and then finds this approval.
+  -- Whoever else approves it at the same time waits for this row, and then gets unique_violation.
   insert into unmask.approvals (request_id, digest, event_id)
   values (
     approve.request_id,
@@ -2465,9 +3140,9 @@ grant execute on function unmask.approve(uuid) to logins_approver;
 -- what:    a request that session_user may have answered now: committed and durable, theirs, not expired, approved
 --          where that is needed, and unchanged
 -- called:  by unmask.reveal and unmask.find
--- reads:   unmask.requests, unmask.approvals, audit.events
+-- reads:   unmask.requests, unmask.approvals, unmask.policy, audit.events, audit.heads
 -- raises:  ML101 no such request; ML102 somebody else's; ML103 not committed yet; ML104 expired; ML105 not approved;
---          ML108 changed since
+--          ML106 over the day's limit; ML108 changed since; 58030 the record cannot be made durable
 create or replace function unmask.granted(request_id uuid)
 returns unmask.requests
 language plpgsql
@@ -2476,6 +3151,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   request unmask.requests := unmask.intact_request(granted.request_id);
+  day timestamptz := date_trunc('day', request.requested_at, 'UTC');
+  requested bigint;
+  allowed integer;
 begin
   if request.requested_by <> session_user then
     raise exception using
@@ -2504,12 +3182,37 @@ begin
        and e.action = 'approve'
        and e.actor = a.approved_by
        and e.details ->> 'request_id' = a.request_id::text
-       and e.hash = audit.hash_of(e)
+       and audit.in_place(e)
   ) then
     raise exception using
       errcode = 'ML105',
       message = 'the request has not been approved',
       hint = format('A member of logins_approver has to run: select unmask.approve(%L)', request.request_id);
+  end if;
+
+  -- Requests that are made at the same time do not see each other. Here each is committed: whichever was committed last
+  -- sees all, so what is shown of a day never exceeds the limit. What was shown already may be shown again.
+  select coalesce(sum(cardinality(r.tokens)), 0)
+    into requested
+    from unmask.requests r
+   where r.role_name = request.role_name
+     and r.requested_at >= day
+     and r.requested_at < day + interval '24 hours';
+  select p.values_per_day into allowed from unmask.policy p where p.role_name = request.role_name;
+  if requested > coalesce(allowed, 0) and not exists (
+    select
+      from audit.events e
+     where e.action in ('reveal', 'find')
+       and e.details ->> 'request_id' = request.request_id::text
+       and audit.in_place(e)
+  ) then
+    raise exception using
+      errcode = 'ML106',
+      message = format(
+        'members of %s have requested %s values on that day (UTC), and the policy allows %s',
+        request.role_name, requested, coalesce(allowed, 0)
+      ),
+      hint = 'Requests were made at the same time, or the policy was changed: make this one again on another day';
   end if;
   perform audit.make_durable();
   return request;
@@ -2604,9 +3307,11 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
 as $$
 declare
-  wanted uuid[] := array(select masking.tokens_of_value(field, value));
+  -- Longer ones are in no event.
+  wanted uuid[] := array(select masking.tokens_of_value(field, value) where octet_length(value) <= 256);
   found_request_id uuid;
   request unmask.requests;
   found_tokens uuid[];
@@ -2674,6 +3379,131 @@ $$;
 comment on function masking.first_token(integer) is 'The lower bound of the tokens of a key';
 revoke all on function masking.first_token(integer) from public;
 --! EndIncluded functions/masking.first_token.sql
+--! Included functions/masking.require_read_committed.sql
+-- masking.require_read_committed() -> void
+--
+-- what:    refuses to go on in a REPEATABLE READ or SERIALIZABLE transaction. Such a transaction does not see what others
+--          committed after it began: it would take a value that a new login needs for one that nobody needs, or a
+--          login that it cannot see for one that is not there.
+-- called:  by whatever deletes values or concludes that nothing is left
+-- raises:  25000 another isolation level
+create or replace function masking.require_read_committed()
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    raise exception using
+      errcode = '25000',
+      message = 'this needs a READ COMMITTED transaction, to see what others have committed',
+      hint = 'begin transaction isolation level read committed';
+  end if;
+end
+$$;
+
+comment on function masking.require_read_committed() is 'Refuses transactions that do not see what others have committed';
+revoke all on function masking.require_read_committed() from public;
+--! EndIncluded functions/masking.require_read_committed.sql
+--! Included functions/masking.check_step.sql
+-- masking.check_step(max_rows integer) -> void
+--
+-- what:    refuses a step of a size that is none, and one in a transaction that does not see what others have committed
+-- called:  by masking.rotate_step, masking.forget_step and masking.purge_step, before anything else
+-- raises:  22023 max_rows is null or not from 1 to 100000; 25000 another isolation level than READ COMMITTED
+create or replace function masking.check_step(max_rows integer)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if (max_rows between 1 and 100000) is not true then
+    raise exception using errcode = '22023', message = 'max_rows must be from 1 to 100000';
+  end if;
+  perform masking.require_read_committed();
+end
+$$;
+
+comment on function masking.check_step(integer) is 'Refuses a step that could not be done';
+revoke all on function masking.check_step(integer) from public;
+--! EndIncluded functions/masking.check_step.sql
+--! Included functions/masking.is_carried.sql
+-- masking.is_carried(key_version integer) -> boolean
+--
+-- what:    whether any login still carries a mask of this token key whose value is in the vault under another mask by now.
+--          Forgetting which mask became which would leave such a login without its value.
+-- called:  by masking.retoken_logins and masking.destroy_key
+-- reads:   public.user_logins, masking.retokened
+--
+-- The masks of a key lie together in the indexes, and usually there is none: a probe of two indexes, whatever the
+-- statistics of before the rotation make the planner think.
+create or replace function masking.is_carried(key_version integer)
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+  first_token uuid := masking.first_token(key_version);
+  next_key uuid := masking.first_token(key_version + 1);
+begin
+  return exists (
+    select
+      from public.user_logins l
+     where l.masked_ip >= first_token
+       and l.masked_ip < next_key
+       and exists (select from masking.retokened r where r.old_token = l.masked_ip offset 0)
+  ) or exists (
+    select
+      from public.user_logins l
+     where l.masked_device_id >= first_token
+       and l.masked_device_id < next_key
+       and exists (select from masking.retokened r where r.old_token = l.masked_device_id offset 0)
+  );
+end
+$$;
+
+comment on function masking.is_carried(integer) is 'Whether logins still carry masks of a token key whose values have moved';
+revoke all on function masking.is_carried(integer) from public;
+--! EndIncluded functions/masking.is_carried.sql
+--! Included functions/masking.rows_to_rotate.sql
+-- masking.rows_to_rotate(rotation masking.rotations) -> bigint
+--
+-- what:    how many rows a rotation has to look at: what is under the old key and, for a token key, all logins
+-- called:  by masking.rotate_step, once a rotation, before it takes locks
+-- reads:   masking.vault, public.user_logins, staging.quarantine
+create or replace function masking.rows_to_rotate(rotation masking.rotations)
+returns bigint
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return case
+    when rotation.field = 'body' then
+      (select count(*) from staging.quarantine q where q.key_version = rotation.from_version)
+    when rotation.purpose = 'cipher' then
+      (select count(*) from masking.vault v where v.key_version = rotation.from_version)
+    else
+      (
+        select count(*)
+        from masking.vault v
+        where v.token >= masking.first_token(rotation.from_version)
+          and v.token < masking.first_token(rotation.from_version + 1)
+      ) + (select count(*) from public.user_logins)
+  end;
+end
+$$;
+
+comment on function masking.rows_to_rotate(masking.rotations) is 'How many rows a rotation has to look at';
+revoke all on function masking.rows_to_rotate(masking.rotations) from public;
+--! EndIncluded functions/masking.rows_to_rotate.sql
 --! Included functions/masking.retoken_vault.sql
 -- masking.retoken_vault(rotation masking.rotations, max_rows integer) -> masking.rotations
 --
@@ -2690,6 +3520,7 @@ language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
 as $$
 declare
   new_key bytea := (
@@ -2740,7 +3571,12 @@ begin
   delete from masking.vault v where v.token = any (chunk);
 
   rotation.rows_done := rotation.rows_done + cardinality(chunk);
-  if cardinality(chunk) < max_rows then
+  if cardinality(chunk) < max_rows and not exists (
+    select
+      from masking.vault v
+     where v.token >= masking.first_token(rotation.from_version)
+       and v.token < masking.first_token(rotation.from_version + 1)
+  ) then
     rotation.phase := 'logins';
   end if;
   return rotation;
@@ -2754,9 +3590,10 @@ revoke all on function masking.retoken_vault(masking.rotations, integer) from pu
 -- masking.retoken_logins(rotation masking.rotations, max_rows integer) -> masking.rotations
 --
 -- what:    looks at the next logins in the order of the primary key and replaces the old tokens in them. No batch writes
---          old tokens any more (masking.rotate waited for those that did), so one pass is all.
+--          old tokens any more (masking.rotate waited for those that did), so one pass is usually all. At its end the
+--          vault and the logins are asked what is left under the old key: the rotation is done when nothing is.
 -- called:  by masking.rotate_step
--- reads:   masking.retokened
+-- reads:   masking.retokened, masking.vault
 -- writes:  public.user_logins
 -- twice:   yes: from the rotation's position on
 create or replace function masking.retoken_logins(rotation masking.rotations, max_rows integer)
@@ -2783,7 +3620,20 @@ begin
    order by c.user_id desc, c.create_date desc, c.message_id desc
    limit 1;
   if not found then
-    rotation.state := 'done';
+    rotation.position_user_id := null;
+    rotation.position_create_date := null;
+    rotation.position_message_id := null;
+    -- A restored row, say, may be behind this one's back: then once more from the beginning.
+    if exists (
+      select
+        from masking.vault v
+       where v.token >= masking.first_token(rotation.from_version)
+         and v.token < masking.first_token(rotation.from_version + 1)
+    ) then
+      rotation.phase := 'vault';
+    elsif not masking.is_carried(rotation.from_version) then
+      rotation.state := 'done';
+    end if;
     return rotation;
   end if;
 
@@ -2829,6 +3679,7 @@ language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
 as $$
 declare
   new_password text := (
@@ -2888,6 +3739,7 @@ language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
 as $$
 declare
   new_password text := (
@@ -2901,8 +3753,8 @@ begin
     select q.message_id
       from staging.quarantine q
      where q.key_version = rotation.from_version
-     -- Bodies are up to a megabyte each, where vault entries have a few hundred bytes.
-     limit greatest(max_rows / 10, 1)
+     -- Bodies are up to a megabyte each, where vault entries have a few hundred bytes: a hundred fit into work_mem.
+     limit least(greatest(max_rows / 10, 1), 100)
   );
 
   update staging.quarantine q
@@ -2923,26 +3775,44 @@ comment on function masking.reencrypt_bodies(masking.rotations, integer) is 'Enc
 revoke all on function masking.reencrypt_bodies(masking.rotations, integer) from public;
 --! EndIncluded functions/masking.reencrypt_bodies.sql
 --! Included functions/masking.rotate_step.sql
--- masking.rotate_step(max_rows integer default 500) -> boolean
+-- masking.rotate_step(max_rows integer default 500)
+--   -> (more boolean, began boolean, ended text, work text, rows bigint, total bigint, seconds double precision)
 --
--- what:    takes the oldest rotation that is running a step further and says whether there is more to do. A vault entry
---          that cannot be opened pauses its rotation, with a word why: rotating must not make a swapped ciphertext good.
+-- what:    takes the oldest rotation that is running a step further. A vault entry that cannot be opened pauses its
+--          rotation, with a word why: rotating must not make a swapped ciphertext good.
+-- returns: more: whether anything is left to do; then, for the worker's log, of the rotation that this step was about:
+--          whether it was the first step, `done` or `paused` where it was the last, what it is, rows done and in total,
+--          seconds since the beginning. All but more are null where the step was nobody's, or is another worker's.
 -- called:  by the worker's task rotate_keys, a transaction a step
 -- reads:   masking.keys, masking.kek
 -- writes:  masking.rotations and what the rotation is about; audit.events at the end
+-- keeps:   what is in the clear in memory (work_mem), off the disk
 -- twice:   yes: each call is the next step
--- raises:  ML001 sealed; ML002 wrong key-encryption key
-create or replace function masking.rotate_step(max_rows integer default 500)
-returns boolean
+-- raises:  55P03 a lock was not to be had within two seconds; ML001 sealed; ML002 wrong key-encryption key; 22023 max_rows is not from 1 to 100000; 25000
+--          not READ COMMITTED
+create or replace function masking.rotate_step(
+  max_rows integer default 500,
+  out more boolean,
+  out began boolean,
+  out ended text,
+  out work text,
+  out rows bigint,
+  out total bigint,
+  out seconds double precision
+)
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
+set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
 as $$
 declare
   rotation masking.rotations;
-  done integer;
+  step_began_at timestamptz;
 begin
+  perform masking.check_step(max_rows);
   -- A second worker leaves the step to the first.
   select r.* into rotation
     from masking.rotations r
@@ -2951,8 +3821,14 @@ begin
    limit 1
      for update skip locked;
   if not found then
-    return false;
+    more := false;
+    return;
   end if;
+  began := rotation.rows_total is null;
+  if began then
+    rotation.rows_total := masking.rows_to_rotate(rotation);
+  end if;
+  step_began_at := clock_timestamp();
   -- Whoever deletes values ends first: what this step reads from here on is what it may write again.
   lock table masking.vault in row exclusive mode;
 
@@ -2980,6 +3856,10 @@ begin
          position_create_date = rotation.position_create_date,
          position_message_id = rotation.position_message_id,
          rows_done = rotation.rows_done,
+         rows_total = rotation.rows_total,
+         -- The rest after a step is part of the work; a night on which no worker ran is not.
+         worked = r.worked + least(clock_timestamp() - coalesce(r.last_step_at, step_began_at), interval '2 minutes'),
+         last_step_at = clock_timestamp(),
          problem = rotation.problem,
          finished_at = case when rotation.state = 'done' then clock_timestamp() end
    where r.rotation_id = rotation.rotation_id;
@@ -2991,8 +3871,16 @@ begin
         'from', rotation.from_version, 'to', rotation.to_version, 'rows', rotation.rows_done
       )
     );
+    ended := rotation.state;
   end if;
-  return exists (select from masking.rotations r where r.state = 'running');
+  more := exists (select from masking.rotations r where r.state = 'running');
+  work := format(
+    'rotation of the %s key of %s, %s to %s',
+    rotation.purpose, rotation.field, rotation.from_version, rotation.to_version
+  );
+  rows := rotation.rows_done;
+  total := rotation.rows_total;
+  seconds := extract(epoch from clock_timestamp() - rotation.started_at);
 end
 $$;
 
@@ -3017,6 +3905,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set work_mem = '256MB'
 as $$
 declare
   key masking.keys;
@@ -3132,14 +4021,15 @@ grant execute on function masking.resume_rotation() to logins_custodian;
 -- what:    destroys a retiring key: its wrapped form is removed, and what was still under it is deleted, because nobody
 --          can open it any more. What backups and WAL hold of the key is wrapped under the key-encryption key.
 -- takes:   losing: how many values (or quarantined messages) are lost. 0 means none, which is so after a rotation. To
---          lose some on purpose, name the very number: it is in the error's message.
+--          lose some on purpose, name the very number: it is in the error's message. No number loses values that have
+--          left the key while logins still carry its masks.
 -- called:  by custodians
 -- reads:   masking.vault, public.user_logins, staging.quarantine
 -- writes:  masking.keys, masking.vault, staging.quarantine, masking.retokened (old tokens of a token key are forgotten),
 --          masking.rotations, audit.events
 -- twice:   raises ML007
 -- raises:  ML006 another number of values is under the key; ML007 there is no such retiring key; ML008 its rotation is
---          not done yet
+--          not done yet, or logins still carry its masks; 22023 losing is null or below 0; 25000 not READ COMMITTED
 create or replace function masking.destroy_key(purpose text, version integer, losing bigint default 0)
 returns void
 language plpgsql
@@ -3150,7 +4040,12 @@ as $$
 declare
   key masking.keys;
   held bigint;
+  lost bigint;
 begin
+  if (losing >= 0) is not true then
+    raise exception using errcode = '22023', message = 'losing must be how many values are lost, 0 for none';
+  end if;
+  perform masking.require_read_committed();
   -- A step of its rotation ends first: it holds the rotation before it wants the vault.
   perform
      from masking.rotations r
@@ -3183,10 +4078,11 @@ begin
       message = format('%s values are under this key, and %s were to be lost', held, losing),
       hint = case
         when held = 0 then 'None has to be lost: leave losing out'
-        else format('Rotate them to another key first; or, to lose them for ever, pass losing => %s', held)
+        else format('Wait until its rotation is done; or, to lose them for ever, pass losing => %s', held)
       end;
   end if;
-  -- With nothing left under it, a rotation that is still at work on the logins needs the old tokens.
+  -- With nothing left under it, a rotation that is still at work on the logins needs the old tokens; and whatever is left
+  -- under it, so do logins whose values have moved.
   if losing = 0 and exists (
     select
       from masking.rotations r
@@ -3196,6 +4092,11 @@ begin
       errcode = 'ML008',
       message = 'the rotation of this key is not done yet',
       hint = 'npm run status shows how far it is';
+  elsif key.purpose = 'token' and masking.is_carried(key.version) then
+    raise exception using
+      errcode = 'ML008',
+      message = 'logins still carry masks of this key whose values are under another key by now: they would lose them',
+      hint = 'Let its rotation get through the logins; where none is under way, rotate the token key of this field once more';
   end if;
 
   -- What nobody can open any more is deleted, so that a value that comes again is new.
@@ -3213,6 +4114,7 @@ begin
      where v.key_version = key.version and r.new_token = v.token;
     delete from masking.vault v where v.key_version = key.version;
   end if;
+  get diagnostics lost = row_count;
 
   update masking.keys k
      set state = 'destroyed', wrapped = null, destroyed_at = now()
@@ -3222,7 +4124,7 @@ begin
    where r.purpose = key.purpose and r.from_version = key.version and r.state <> 'done';
   perform audit.append(
     'destroy key',
-    jsonb_build_object('purpose', key.purpose, 'field', key.field, 'version', key.version, 'lost', losing)
+    jsonb_build_object('purpose', key.purpose, 'field', key.field, 'version', key.version, 'lost', lost)
   );
 end
 $$;
@@ -3321,21 +4223,35 @@ revoke all on function masking.forget_user(text, text) from public;
 grant execute on function masking.forget_user(text, text) to logins_custodian;
 --! EndIncluded functions/masking.forget_user.sql
 --! Included functions/masking.forget_step.sql
--- masking.forget_step(max_rows integer default 500) -> boolean
+-- masking.forget_step(max_rows integer default 500)
+--   -> (more boolean, began boolean, ended text, work text, rows bigint, total bigint, seconds double precision)
 --
--- what:    takes the oldest erasure a step further and says whether there is more to do
+-- what:    takes the oldest erasure a step further. It is done when no login of the user that was there before the request
+--          has a mask, and all of the quarantine was looked through.
+-- returns: as masking.rotate_step does; rows are logins cleared and bodies deleted, and nobody knows their total
 -- called:  by the worker's task forget_users, a transaction a step
 -- reads:   masking.keys and masking.kek (for quarantined bodies)
 -- writes:  public.user_logins, masking.vault, staging.quarantine, masking.erasures; audit.events at the end
 -- twice:   yes: each call is the next step
--- raises:  ML001 sealed; ML002 wrong key-encryption key
-create or replace function masking.forget_step(max_rows integer default 500)
-returns boolean
+-- raises:  55P03 a lock was not to be had within two seconds; ML001 sealed; ML002 wrong key-encryption key; 22023 max_rows is not from 1 to 100000; 25000
+--          not READ COMMITTED
+create or replace function masking.forget_step(
+  max_rows integer default 500,
+  out more boolean,
+  out began boolean,
+  out ended text,
+  out work text,
+  out rows bigint,
+  out total bigint,
+  out seconds double precision
+)
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan
+set work_mem = '256MB'
 as $$
 declare
   erasure masking.erasures;
@@ -3344,6 +4260,7 @@ declare
   chunk uuid[];
   erased integer;
 begin
+  perform masking.check_step(max_rows);
   select e.* into erasure
     from masking.erasures e
    where e.phase <> 'done'
@@ -3351,8 +4268,11 @@ begin
    limit 1
      for update skip locked;
   if not found then
-    return false;
+    more := false;
+    return;
   end if;
+  began := erasure.started_at is null;
+  erasure.started_at := coalesce(erasure.started_at, clock_timestamp());
 
   if erasure.phase = 'logins' then
     -- Batches that began before the erasure end first, so that their logins are seen.
@@ -3399,10 +4319,19 @@ begin
        and masking.user_of_body(q.message_id) = erasure.user_id;
     get diagnostics erased = row_count;
     erasure.bodies_erased := erasure.bodies_erased + erased;
+    erasure.position_message_id := chunk[cardinality(chunk)];
     if cardinality(chunk) = 0 then
-      erasure.phase := 'done';
-    else
-      erasure.position_message_id := chunk[cardinality(chunk)];
+      -- A restored row, say, may have come behind this one's back.
+      erasure.phase := case
+        when exists (
+          select
+            from public.user_logins l
+           where l.user_id = erasure.user_id
+             and l.loaded_at <= erasure.requested_at
+             and (l.masked_ip is not null or l.masked_device_id is not null)
+        ) then 'logins'
+        else 'done'
+      end;
     end if;
   end if;
 
@@ -3412,6 +4341,7 @@ begin
          logins_cleared = erasure.logins_cleared,
          values_erased = erasure.values_erased,
          bodies_erased = erasure.bodies_erased,
+         started_at = erasure.started_at,
          finished_at = case when erasure.phase = 'done' then clock_timestamp() end
    where e.erasure_id = erasure.erasure_id;
   if erasure.phase = 'done' then
@@ -3422,8 +4352,12 @@ begin
         'values', erasure.values_erased, 'bodies', erasure.bodies_erased
       )
     );
+    ended := 'done';
   end if;
-  return exists (select from masking.erasures e where e.phase <> 'done');
+  more := exists (select from masking.erasures e where e.phase <> 'done');
+  work := format('erasure %s', erasure.erasure_id);
+  rows := erasure.logins_cleared + erasure.bodies_erased;
+  seconds := extract(epoch from clock_timestamp() - erasure.requested_at);
 end
 $$;
 
@@ -3461,57 +4395,80 @@ revoke all on function masking.set_retention(integer) from public;
 grant execute on function masking.set_retention(integer) to logins_custodian;
 --! EndIncluded functions/masking.set_retention.sql
 --! Included functions/masking.retention.sql
--- masking.retention() -> integer
+-- masking.retention() -> (dropped integer, overdue integer)
 --
 -- what:    drops the monthly partitions that end before the months to keep, deletes such rows from the default
---          partition, and starts a purge of the vault for what only they referred to. Returns how many partitions it
---          dropped. Does nothing where logins are kept for ever.
+--          partition, and starts a purge of the vault for what only they referred to. Does nothing where logins are
+--          kept for ever. Returns how many partitions it dropped, and how many are overdue because somebody holds a
+--          lock: then it removes nothing, and its job is due again in five minutes. One is overdue as well where it
+--          could not delete from the default partition.
 -- called:  by the worker's task retention, every day
 -- reads:   masking.retention_policy, the catalogs
 -- writes:  public.user_logins and its partitions, graphile_worker's jobs, audit.events
+-- locks:   public.user_logins and its default partition against everybody, where there is a partition to drop. While it waits, everybody waits
+--          behind it, so it waits for two seconds at most. That is longer than deadlock_timeout, after which an
+--          autovacuum in the way is cancelled.
 -- twice:   yes
-create or replace function masking.retention()
-returns integer
+create or replace function masking.retention(
+  out dropped integer,
+  out overdue integer
+)
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
+set lock_timeout = '2s'
 as $$
 declare
   oldest_kept timestamptz;
-  partition record;
-  dropped integer := 0;
+  partitions text[];
+  partition_name text;
   deleted integer;
 begin
+  dropped := 0;
+  overdue := 0;
   select date_trunc('month', now()) - make_interval(months => p.keep_months)
     into oldest_kept
     from masking.retention_policy p;
   if oldest_kept is null then
-    return 0;
+    return;
   end if;
 
-  for partition in
-    select c.oid::regclass as relation, c.relname
+  partitions := array(
+    select c.relname
       from pg_inherits i
       join pg_class c on c.oid = i.inhrelid
      where i.inhparent = 'public.user_logins'::regclass
-       and c.relname ~ '^user_logins_\d{4}_\d{2}$'
+       and c.relname ~ '^user_logins_[0-9]{4}_[0-9]{2}$'
        and to_date(right(c.relname, 7), 'YYYY_MM') < oldest_kept::date
      order by c.relname
-  loop
-    execute format('drop table %s', partition.relation);
-    perform audit.append('drop partition', jsonb_build_object('partition', partition.relname));
-    dropped := dropped + 1;
-  end loop;
-  delete from public.user_logins_default l where l.create_date < oldest_kept;
-  get diagnostics deleted = row_count;
+  );
+  begin
+    if cardinality(partitions) > 0 then
+      lock table only public.user_logins in access exclusive mode;
+    end if;
+    foreach partition_name in array partitions loop
+      -- Dropped by somebody else while this call waited for the lock.
+      continue when to_regclass('public.' || partition_name) is null;
+      execute format('drop table public.%I', partition_name);
+      perform audit.append('drop partition', jsonb_build_object('partition', partition_name));
+      dropped := dropped + 1;
+    end loop;
+    delete from public.user_logins_default l where l.create_date < oldest_kept;
+    get diagnostics deleted = row_count;
 
-  if dropped > 0 or deleted > 0 then
-    update masking.retention_policy set purge_position = '00000000-0000-0000-0000-000000000000';
-    perform graphile_worker.add_job('purge_vault', job_key => 'purge_vault', priority => 10);
-  end if;
-  return dropped;
+    if dropped > 0 or deleted > 0 then
+      update masking.retention_policy set purge_position = '00000000-0000-0000-0000-000000000000';
+      perform graphile_worker.add_job('purge_vault', job_key => 'purge_vault', priority => 10);
+    end if;
+  exception when lock_not_available then
+    dropped := 0;
+    overdue := greatest(cardinality(partitions), 1);
+    perform graphile_worker.add_job(
+      'retention', job_key => 'retention', run_at => now() + interval '5 minutes'
+    );
+  end;
 end
 $$;
 
@@ -3520,39 +4477,69 @@ revoke all on function masking.retention() from public;
 grant execute on function masking.retention() to logins_worker;
 --! EndIncluded functions/masking.retention.sql
 --! Included functions/masking.purge_step.sql
--- masking.purge_step(max_rows integer default 500) -> boolean
+-- masking.purge_step(max_rows integer default 500)
+--   -> (more boolean, began boolean, ended text, work text, rows bigint, total bigint, seconds double precision)
 --
--- what:    looks at the next vault entries, deletes those that no login refers to, and says whether there is more to do
+-- what:    looks at the next vault entries and deletes those that no login refers to. The purge is done when no entry
+--          comes after those.
+-- returns: as masking.rotate_step does; rows are entries looked at, and nobody counts their total
 -- called:  by the worker's task purge_vault, a transaction a step, after retention dropped logins
 -- reads:   public.user_logins
 -- writes:  masking.vault, masking.retention_policy; audit.events at the end
 -- twice:   yes: each call is the next step
-create or replace function masking.purge_step(max_rows integer default 500)
-returns boolean
+-- raises:  55P03 a lock was not to be had within two seconds; 22023 max_rows is not from 1 to 100000; 25000
+--          not READ COMMITTED
+create or replace function masking.purge_step(
+  max_rows integer default 500,
+  out more boolean,
+  out began boolean,
+  out ended text,
+  out work text,
+  out rows bigint,
+  out total bigint,
+  out seconds double precision
+)
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
 as $$
 declare
-  start_token uuid;
+  purge masking.retention_policy;
   chunk uuid[];
 begin
-  select p.purge_position into start_token from masking.retention_policy p for update skip locked;
-  if start_token is null then
-    return false;
+  perform masking.check_step(max_rows);
+  select p.* into purge from masking.retention_policy p for update skip locked;
+  if purge.purge_position is null then
+    more := false;
+    return;
   end if;
+  began := purge.purge_started_at is null;
+  purge.purge_started_at := coalesce(purge.purge_started_at, clock_timestamp());
+
   chunk := array(
-    select v.token from masking.vault v where v.token > start_token order by v.token limit max_rows
+    select v.token from masking.vault v where v.token > purge.purge_position order by v.token limit max_rows
   );
-  perform masking.delete_unreferenced(chunk);
+  purge.purge_looked_at := purge.purge_looked_at + cardinality(chunk);
+  purge.purge_deleted := purge.purge_deleted + masking.delete_unreferenced(chunk);
+  more := exists (select from masking.vault v where v.token > chunk[cardinality(chunk)]);
+  work := 'purge of the vault';
+  rows := purge.purge_looked_at;
+  seconds := extract(epoch from clock_timestamp() - purge.purge_started_at);
+
   update masking.retention_policy
-     set purge_position = case when cardinality(chunk) = max_rows then chunk[max_rows] end;
-  if cardinality(chunk) < max_rows then
-    perform audit.append('purge vault', '{}');
-    return false;
+     set purge_position = case when more then chunk[cardinality(chunk)] end,
+         purge_started_at = case when more then purge.purge_started_at end,
+         purge_looked_at = case when more then purge.purge_looked_at else 0 end,
+         purge_deleted = case when more then purge.purge_deleted else 0 end;
+  if not more then
+    perform audit.append(
+      'purge vault',
+      jsonb_build_object('looked_at', purge.purge_looked_at, 'deleted', purge.purge_deleted)
+    );
+    ended := 'done';
   end if;
-  return true;
 end
 $$;
 
@@ -3570,7 +4557,7 @@ grant execute on function masking.purge_step(integer) to logins_worker;
 -- reads:   staging.slots
 -- writes:  staging.raw_messages
 -- twice:   no: the same messages again are more rows; staging.submit_batch counts them
--- raises:  ML014 the arrays are not equally long, or something in the row is null
+-- raises:  42501 not a member of a role that may; ML014 the arrays are not equally long, or something in the row is null
 create or replace function staging.receive_messages()
 returns trigger
 language plpgsql
@@ -3583,6 +4570,8 @@ as $$
 declare
   messages integer := cardinality(new.message_ids);
 begin
+  -- staging.replay puts messages in as custodian or worker.
+  perform masking.require_member('logins_loader', 'logins_worker', 'logins_custodian');
   if (
     new.batch_id is not null
     and cardinality(new.receipt_handles) = messages
@@ -3600,19 +4589,44 @@ begin
       message = 'a row of staging.inbox has arrays of one length, and nothing in it is null';
   end if;
 
-  case (select s.current_slot from staging.slots s)
+  -- A body that does not fit into its row is encrypted under a key of its own (tables/staging.raw_messages.sql).
+  case (select s.slot from staging.slots s where s.is_open)
     when 0 then
-      insert into staging.raw_messages_0 (batch_id, message_id, receipt_handle, sent_at, receive_count, body)
-      select new.batch_id, m.*
-      from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies) m;
+      insert into staging.raw_messages_0 (batch_id, message_id, receipt_handle, sent_at, receive_count, body, body_key)
+      select
+        new.batch_id, m.id, m.receipt, m.sent_at, m.count,
+        case when m.key is null then m.body else crypto.encrypt(m.body, m.key, 'aes') end,
+        m.key
+      from (
+        select m.*, case when octet_length(m.body) > 7000 then crypto.gen_random_bytes(32) end as key
+        from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies)
+          m (id, receipt, sent_at, count, body)
+        offset 0
+      ) m;
     when 1 then
-      insert into staging.raw_messages_1 (batch_id, message_id, receipt_handle, sent_at, receive_count, body)
-      select new.batch_id, m.*
-      from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies) m;
+      insert into staging.raw_messages_1 (batch_id, message_id, receipt_handle, sent_at, receive_count, body, body_key)
+      select
+        new.batch_id, m.id, m.receipt, m.sent_at, m.count,
+        case when m.key is null then m.body else crypto.encrypt(m.body, m.key, 'aes') end,
+        m.key
+      from (
+        select m.*, case when octet_length(m.body) > 7000 then crypto.gen_random_bytes(32) end as key
+        from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies)
+          m (id, receipt, sent_at, count, body)
+        offset 0
+      ) m;
     else
-      insert into staging.raw_messages_2 (batch_id, message_id, receipt_handle, sent_at, receive_count, body)
-      select new.batch_id, m.*
-      from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies) m;
+      insert into staging.raw_messages_2 (batch_id, message_id, receipt_handle, sent_at, receive_count, body, body_key)
+      select
+        new.batch_id, m.id, m.receipt, m.sent_at, m.count,
+        case when m.key is null then m.body else crypto.encrypt(m.body, m.key, 'aes') end,
+        m.key
+      from (
+        select m.*, case when octet_length(m.body) > 7000 then crypto.gen_random_bytes(32) end as key
+        from unnest(new.message_ids, new.receipt_handles, new.sent_ats, new.receive_counts, new.bodies)
+          m (id, receipt, sent_at, count, body)
+        offset 0
+      ) m;
   end case;
   return new;
 end
@@ -3659,7 +4673,7 @@ revoke all on function staging.add_mask_job(uuid) from public;
 -- writes:  staging.batches, graphile_worker's jobs
 -- twice:   raises ML011: the loader, unsure whether its COMMIT arrived, asks again with the same batch_id and takes
 --          that as its answer
--- raises:  ML010 other than row_count rows are staged; ML011 submitted already
+-- raises:  ML010 other than row_count rows are staged; ML011 submitted already; 22023 an argument is null
 create or replace function staging.submit_batch(batch_id uuid, row_count integer)
 returns void
 language plpgsql
@@ -3670,6 +4684,9 @@ as $$
 declare
   staged integer;
 begin
+  if batch_id is null or row_count is null then
+    raise exception using errcode = '22023', message = 'a batch must have an id and a number of rows';
+  end if;
   insert into staging.batches (batch_id, rows)
   values (submit_batch.batch_id, row_count)
   on conflict do nothing;
@@ -3677,7 +4694,14 @@ begin
     raise exception using errcode = 'ML011', message = 'this batch has been submitted already';
   end if;
 
-  select count(*) into staged from staging.raw_messages m where m.batch_id = submit_batch.batch_id;
+  -- The exception rolls back the sub-transaction and so gives back its locks on all slots. Else a loader that hangs
+  -- before its COMMIT would keep every slot from being emptied, and not just the one it has filled.
+  begin
+    select count(*) into staged from staging.raw_messages m where m.batch_id = submit_batch.batch_id;
+    raise exception 'counted';
+  exception when raise_exception then
+    null;
+  end;
   if staged <> row_count or row_count < 1 then
     raise exception using
       errcode = 'ML010',
@@ -3723,15 +4747,20 @@ revoke all on function staging.backlog() from public;
 grant execute on function staging.backlog() to logins_loader, logins_worker, logins_auditor;
 --! EndIncluded functions/staging.backlog.sql
 --! Included functions/staging.close_batch.sql
--- staging.close_batch(batch_id uuid) -> void
+-- staging.close_batch(batch_id uuid) -> (inserted integer, duplicates integer, quarantined integer)
 --
--- what:    notes that a masked batch was acknowledged; staging.rotate_slots then takes its rows off the disk
+-- what:    notes that a masked batch was acknowledged, and returns what became of its messages; staging.rotate_slots
+--          then takes its rows off the disk
 -- called:  by the worker's task mask_batch after the batch's messages were deleted from SQS
 -- writes:  staging.batches
 -- twice:   yes
 -- raises:  ML013 the batch has not been masked: closing it would lose its rows
-create or replace function staging.close_batch(batch_id uuid)
-returns void
+create or replace function staging.close_batch(
+  batch_id uuid,
+  out inserted integer,
+  out duplicates integer,
+  out quarantined integer
+)
 language plpgsql
 volatile
 security definer
@@ -3741,7 +4770,9 @@ begin
   update staging.batches b
      set acked_at = coalesce(b.acked_at, now())
    where b.batch_id = close_batch.batch_id
-     and b.masked_at is not null;
+     and b.masked_at is not null
+  returning b.inserted, b.duplicates, b.quarantined
+    into close_batch.inserted, close_batch.duplicates, close_batch.quarantined;
   if not found then
     raise exception using errcode = 'ML013', message = 'the batch has not been masked';
   end if;
@@ -3752,19 +4783,174 @@ comment on function staging.close_batch(uuid) is 'Notes that a batch was acknowl
 revoke all on function staging.close_batch(uuid) from public;
 grant execute on function staging.close_batch(uuid) to logins_worker;
 --! EndIncluded functions/staging.close_batch.sql
---! Included functions/staging.rotate_slots.sql
--- staging.rotate_slots() -> integer
+--! Included functions/staging.batch_state.sql
+-- staging.batch_state(batch_id uuid) -> text
 --
--- what:    takes bodies that have served their purpose off the disk: opens the next slot of staging.raw_messages for what
---          comes in once the present one is 20 seconds old, and truncates the others, whose batches are acknowledged by
---          then. Rows of batches that are not are moved to the open slot. Returns how many slots it truncated.
--- called:  by every worker, every 10 seconds; and by whoever wants staging emptied now
+-- what:    how far a batch is: staged, masked, acknowledged, or lost; null where the ledger does not know it. A batch that
+--          was thought lost and acknowledged later is acknowledged.
+-- called:  by the worker's task mask_batch, where a batch has no receipts
+-- reads:   staging.batches
+create or replace function staging.batch_state(batch_id uuid)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    case
+      when b.acked_at is not null then 'acknowledged'
+      when b.lost_at is not null then 'lost'
+      when b.masked_at is not null then 'masked'
+      else 'staged'
+    end
+  from staging.batches b
+  where b.batch_id = batch_state.batch_id
+$$;
+
+comment on function staging.batch_state(uuid) is 'How far a batch is: staged, masked, acknowledged or lost';
+revoke all on function staging.batch_state(uuid) from public;
+grant execute on function staging.batch_state(uuid) to logins_worker;
+--! EndIncluded functions/staging.batch_state.sql
+--! Included functions/staging.is_filled.sql
+-- staging.is_filled(slot integer) -> boolean
+--
+-- what:    whether a slot of staging.raw_messages has anything in its file: rows, or what rolled-back transactions left.
+--          A slot that somebody has locked against readers counts as filled.
+-- called:  by staging.rotate_slots and staging.residue
+-- reads:   the size of the slot's file
+-- locks:   the slot, against DROP and TRUNCATE, given back at once
+-- twice:   yes
+create or replace function staging.is_filled(slot integer)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '100ms'
+as $$
+begin
+  return pg_relation_size(format('staging.raw_messages_%s', slot)::regclass) > 0;
+exception when lock_not_available then
+  return true;
+end
+$$;
+
+comment on function staging.is_filled(integer) is 'Whether a slot of staging.raw_messages has anything in its file';
+revoke all on function staging.is_filled(integer) from public;
+--! EndIncluded functions/staging.is_filled.sql
+--! Included functions/staging.slot_holders.sql
+-- staging.slot_holders(slots integer[]) -> integer[]
+--
+-- what:    the process ids of sessions that keep slots of staging.raw_messages from being emptied: they hold a lock on one
+--          of these slots, or on the row of the open one, which whoever rotates locks. 0 stands for a prepared
+--          transaction, which has no session. Null where there are none. Sessions that only pass by are among them.
+-- called:  by staging.rotate_slots and staging.residue
+-- reads:   staging.slots, pg_locks
+create or replace function staging.slot_holders(slots integer[])
+returns integer[]
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(distinct coalesce(l.pid, 0))
+  from pg_locks l
+  where l.granted
+    and l.pid is distinct from pg_backend_pid()
+    and (
+      (
+        l.locktype = 'relation'
+        and l.database = (select d.oid from pg_database d where d.datname = current_database())
+        and l.relation in (select format('staging.raw_messages_%s', s.slot)::regclass from unnest(slots) s (slot))
+      )
+      or (l.locktype = 'transactionid' and l.transactionid in (select s.xmax from staging.slots s where s.is_open))
+    )
+$$;
+
+comment on function staging.slot_holders(integer[]) is 'Process ids of sessions that keep slots of staging from being emptied';
+revoke all on function staging.slot_holders(integer[]) from public;
+--! EndIncluded functions/staging.slot_holders.sql
+--! Included functions/staging.empty_slot.sql
+-- staging.empty_slot(slot integer, open_slot integer, everything boolean, waits boolean) -> boolean
+--
+-- what:    truncates a closed slot of staging.raw_messages and moves the rows of batches that are not acknowledged to the
+--          open one. Returns true where that is done, false where somebody's lock is in the way, and null where the slot
+--          holds nothing but batches that are not acknowledged.
+-- takes:   everything: move and truncate in any case; waits: wait for the lock until lock_timeout, rather than not at all
+-- called:  by staging.rotate_slots
+-- reads:   staging.batches
+-- writes:  staging.raw_messages
+-- locks:   the slot, until the transaction ends; none where it returns false, because the sub-transaction is rolled back
+-- twice:   yes
+create or replace function staging.empty_slot(slot integer, open_slot integer, everything boolean, waits boolean)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  closed_table regclass := format('staging.raw_messages_%s', slot)::regclass;
+  open_table regclass := format('staging.raw_messages_%s', open_slot)::regclass;
+  is_needed boolean := false;
+begin
+  if not everything then
+    execute format(
+      'select coalesce(bool_and(exists (
+         select from staging.batches b
+          where b.batch_id = m.batch_id and b.acked_at is null and b.lost_at is null
+       )), false)
+         from (select distinct s.batch_id from %s s) m', closed_table
+    ) into is_needed;
+    -- What a transaction that was rolled back left in the file cannot be selected; Postgres counts it, with a delay.
+    if is_needed and pg_stat_get_dead_tuples(closed_table) = 0 then
+      return null;
+    end if;
+  end if;
+
+  execute format(
+    'lock table %s in access exclusive mode%s',
+    closed_table, case when waits then '' else ' nowait' end
+  );
+  execute format(
+    'insert into %s
+     select m.*
+       from %s m
+       join staging.batches b on b.batch_id = m.batch_id
+      where b.acked_at is null and b.lost_at is null', open_table, closed_table
+  );
+  execute format('truncate %s', closed_table);
+  return true;
+exception when lock_not_available or deadlock_detected then
+  return false;
+end
+$$;
+
+comment on function staging.empty_slot(integer, integer, boolean, boolean) is 'Truncates a closed slot of raw_messages, moving what is still needed';
+revoke all on function staging.empty_slot(integer, integer, boolean, boolean) from public;
+--! EndIncluded functions/staging.empty_slot.sql
+--! Included functions/staging.rotate_slots.sql
+-- staging.rotate_slots(filled_until timestamptz default null) -> (emptied integer, remaining integer, held_by integer[])
+--
+-- what:    takes bodies that have served their purpose off the disk. Empties the closed slots of staging.raw_messages,
+--          where their batches are acknowledged by now; rows of batches that are not are moved to the open slot. Then
+--          closes the open slot if it is 20 seconds old, and opens an empty one for what comes in: the next call empties
+--          the one that was closed. A slot that somebody's lock keeps is left out, and the others are done.
+-- takes:   filled_until: everything that was staged until then is to go. Slots that were opened by then are closed and
+--          emptied whatever their age and whatever they hold. To be called until remaining is 0.
+-- gives:   how many slots it emptied; how many remain that should be empty; the process ids of those who hold them, 0
+--          for a prepared transaction
+-- called:  by every worker every 10 seconds, and with filled_until when it starts and when it ends
 -- reads:   staging.batches
 -- writes:  staging.raw_messages, staging.slots
--- locks:   a slot, for as long as it takes to truncate it; where that cannot be had within a second, the next call does it
+-- locks:   a slot, for as long as it takes to truncate it. Masking queues behind a request for that lock, so it waits a
+--          second at the most, for one slot a call, and after a failure only every 20 seconds; in between it tries
+--          without waiting.
 -- twice:   yes
-create or replace function staging.rotate_slots()
-returns integer
+create or replace function staging.rotate_slots(
+  filled_until timestamptz default null,
+  out emptied integer,
+  out remaining integer,
+  out held_by integer[]
+)
 language plpgsql
 volatile
 security definer
@@ -3772,64 +4958,176 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '1s'
 as $$
 declare
-  turn staging.slots;
-  slot regclass;
-  open_slot regclass;
-  is_needed boolean;
-  truncated integer := 0;
+  open_slot staging.slots;
+  closed staging.slots;
+  next_slot integer;
+  waits boolean;
+  is_emptied boolean;
+  slots_left integer[];
 begin
-  -- One worker at a time.
-  select s.* into turn from staging.slots s for update skip locked;
-  if not found then
-    return 0;
+  emptied := 0;
+  -- One at a time.
+  select s.* into open_slot from staging.slots s where s.is_open for update skip locked;
+  if found then
+    for closed in
+      select s.*
+        from staging.slots s
+       where not s.is_open
+         and staging.is_filled(s.slot)
+       order by s.closed_at
+    loop
+      -- While it holds one slot it waits for no other: a loader may hold that one and wait for this one.
+      waits := emptied = 0 and coalesce(closed.tried_at < clock_timestamp() - interval '20 seconds', true);
+      is_emptied := staging.empty_slot(
+        slot => closed.slot,
+        open_slot => open_slot.slot,
+        everything => filled_until is not null,
+        waits => waits
+      );
+      if is_emptied then
+        emptied := emptied + 1;
+        update staging.slots s
+           set opened_at = clock_timestamp(), closed_at = clock_timestamp(), tried_at = null
+         where s.slot = closed.slot;
+      elsif is_emptied is null then
+        update staging.slots s set tried_at = null where s.slot = closed.slot and s.tried_at is not null;
+      elsif waits then
+        update staging.slots s set tried_at = clock_timestamp() where s.slot = closed.slot;
+      end if;
+    end loop;
+
+    -- By its size: what a transaction that was rolled back left in the file is to go as well.
+    if staging.is_filled(open_slot.slot)
+      and open_slot.opened_at <= coalesce(filled_until, clock_timestamp() - interval '20 seconds')
+    then
+      -- Where none is empty, the open one stays open: a slot that somebody holds is not to take more.
+      select s.slot
+        into next_slot
+        from staging.slots s
+       where not s.is_open
+         and not staging.is_filled(s.slot)
+       order by (s.slot - open_slot.slot + 3) % 3
+       limit 1;
+      if found then
+        update staging.slots s set is_open = false, closed_at = clock_timestamp() where s.slot = open_slot.slot;
+        update staging.slots s
+           set is_open = true, opened_at = clock_timestamp(), closed_at = null, tried_at = null
+         where s.slot = next_slot;
+      end if;
+    end if;
   end if;
 
-  open_slot := format('staging.raw_messages_%s', turn.current_slot)::regclass;
-  -- By its size: what a transaction that was rolled back left in the file is to go as well.
-  if pg_relation_size(open_slot) > 0 and turn.opened_at <= clock_timestamp() - interval '20 seconds' then
-    update staging.slots
-       set current_slot = (turn.current_slot + 1) % 3, opened_at = clock_timestamp();
-    -- Whoever is copying now goes on in the slot it has begun with: that one has its turn at the next call.
-    return 0;
+  select array_agg(s.slot)
+    into slots_left
+    from staging.slots s
+   where staging.is_filled(s.slot)
+     and case when filled_until is null then s.tried_at is not null else s.opened_at <= filled_until end;
+  remaining := coalesce(cardinality(slots_left), 0);
+  if remaining > 0 then
+    held_by := staging.slot_holders(slots_left);
   end if;
-
-  for slot in
-    select i.inhrelid::regclass
-      from pg_inherits i
-     where i.inhparent = 'staging.raw_messages'::regclass
-       and i.inhrelid <> open_slot
-       and pg_relation_size(i.inhrelid) > 0
-  loop
-    execute format(
-      'select coalesce(bool_and(exists (
-         select from staging.batches b
-          where b.batch_id = m.batch_id and b.acked_at is null and b.lost_at is null
-       )), false)
-         from (select distinct s.batch_id from %s s) m', slot
-    ) into is_needed;
-    continue when is_needed;
-
-    execute format('lock table %s in access exclusive mode', slot);
-    execute format(
-      'insert into %s
-       select m.*
-         from %s m
-         join staging.batches b on b.batch_id = m.batch_id
-        where b.acked_at is null and b.lost_at is null', open_slot, slot
-    );
-    execute format('truncate %s', slot);
-    truncated := truncated + 1;
-  end loop;
-  return truncated;
-exception when lock_not_available then
-  return 0;
 end
 $$;
 
-comment on function staging.rotate_slots() is 'Truncates the slots of raw_messages whose batches are acknowledged';
-revoke all on function staging.rotate_slots() from public;
-grant execute on function staging.rotate_slots() to logins_worker;
+comment on function staging.rotate_slots(timestamptz) is 'Empties the slots of raw_messages whose batches are acknowledged';
+revoke all on function staging.rotate_slots(timestamptz) from public;
+grant execute on function staging.rotate_slots(timestamptz) to logins_worker;
 --! EndIncluded functions/staging.rotate_slots.sql
+--! Included functions/staging.residue.sql
+-- staging.residue() -> (bodies bigint, oldest_seconds integer, slot_seconds integer, held_by integer[])
+--
+-- what:    what is on the disk of staging and serves no purpose any more: how many bodies of batches that ended
+--          (acknowledged, lost, or never submitted), and for how many seconds the oldest of those batches has been ended;
+--          for how many seconds the oldest slot has waited to be emptied, be it only of what rolled-back transactions
+--          left; who holds slots (staging.slot_holders), where one has waited. bodies is null where a lock on a slot
+--          kept it from counting.
+-- called:  by staging.status, and by workers that could not empty staging
+-- reads:   staging.slots, staging.batches, staging.raw_messages: its index, an entry a batch
+-- locks:   the slots, given back at once
+-- twice:   yes
+create or replace function staging.residue(
+  out bodies bigint,
+  out oldest_seconds integer,
+  out slot_seconds integer,
+  out held_by integer[]
+)
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '1s'
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+declare
+  slot record;
+  found_here record;
+  oldest timestamptz;
+  waits_since timestamptz;
+  slots_left integer[] := '{}';
+begin
+  bodies := 0;
+  begin
+    for slot in
+      select s.*, format('staging.raw_messages_%s', s.slot)::regclass as messages
+        from staging.slots s
+       where staging.is_filled(s.slot)
+    loop
+      execute format(
+        'with recursive present (batch_id) as (
+           (select m.batch_id from %1$s m order by m.batch_id limit 1)
+           union all
+           select (select m.batch_id from %1$s m where m.batch_id > p.batch_id order by m.batch_id limit 1)
+             from present p
+            where p.batch_id is not null
+         )
+         select coalesce(
+                  sum(coalesce(b.rows, (select count(*) from %1$s m where m.batch_id = p.batch_id))) filter (where e.is_ended),
+                  0
+                ) as bodies,
+                min(coalesce(b.acked_at, b.lost_at)) as ended_at,
+                coalesce(bool_or(not e.is_ended), false) as is_needed
+           from present p
+           left join staging.batches b on b.batch_id = p.batch_id
+           cross join lateral (
+             select b.batch_id is null or b.acked_at is not null or b.lost_at is not null
+           ) e (is_ended)
+          where p.batch_id is not null', slot.messages
+      ) into found_here;
+      bodies := bodies + found_here.bodies;
+      oldest := least(oldest, found_here.ended_at);
+      if
+        found_here.bodies > 0
+        or not slot.is_open and (not found_here.is_needed or pg_stat_get_dead_tuples(slot.messages) > 0)
+      then
+        slots_left := slots_left || slot.slot;
+        waits_since := least(waits_since, coalesce(slot.closed_at, found_here.ended_at, slot.opened_at));
+      end if;
+    end loop;
+    -- Rolls back the sub-transaction and so gives back its locks on the slots. Else whoever asks in a transaction and
+    -- leaves it open would keep the slots from being emptied.
+    raise exception 'counted';
+  exception
+    when raise_exception then
+      null;
+    when lock_not_available then
+      bodies := null;
+      slots_left := '{0,1,2}';
+  end;
+
+  oldest_seconds := round(extract(epoch from clock_timestamp() - oldest));
+  slot_seconds := round(extract(epoch from clock_timestamp() - waits_since));
+  if slots_left <> '{}' then
+    held_by := staging.slot_holders(slots_left);
+  end if;
+end
+$$;
+
+comment on function staging.residue() is 'What is on the disk of staging and serves no purpose any more';
+revoke all on function staging.residue() from public;
+grant execute on function staging.residue() to logins_worker;
+--! EndIncluded functions/staging.residue.sql
 --! Included functions/staging.sweep_batches.sql
 -- staging.sweep_batches(overdue interval default '30 seconds') -> integer
 --
@@ -3841,16 +5139,22 @@ grant execute on function staging.rotate_slots() to logins_worker;
 -- reads:   staging.batches, graphile_worker.jobs
 -- writes:  graphile_worker's jobs
 -- twice:   yes
+-- raises:  55P03 somebody holds a lock on graphile_worker's tables for longer than two seconds; 22023
+--          overdue is null or not from 0 to a day
 create or replace function staging.sweep_batches(overdue interval default '30 seconds')
 returns integer
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
 as $$
 declare
   swept integer;
 begin
+  if (overdue between interval '0' and interval '1 day') is not true then
+    raise exception using errcode = '22023', message = 'overdue must be from 0 to a day';
+  end if;
   if masking.is_sealed() then
     return 0;
   end if;
@@ -3858,7 +5162,7 @@ begin
   -- graphile-worker would keep a job that has given up beside the one that takes its place.
   perform graphile_worker.complete_jobs(array_agg(j.id))
      from graphile_worker.jobs j
-    where j.key like 'mask\_batch:%'
+    where starts_with(j.key, 'mask_batch:')
       and j.attempts >= j.max_attempts
       and j.locked_at is null;
 
@@ -3892,16 +5196,22 @@ grant execute on function staging.sweep_batches(interval) to logins_worker;
 -- reads:   graphile_worker.jobs
 -- writes:  staging.workers, graphile_worker's jobs
 -- twice:   yes
+-- raises:  55P03 somebody holds a lock on graphile_worker's tables for longer than two seconds; 22023
+--          worker_id is null or empty
 create or replace function staging.heartbeat(worker_id text)
 returns integer
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
 as $$
 declare
   dead text[];
 begin
+  if coalesce(worker_id, '') = '' then
+    raise exception using errcode = '22023', message = 'a worker must have an id';
+  end if;
   insert into staging.workers (worker_id, seen_at)
   values (heartbeat.worker_id, clock_timestamp())
   on conflict on constraint workers_pkey do update set seen_at = excluded.seen_at;
@@ -3931,60 +5241,116 @@ comment on function staging.heartbeat(text) is 'Notes that a worker is alive and
 revoke all on function staging.heartbeat(text) from public;
 grant execute on function staging.heartbeat(text) to logins_worker;
 --! EndIncluded functions/staging.heartbeat.sql
+--! Included functions/staging.refuse_write.sql
+-- staging.refuse_write() -> trigger, and the trigger on public.user_logins
+--
+-- what:    refuses to write to user_logins to everybody but its owner: a member of pg_write_all_data has the right
+-- called:  by the trigger, once a statement
+-- writes:  nothing
+-- twice:   yes
+-- raises:  42501 always
+create or replace function staging.refuse_write()
+returns trigger
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  raise exception using
+    errcode = '42501',
+    message = format('%I.%I is written by functions of masked-logins alone', tg_table_schema, tg_table_name);
+end
+$$;
+
+comment on function staging.refuse_write() is 'Refuses to write to a table to everybody but its owner';
+revoke all on function staging.refuse_write() from public;
+
+-- Not row by row, so that it costs nothing; a write through a view is a statement on the table as well.
+create or replace trigger refuse_write before insert or update or delete or truncate on public.user_logins
+for each statement when (not pg_has_role(current_user, 'logins_owner', 'usage'))
+execute function staging.refuse_write();
+--! EndIncluded functions/staging.refuse_write.sql
 --! Included functions/staging.maintain_partitions.sql
--- staging.maintain_partitions(months_ahead integer default 3) -> integer
+-- staging.maintain_partitions(months_ahead integer default 3) -> (made integer, missing integer)
 --
 -- what:    makes the monthly partitions of user_logins from last month to months_ahead months from now, and moves rows
---          of such a month that had to go to the default partition. Returns how many partitions it made.
+--          of such a month that had to go to the default partition. Returns how many partitions it made, and how many
+--          are missing because somebody holds a lock: then it makes none, and its job is due again in five minutes.
+--          Nothing is lost meanwhile, because the default partition takes every row.
 -- called:  by npm run migrate, and by the worker's task maintain_partitions at its start and every day
 -- reads:   the catalogs
--- writes:  public.user_logins and its partitions
+-- writes:  public.user_logins and its partitions; graphile_worker's jobs
+-- locks:   public.user_logins against others that do the same, and the default partition against everybody, because
+--          attaching a partition needs that. While it waits, everybody waits behind it, so it waits for two seconds at
+--          most. That is longer than deadlock_timeout, after which an autovacuum in the way is cancelled.
 -- twice:   yes
 -- raises:  22023 months_ahead out of range (0 to 120)
-create or replace function staging.maintain_partitions(months_ahead integer default 3)
-returns integer
+create or replace function staging.maintain_partitions(
+  months_ahead integer default 3,
+  out made integer,
+  out missing integer
+)
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
+set lock_timeout = '2s'
 as $$
 declare
+  months timestamptz[];
   month timestamptz;
   partition_name text;
-  made integer := 0;
 begin
   if months_ahead is null or months_ahead not between 0 and 120 then
     raise exception using errcode = '22023', message = 'months_ahead must be from 0 to 120';
   end if;
-  -- One at a time: two workers start together.
-  perform pg_advisory_xact_lock(hashtextextended('masked_logins.maintain_partitions', 0));
+  months := array(
+    select m
+      from generate_series(
+        date_trunc('month', now()) - interval '1 month',
+        date_trunc('month', now()) + make_interval(months => months_ahead),
+        interval '1 month'
+      ) m
+     where to_regclass(to_char(m, '"public.user_logins_"YYYY_MM')) is null
+  );
+  made := 0;
+  missing := cardinality(months);
+  if missing = 0 then
+    return;
+  end if;
 
-  for month in
-    select generate_series(
-      date_trunc('month', now()) - interval '1 month',
-      date_trunc('month', now()) + make_interval(months => months_ahead),
-      interval '1 month'
-    )
-  loop
-    partition_name := to_char(month, '"user_logins_"YYYY_MM');
-    continue when to_regclass('public.' || partition_name) is not null;
+  begin
+    lock table only public.user_logins in share update exclusive mode;
+    lock table public.user_logins_default in access exclusive mode;
+    foreach month in array months loop
+      partition_name := to_char(month, '"user_logins_"YYYY_MM');
+      -- Made by somebody else while this call waited for the lock.
+      continue when to_regclass('public.' || partition_name) is not null;
 
-    execute format('create table public.%I (like public.user_logins including all)', partition_name);
-    execute format(
-      'with moved as (
-         delete from public.user_logins_default where create_date >= %1$L and create_date < %2$L returning *
-       )
-       insert into public.%3$I select * from moved',
-      month, month + interval '1 month', partition_name
+      execute format('create table public.%I (like public.user_logins including all)', partition_name);
+      -- Nobody gets to a partition past its table, see grants/row_security.sql.
+      execute format('alter table public.%I enable row level security', partition_name);
+      execute format(
+        'with moved as (
+           delete from public.user_logins_default where create_date >= %1$L and create_date < %2$L returning *
+         )
+         insert into public.%3$I select * from moved',
+        month, month + interval '1 month', partition_name
+      );
+      execute format(
+        'alter table public.user_logins attach partition public.%I for values from (%L) to (%L)',
+        partition_name, month, month + interval '1 month'
+      );
+      made := made + 1;
+    end loop;
+    missing := 0;
+  exception when lock_not_available then
+    made := 0;
+    perform graphile_worker.add_job(
+      'maintain_partitions', job_key => 'maintain_partitions', run_at => now() + interval '5 minutes'
     );
-    execute format(
-      'alter table public.user_logins attach partition public.%I for values from (%L) to (%L)',
-      partition_name, month, month + interval '1 month'
-    );
-    made := made + 1;
-  end loop;
-  return made;
+  end;
 end
 $$;
 
@@ -3996,28 +5362,43 @@ grant execute on function staging.maintain_partitions(integer) to logins_worker;
 -- staging.clean_ledger(keep interval default '30 days') -> integer
 --
 -- what:    removes the ledger's rows of batches that ended (acknowledged or lost) longer than keep ago, adds them to
---          staging.totals, and forgets workers not seen for a day. Returns how many batches it removed.
+--          staging.totals, and forgets workers not seen for a day. What somebody else has locked is left to the next
+--          call. Returns how many batches it removed.
 -- called:  by the worker's task clean_ledger, every day
 -- writes:  staging.batches, staging.totals, staging.workers
 -- twice:   yes
--- raises:  22023 keep shorter than an hour
+-- raises:  22023 keep is null or not from an hour to a hundred years
 create or replace function staging.clean_ledger(keep interval default '30 days')
 returns integer
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
 as $$
 declare
   removed integer;
 begin
-  if keep is null or keep < interval '1 hour' then
-    raise exception using errcode = '22023', message = 'keep must be an hour at least';
+  if (keep between interval '1 hour' and interval '100 years') is not true then
+    raise exception using errcode = '22023', message = 'keep must be from an hour to a hundred years';
   end if;
 
-  with gone as (
+  -- One at a time.
+  perform from staging.totals t for update skip locked;
+  if not found then
+    return 0;
+  end if;
+
+  with ended as (
+    select b.batch_id
+    from staging.batches b
+    where coalesce(b.acked_at, b.lost_at) < now() - keep
+    for update skip locked
+  ),
+  gone as (
     delete from staging.batches b
-     where coalesce(b.acked_at, b.lost_at) < now() - keep
+     using ended e
+     where b.batch_id = e.batch_id
     returning b.*
   ),
   sums as (
@@ -4026,7 +5407,8 @@ begin
       coalesce(sum(g.inserted), 0) as inserted,
       coalesce(sum(g.duplicates), 0) as duplicates,
       coalesce(sum(g.quarantined), 0) as quarantined,
-      count(g.lost_at) as lost_batches
+      count(g.lost_at) as lost_batches,
+      coalesce(sum(g.no_addresses), 0) as no_addresses
     from gone g
   )
   update staging.totals t
@@ -4034,11 +5416,15 @@ begin
          inserted = t.inserted + s.inserted,
          duplicates = t.duplicates + s.duplicates,
          quarantined = t.quarantined + s.quarantined,
-         lost_batches = t.lost_batches + s.lost_batches
+         lost_batches = t.lost_batches + s.lost_batches,
+         no_addresses = t.no_addresses + s.no_addresses
     from sums s
   returning s.batches into removed;
 
-  delete from staging.workers w where w.seen_at < now() - interval '1 day';
+  delete from staging.workers w
+   where w.worker_id in (
+     select o.worker_id from staging.workers o where o.seen_at < now() - interval '1 day' for update skip locked
+   );
   return removed;
 end
 $$;
@@ -4053,11 +5439,13 @@ grant execute on function staging.clean_ledger(interval) to logins_worker;
 -- what:    takes messages out of quarantine and masks them again, in this transaction: after a release that understands
 --          them, say. What still cannot be loaded goes back.
 -- called:  by custodians and workers
--- reads:   staging.quarantine, masking.keys, masking.kek
+-- reads:   staging.quarantine, masking.keys, masking.kek, masking.erasures
 -- writes:  staging.quarantine, staging.raw_messages, public.user_logins, masking.vault,
 --          staging.batches, audit.events
--- twice:   yes: what is not in quarantine is left out
--- raises:  ML001 sealed; ML004 a ciphertext was changed; 54000 more than 10000 messages at once
+-- keeps:   what is in the clear in memory (work_mem), off the disk
+-- twice:   yes: what is not in quarantine is left out, and where nothing is left, nothing is on the record
+-- raises:  ML001 sealed; ML004 a ciphertext was changed; ML008 an erasure is not done yet; 22023 message_ids is null; 54000 more than 10000 messages, or
+--          more than 64 MiB of bodies, at once
 create or replace function staging.replay(
   message_ids uuid[],
   out rows integer,
@@ -4069,13 +5457,35 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set jit = off
+set work_mem = '256MB'
 as $$
 declare
   replay_batch_id uuid := gen_random_uuid();
   counts record;
 begin
+  if message_ids is null then
+    raise exception using errcode = '22023', message = 'replay needs the ids of messages: null names none';
+  end if;
   if cardinality(message_ids) > 10000 then
     raise exception using errcode = '54000', message = 'replay takes up to 10000 messages at once';
+  end if;
+  -- What comes out of the quarantine now is newer than an erasure that was ordered before, which would leave it alone.
+  lock table masking.erasures in share mode;
+  if exists (select from masking.erasures e where e.phase <> 'done') then
+    raise exception using
+      errcode = 'ML008',
+      message = 'an erasure is not done yet: what is replayed now would escape it',
+      hint = 'npm run status shows how far it is';
+  end if;
+  -- As much as a batch of the loader may have, of which several times fit into work_mem.
+  if (
+    select sum(octet_length(q.body)) from staging.quarantine q where q.message_id = any (message_ids)
+  ) > 64 * 1024 * 1024 then
+    raise exception using
+      errcode = '54000',
+      message = 'replay takes up to 64 MiB of bodies at once',
+      hint = 'Name fewer messages';
   end if;
 
   insert into staging.inbox (batch_id, message_ids, receipt_handles, sent_ats, receive_counts, bodies)
@@ -4092,16 +5502,17 @@ begin
   quarantined := counts.quarantined;
 
   if rows > 0 then
-    insert into staging.batches (batch_id, rows, masked_at, acked_at, inserted, duplicates, quarantined)
+    insert into staging.batches (batch_id, rows, masked_at, acked_at, inserted, duplicates, quarantined, no_addresses)
     values (
       replay_batch_id, replay.rows, clock_timestamp(), clock_timestamp(),
-      replay.inserted, replay.rows - replay.inserted - replay.quarantined, replay.quarantined
+      replay.inserted, replay.rows - replay.inserted - replay.quarantined, replay.quarantined,
+      counts.no_addresses
+    );
+    perform audit.append(
+      'replay',
+      jsonb_build_object('messages', rows, 'loaded', inserted, 'quarantined', quarantined)
     );
   end if;
-  perform audit.append(
-    'replay',
-    jsonb_build_object('messages', rows, 'loaded', inserted, 'quarantined', quarantined)
-  );
 end
 $$;
 
@@ -4114,9 +5525,12 @@ grant execute on function staging.replay(uuid[]) to logins_custodian, logins_wor
 --
 -- what:    what npm run status shows of the database: rows staged and not yet masked, the age of the oldest in
 --          seconds, open batches (not yet acknowledged), and since the beginning: batches, rows loaded, duplicates,
---          messages quarantined, lost batches; how many are in quarantine now; sealed or not; the keys
+--          messages quarantined, lost batches, sound messages whose ip is no address; how many are in quarantine now; sealed or not; the keys
 --          [{purpose, field, version, state}]; rotations and erasures that are not done
---          [{purpose, field, from, to, state, phase, rows, problem}], [{erasure_id, phase, logins}]
+--          [{purpose, field, from, to, state, phase, rows, total, percent, seconds_left, problem}],
+--          [{erasure_id, phase, logins}]. Total and per cent are null before a rotation's first step, seconds left also
+--          while it is paused; what is still on the disk of messages that are
+--          acknowledged (staging.residue)
 -- called:  by npm run status, as logins_worker, logins_custodian or logins_auditor
 -- reads:   staging.batches, staging.totals, staging.quarantine, masking.keys, masking.rotations, masking.erasures
 create or replace function staging.status(
@@ -4129,10 +5543,15 @@ create or replace function staging.status(
   out quarantined bigint,
   out in_quarantine bigint,
   out lost_batches bigint,
+  out no_addresses bigint,
   out sealed boolean,
   out keys jsonb,
   out rotations jsonb,
-  out erasures jsonb
+  out erasures jsonb,
+  out residue_bodies bigint,
+  out residue_seconds integer,
+  out residue_slot_seconds integer,
+  out residue_held_by integer[]
 )
 language sql
 stable
@@ -4149,6 +5568,7 @@ as $$
     t.quarantined + b.quarantined,
     (select count(*) from staging.quarantine),
     t.lost_batches + b.lost_batches,
+    t.no_addresses + b.no_addresses,
     masking.is_sealed(),
     (
       select coalesce(
@@ -4165,7 +5585,14 @@ as $$
         jsonb_agg(
           jsonb_build_object(
             'purpose', r.purpose, 'field', r.field, 'from', r.from_version, 'to', r.to_version,
-            'state', r.state, 'phase', r.phase, 'rows', r.rows_done, 'problem', r.problem
+            'state', r.state, 'phase', r.phase, 'rows', r.rows_done, 'total', r.rows_total,
+            -- What arrives meanwhile is looked at as well: it is never all before it is done.
+            'percent', case when r.rows_total > 0 then least(100 * r.rows_done / r.rows_total, 99) end,
+            'seconds_left', case
+              when r.state = 'running' and r.rows_done between 1 and r.rows_total
+                then ceil(extract(epoch from r.worked) * (r.rows_total - r.rows_done) / r.rows_done)
+            end,
+            'problem', r.problem
           )
           order by r.rotation_id
         ),
@@ -4184,8 +5611,13 @@ as $$
       )
       from masking.erasures e
       where e.phase <> 'done'
-    )
+    ),
+    d.bodies,
+    d.oldest_seconds,
+    d.slot_seconds,
+    d.held_by
   from staging.backlog() k
+  cross join staging.residue() d
   cross join staging.totals t
   cross join (
     select
@@ -4194,7 +5626,8 @@ as $$
       coalesce(sum(l.inserted), 0) as inserted,
       coalesce(sum(l.duplicates), 0) as duplicates,
       coalesce(sum(l.quarantined), 0) as quarantined,
-      count(l.lost_at) as lost_batches
+      count(l.lost_at) as lost_batches,
+      coalesce(sum(l.no_addresses), 0) as no_addresses
     from staging.batches l
   ) b
 $$;
@@ -4227,3 +5660,46 @@ grant select on unmask.open_requests to logins_unmasker, logins_approver;
 grant select on unmask.policy to logins_unmasker, logins_approver, logins_auditor;
 grant select on unmask.requests, unmask.approvals, audit.events to logins_auditor;
 --! EndIncluded grants/tables.sql
+--! Included grants/row_security.sql
+-- Row-level security on every table of ours, and a policy for whoever may read it: without one, a predefined role
+-- (pg_read_all_data, pg_write_all_data) gets to no row, whatever it may do to tables. logins_owner and superusers pass.
+--
+-- The policies follow the grants: whoever has SELECT on a table by grants/tables.sql may see its rows. There is none for
+-- writing, as only functions of logins_owner write.
+--
+-- public.user_logins itself has none, because an analyst's query would pay: below row-level security the planner does not
+-- look at statistics for operators that are not leakproof, LIKE among them, and where somebody sets row_security = off every
+-- query fails. There a trigger (staging.refuse_write) stops other writers. Its partitions have row-level security.
+do $$
+declare
+  our_table record;
+  reader regrole;
+begin
+  for our_table in
+    select c.oid::regclass as name, c.relowner, c.relacl, c.relrowsecurity
+      from pg_class c
+     where c.relnamespace in (
+             'staging'::regnamespace, 'masking'::regnamespace, 'unmask'::regnamespace, 'audit'::regnamespace
+           )
+       and c.relkind in ('r', 'p')
+        or c.oid in (select i.inhrelid from pg_inherits i where i.inhparent = 'public.user_logins'::regclass)
+     order by 1
+  loop
+    if not our_table.relrowsecurity then
+      execute format('alter table %s enable row level security', our_table.name);
+    end if;
+
+    for reader in
+      select a.grantee::regrole
+        from aclexplode(our_table.relacl) a
+       where a.privilege_type = 'SELECT' and a.grantee <> our_table.relowner
+         and not exists (
+           select from pg_policy p where p.polrelid = our_table.name and p.polname = a.grantee::regrole::name
+         )
+    loop
+      execute format('create policy %s on %s for select to %1$s using (true)', reader, our_table.name);
+    end loop;
+  end loop;
+end
+$$;
+--! EndIncluded grants/row_security.sql

@@ -1,12 +1,25 @@
 import { Command } from 'commander';
 import { describe, EXIT_USAGE, SettingError } from '../errors.ts';
 
-/** A command line that ends with exit code 2 where it is called wrongly. */
+/**
+ * A command line that ends with exit code 2 where it is called wrongly, with one line on standard error that says how to
+ * see what would be right.
+ */
 export function commandLine(name: string, description: string): Command {
   return new Command(name)
     .description(description)
     .allowExcessArguments(false)
+    .configureOutput({
+      outputError: (text, write) => write(`${oneLine(text)} (--help shows what there is)\n`),
+    })
     .exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? 0 : EXIT_USAGE));
+}
+
+/** Commander's message. It repeats what was typed, which may be a key or a connection string: only short words stay. */
+function oneLine(text: string): string {
+  const typed = process.argv.slice(2).flatMap((argument) => argument.split('='));
+  const long = typed.filter((part) => part !== '' && !/^[\w-]{1,20}$/.test(part));
+  return long.reduce((line, part) => line.replaceAll(part, '…'), text.trim().replaceAll(/\s*\n/g, ' '));
 }
 
 /**
@@ -20,6 +33,7 @@ export async function runCommand(main: () => Promise<number | void>): Promise<vo
     process.exitCode = (await main()) ?? 0;
   } catch (error) {
     process.stderr.write(`${describe(error)}\n`);
-    process.exitCode = error instanceof SettingError ? EXIT_USAGE : 1;
+    // At once: a connection that was refused halfway would keep the process until the server gives it up.
+    process.exit(error instanceof SettingError ? EXIT_USAGE : 1);
   }
 }

@@ -3,17 +3,20 @@ import type { Command } from 'commander';
 import type pg from 'pg';
 import { readSettings, requireDatabase, type Settings } from '../config.ts';
 import { checkDatabase } from '../database/check.ts';
-import { fatalDatabaseFault } from '../database/faults.ts';
-import { readKek, rewrap, unseal } from '../database/kek.ts';
+import { fingerprintOf, readKek, replaceKekFile, rewrap, unseal } from '../database/kek.ts';
+import { counted } from '../counted.ts';
 import { createPool } from '../database/pool.ts';
-import { codeOf, FatalError, SettingError } from '../errors.ts';
+import { codeOf, FatalError, SettingError, SQLSTATE } from '../errors.ts';
+import { explaining } from '../explain.ts';
+import { renderRotation, type KeyVersion, type RotationProgress } from '../status.ts';
 import { commandLine, runCommand } from './command.ts';
 
 const PURPOSES = ['token', 'cipher'];
 const FIELDS = ['ip', 'device_id', 'body'];
+const UNDER_WAY =
+  'npm run keys -- list shows how far it is; a paused one goes on after npm run keys -- resume';
 
 await runCommand(async () => {
-  const settings = readSettings('custodian');
   const line = commandLine('keys', 'Looks after the keys, as a member of logins_custodian');
   const command = (
     name: string,
@@ -24,9 +27,15 @@ await runCommand(async () => {
       .command(name)
       .description(description)
       .allowExcessArguments(false)
-      .action((...args: unknown[]) => withPool(settings, (pool) => run(pool, args.at(-1) as Command)));
+      // Settings are read where a command runs: to ask for help needs none.
+      .action((...args: unknown[]) =>
+        withPool(readSettings('custodian'), name, (pool) => run(pool, args.at(-1) as Command)),
+      );
 
-  command('list', 'show the data keys and where they are in their lives', list);
+  command('list', 'show the data keys, where they are in their lives, and rotations under way', list).option(
+    '--json',
+    'print an object for machines',
+  );
   command('rotate', 'make new keys and bring everything under them, in the background', rotate)
     .option('--purpose <purpose>', 'token or cipher (default: both)')
     .option('--field <field>', 'ip, device_id or body (default: all)');
@@ -38,41 +47,65 @@ await runCommand(async () => {
     .argument('<purpose>', 'token or cipher')
     .argument('<version>', 'as list shows it')
     .option('--losing <count>', 'how many values become unreadable for ever', '0');
-  command('rewrap', 'change the key-encryption key', rewrapKeys).requiredOption(
-    '--new-kek-file <path>',
-    'file with the new key: openssl rand -hex 32 > FILE',
+  command(
+    'fingerprint',
+    'show which key-encryption key the database wants, and which one is set here, by their fingerprints',
+    (pool) => showFingerprints(pool, readSettings('custodian')),
   );
+  command('rewrap', 'change the key-encryption key', (pool, given) =>
+    rewrapKeys(pool, given, readSettings('custodian')),
+  ).requiredOption('--new-kek-file <path>', 'file with the new key: openssl rand -hex 32 > FILE');
   command('seal', 'remove the key-encryption key from the database', sealDatabase);
   command('unseal', 'put it there again, from MASKING_KEK or MASKING_KEK_FILE', (pool) =>
-    unsealDatabase(pool, settings),
+    unsealDatabase(pool, readSettings('custodian')),
   );
   await line.parseAsync();
 });
 
-async function list(pool: pg.Pool): Promise<void> {
-  const { rows } = await pool.query<
-    Record<'purpose' | 'field' | 'version' | 'state', string> & { created_at: Date }
-  >('select * from masking.list_keys()');
+/** A row of `masking.list_keys()`. */
+interface ListedKey extends KeyVersion {
+  created_at: Date;
+  retiring_at: Date | null;
+  destroyed_at: Date | null;
+}
+
+async function list(pool: pg.Pool, given: Command): Promise<void> {
+  const { rows: keys } = await pool.query<ListedKey>('select * from masking.list_keys()');
+  const { rows: status } = await pool.query<{ rotations: RotationProgress[] }>(
+    'select rotations from staging.status()',
+  );
+  const rotations = status[0]!.rotations;
+  if (given.opts<{ json?: boolean }>().json === true) return print(JSON.stringify({ keys, rotations }));
   const table = new Table({
     head: ['purpose', 'field', 'version', 'state', 'since'],
     style: { head: [], border: [] },
   });
   table.push(
-    ...rows.map((key) => [key.purpose, key.field, key.version, key.state, key.created_at.toISOString()]),
+    ...keys.map((key) => [
+      key.purpose,
+      key.field,
+      key.version,
+      key.state,
+      (key.destroyed_at ?? key.retiring_at ?? key.created_at).toISOString(),
+    ]),
   );
-  print(table.toString());
+  print([table.toString(), ...rotations.map(renderRotation)].join('\n'));
 }
 
 async function rotate(pool: pg.Pool, given: Command): Promise<void> {
   const { purpose, field } = given.opts<{ purpose?: string; field?: string }>();
   requireOneOf('--purpose', purpose, PURPOSES);
   requireOneOf('--field', field, FIELDS);
-  const { rowCount } = await pool.query('select masking.rotate(purpose => $1, field => $2)', [
-    purpose ?? null,
-    field ?? null,
-  ]);
+  const { rowCount } = await pool
+    .query('select masking.rotate(purpose => $1, field => $2)', [purpose ?? null, field ?? null])
+    .catch((error: unknown) => {
+      throw advised(error, {
+        [SQLSTATE.noSuchKey]: 'Bodies have a cipher key only: npm run keys -- list',
+        [SQLSTATE.rotationNotDone]: UNDER_WAY,
+      });
+    });
   print(
-    `${rowCount} rotations begun; workers do them in the background, and npm run status shows how far they are`,
+    `${counted(rowCount ?? 0, 'rotation')} begun; workers do them in the background, and npm run keys -- list shows how far they are`,
   );
 }
 
@@ -88,24 +121,65 @@ async function destroy(pool: pg.Pool, given: Command): Promise<void> {
   if (!/^\d{1,9}$/.test(version ?? '') || !/^\d{1,15}$/.test(losing)) {
     throw new SettingError('version and --losing must be whole numbers');
   }
-  await pool.query('select masking.destroy_key(purpose => $1, version => $2, losing => $3)', [
-    purpose,
-    version,
-    losing,
-  ]);
+  await pool
+    .query('select masking.destroy_key(purpose => $1, version => $2, losing => $3)', [
+      purpose,
+      version,
+      losing,
+    ])
+    .catch((error: unknown) => {
+      // The message begins with how many there are.
+      const held = /^\d+/.exec((error as pg.DatabaseError).message ?? '')?.[0];
+      throw advised(error, {
+        [SQLSTATE.keyInUse]:
+          held === '0'
+            ? 'Leave --losing out'
+            : `Wait until its rotation is done (npm run keys -- list), or pass --losing ${held} to lose them for ever`,
+        [SQLSTATE.noSuchKey]: `See npm run keys -- list; an active key is rotated first: npm run keys -- rotate --purpose ${purpose}`,
+        [SQLSTATE.rotationNotDone]: `${UNDER_WAY}. Where none is under way: npm run keys -- rotate --purpose ${purpose}`,
+      });
+    });
   print(`the ${purpose} key ${version} is destroyed`);
 }
 
-async function rewrapKeys(pool: pg.Pool, given: Command): Promise<void> {
+async function showFingerprints(pool: pg.Pool, { kek }: Settings): Promise<void> {
+  const { rows } = await pool.query<{ fingerprint: string; since_at: Date; replaced_at: Date | null }>(
+    'select * from masking.list_keks()',
+  );
+  for (const { fingerprint, since_at, replaced_at } of rows) {
+    const fate = replaced_at === null ? 'the one wanted' : `replaced at ${replaced_at.toISOString()}`;
+    print(`${fingerprint}  since ${since_at.toISOString()}, ${fate}`);
+  }
+  if (rows.length === 0)
+    print('the database has had no key-encryption key yet: the first one becomes its own');
+  if (kek === undefined) return;
+  const here = fingerprintOf(await readKek(kek));
+  print(`${here}  in ${'text' in kek ? 'MASKING_KEK' : `the file ${kek.file}`}`);
+}
+
+async function rewrapKeys(pool: pg.Pool, given: Command, { kek }: Settings): Promise<void> {
   const file = given.opts<{ newKekFile: string }>().newKekFile;
-  await rewrap(pool, await readKek({ file }, '--new-kek-file'));
+  const next = await readKek({ file }, '--new-kek-file');
+  await rewrap(pool, next);
+  if (kek !== undefined && 'file' in kek && kek.ofStack) {
+    await replaceKekFile(kek.file, next);
+    print(`the data keys are wrapped under the new key, and it is in the stack's own file now: ${kek.file}`);
+    return;
+  }
   print(
     'the data keys are wrapped under the new key: put it where your workers find MASKING_KEK or MASKING_KEK_FILE',
   );
 }
 
 async function sealDatabase(pool: pg.Pool): Promise<void> {
-  await pool.query('select masking.seal()');
+  const client = await pool.connect();
+  try {
+    // It says who keeps the key on disk.
+    client.on('notice', ({ message, hint }) => print(`${message}. ${hint}`));
+    await client.query('select masking.seal()');
+  } finally {
+    client.release();
+  }
   print('sealed: a worker that runs and has the key unseals it again within seconds');
 }
 
@@ -116,27 +190,29 @@ async function unsealDatabase(pool: pg.Pool, settings: Settings): Promise<void> 
   print('unsealed');
 }
 
-async function withPool(settings: Settings, use: (pool: pg.Pool) => Promise<void>): Promise<void> {
-  const pool = createPool(requireDatabase(settings).url, { max: 1, applicationName: 'masked-logins keys' });
+async function withPool(
+  settings: Settings,
+  name: string,
+  use: (pool: pg.Pool) => Promise<void>,
+): Promise<void> {
+  const database = requireDatabase(settings);
+  const pool = createPool(database.url, { max: 1, applicationName: 'masked-logins keys' });
   try {
-    await checkDatabase(pool);
-    await use(pool);
-  } catch (error) {
-    throw explained(error);
+    await explaining({ command: name === 'list' ? 'keys list' : 'keys', database }, async () => {
+      await checkDatabase(pool);
+      await use(pool);
+    });
   } finally {
     await pool.end();
   }
 }
 
-/** Our own SQLSTATEs come with messages for people, which hold no value of anybody. */
-function explained(error: unknown): unknown {
+/** What a command of ours was refused with, and what to do in terms of its own options rather than of SQL. */
+function advised(error: unknown, advice: Record<string, string>): unknown {
   const code = codeOf(error);
-  if (code?.startsWith('ML') === true) {
-    const { message, hint } = error as pg.DatabaseError;
-    return new FatalError(`${message}${hint === undefined ? '' : `. ${hint}`} [SQLSTATE ${code}]`);
-  }
-  const fault = fatalDatabaseFault(error);
-  return fault === undefined ? error : new FatalError(fault);
+  const remedy = code === undefined ? undefined : advice[code];
+  if (remedy === undefined) return error;
+  return new FatalError(`${(error as pg.DatabaseError).message}. ${remedy} [SQLSTATE ${code}]`);
 }
 
 function requireOneOf(name: string, value: string | undefined, allowed: string[]): void {

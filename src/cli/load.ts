@@ -1,11 +1,11 @@
 /**
- * `npm run load`: moves messages from the queue into staging until the queue is empty; with `-- --follow` until
+ * `load`: moves messages from the queue into staging until the queue is empty; with `-- --follow` until
  * SIGTERM or SIGINT.
  */
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
 import { reportToLog, reportToTerminal, summaryLine } from '../load/report.ts';
 import { runLoader } from '../load/run.ts';
-import { createLogger } from '../log.ts';
+import { createLogger, type Logger } from '../log.ts';
 import { commandLine, runCommand } from './command.ts';
 import { stopSignal } from './signals.ts';
 
@@ -24,8 +24,10 @@ await runCommand(async () => {
   const queue = requireQueue(settings);
   const log = createLogger(settings.logLevel);
   const report = process.stderr.isTTY ? reportToTerminal() : reportToLog(log);
-  const stop = stopSignal(() =>
-    log.info('stopping: polls under way end first; a second signal leaves at once'),
+  const leaving = new AbortController();
+  const stop = stopSignal(
+    () => report.end(),
+    () => leaving.abort(),
   );
   try {
     const summary = await runLoader({
@@ -35,6 +37,8 @@ await runCommand(async () => {
       log,
       follow,
       stop,
+      leave: leaving.signal,
+      onStopping: (pollSeconds) => tellOfStopping(pollSeconds, log),
       onProgress: (progress) => report.update(progress),
     });
     report.end();
@@ -46,3 +50,14 @@ await runCommand(async () => {
     report.end();
   }
 });
+
+/** Somebody at a terminal is told what they wait for, whatever LOG_LEVEL is. */
+function tellOfStopping(pollSeconds: number, log: Logger): void {
+  if (process.stderr.isTTY) {
+    const wait =
+      pollSeconds > 0 ? `${pollSeconds} s at most, until SQS has answered.` : 'staging what was received.';
+    process.stderr.write(`Stopping: ${wait}\nCtrl-C again leaves at once; what is not staged goes back.\n`);
+  } else {
+    log.info({ pollSeconds }, 'stopping: polls under way end first; a second signal does not wait for them');
+  }
+}

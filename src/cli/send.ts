@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { readSettings, requireQueue } from '../config.ts';
+import { explaining } from '../explain.ts';
 import { createQueueClient } from '../queue/client.ts';
 import { linesOf } from '../send/lines.ts';
 import { loginEvents } from '../send/events.ts';
@@ -37,13 +38,15 @@ await runCommand(async () => {
 
   const client = createQueueClient(queue, { maxSockets: 16 });
   try {
-    const { sent, rejected, seconds } = await sendEvents({
-      client,
-      queueUrl: queue.url,
-      bodies,
-      rate: given.rate,
-      signal: stopping.signal,
-    });
+    const { sent, rejected, seconds } = await explaining({ command: 'send', queue }, () =>
+      sendEvents({
+        client,
+        queueUrl: queue.url,
+        bodies,
+        rate: given.rate,
+        signal: stopping.signal,
+      }),
+    );
     const interrupted = stopping.signal.aborted;
     const origin = given.file === undefined ? { seed } : {};
     if (given.json) {

@@ -5,24 +5,32 @@
 const SAME_SIGNAL_MS = 500;
 
 /**
- * Turns the first SIGTERM or SIGINT into an abort signal, for an orderly end. A second one ends the process at once
- * with exit code 1: what it had in hand comes back by itself.
+ * Turns the first SIGTERM or SIGINT into an abort signal, for an orderly end. A second one means not to wait; a third
+ * ends the process at once with exit code 1. What it had in hand comes back by itself.
  *
  * @param onStop called at the first signal, to tell a person what is being waited for
+ * @param onLeave called at the second; without it, the second ends the process
  */
-export function stopSignal(onStop: () => void): AbortSignal {
+export function stopSignal(onStop: () => void, onLeave: () => void = leaveNow): AbortSignal {
   const controller = new AbortController();
-  let stoppedAt = 0;
-  const onSignal = (): void => {
-    if (!controller.signal.aborted) {
-      stoppedAt = performance.now();
+  const steps = [
+    () => {
       onStop();
       controller.abort();
-    } else if (performance.now() - stoppedAt > SAME_SIGNAL_MS) {
-      process.exit(1);
-    }
+    },
+    onLeave,
+  ];
+  let heardAt = Number.NEGATIVE_INFINITY;
+  const onSignal = (): void => {
+    if (performance.now() - heardAt < SAME_SIGNAL_MS) return;
+    heardAt = performance.now();
+    (steps.shift() ?? leaveNow)();
   };
   process.on('SIGTERM', onSignal);
   process.on('SIGINT', onSignal);
   return controller.signal;
+}
+
+function leaveNow(): never {
+  process.exit(1);
 }

@@ -1,6 +1,9 @@
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
+import { silenceConsole } from '../database/library-logger.ts';
 import { describe } from '../errors.ts';
+import { explaining } from '../explain.ts';
 import { createLogger } from '../log.ts';
+import { onceLine, onceProblems } from '../work/report.ts';
 import { runWorker, runWorkerOnce } from '../work/worker.ts';
 import { commandLine, runCommand } from './command.ts';
 import { stopSignal } from './signals.ts';
@@ -8,7 +11,7 @@ import { stopSignal } from './signals.ts';
 const command = commandLine(
   'worker',
   'Masks staged batches, deletes their messages from SQS, and keeps house',
-).option('--once', 'work until no job is due, then exit');
+).option('--once', 'work until no job is due and staging is empty of what is done, then exit');
 
 await runCommand(async () => {
   const { once } = command.parse().opts<{ once?: boolean }>();
@@ -17,17 +20,22 @@ await runCommand(async () => {
   const stop = stopSignal(() => {
     log.info('stopping: the jobs under way end first; a second signal leaves at once');
     setTimeout(() => {
-      log.error('the jobs under way took longer than SHUTDOWN_GRACE_SECONDS: another worker will do them');
+      log.error(
+        'the jobs under way took longer than SHUTDOWN_GRACE_SECONDS: another worker does them and empties staging',
+      );
       process.exit(1);
     }, settings.shutdownGraceSeconds * 1_000).unref();
   });
   const options = { settings, database: requireDatabase(settings), queue: requireQueue(settings), log, stop };
+  silenceConsole(log);
   // A library's rejection that nobody awaits must not end a worker that can go on.
   process.on('unhandledRejection', (error) => log.warn(`unhandled: ${describe(error)}`));
 
   if (once !== true) return runWorker(options);
-  const { failed } = await runWorkerOnce(options);
-  if (failed === 0) return;
-  process.stderr.write(`${failed} job runs failed and will be tried again; the log says why\n`);
-  return 1;
+  const situation = { command: 'worker', database: options.database, queue: options.queue } as const;
+  const summary = await explaining(situation, () => runWorkerOnce(options));
+  process.stdout.write(`${onceLine(summary)}\n`);
+  const problems = onceProblems(summary, stop.aborted);
+  for (const problem of problems) process.stderr.write(`${problem}\n`);
+  return problems.length === 0 ? 0 : 1;
 });

@@ -25,13 +25,19 @@ export function faultOfVersion(versionNumber: number): string | undefined {
   return undefined;
 }
 
-/** @throws {FatalError} where the server's version is too old or has a known hole */
+/** @throws {FatalError} where the server's version is too old or has a known hole, or the database is not UTF8 */
 export async function checkServer(client: ClientBase | Pool): Promise<void> {
-  const { rows } = await client.query<{ version: number }>(
-    `select current_setting('server_version_num')::integer as version`,
+  const { rows } = await client.query<{ version: number; encoding: string }>(
+    `select current_setting('server_version_num')::integer as version, current_setting('server_encoding') as encoding`,
   );
-  const fault = faultOfVersion(rows[0]?.version ?? 0);
+  const { version = 0, encoding = '' } = rows[0] ?? {};
+  const fault = faultOfVersion(version);
   if (fault !== undefined) throw new FatalError(fault);
+  if (encoding !== 'UTF8') {
+    throw new FatalError(
+      `the database is encoded in ${encoding}, and masked-logins needs UTF8: make another one with \`create database … encoding 'UTF8' template template0\``,
+    );
+  }
 }
 
 /**

@@ -1,4 +1,5 @@
-import { readFile } from 'node:fs/promises';
+import { createHmac } from 'node:crypto';
+import { open, readFile, rename, rm } from 'node:fs/promises';
 import type { Pool } from 'pg';
 import type { Settings } from '../config.ts';
 import { SettingError } from '../errors.ts';
@@ -25,6 +26,10 @@ export async function readKek(
     content = await readFile(source.file, 'utf8');
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
+    if (keyIn(source.file) !== undefined)
+      throw new SettingError(
+        `${fileSetting} is to name a file, and holds a key: put the key into a file, or into MASKING_KEK`,
+      );
     throw new SettingError(`${fileSetting} names a file that cannot be read (${code}): ${source.file}`);
   }
   return parseKek(content, fileSetting);
@@ -32,23 +37,48 @@ export async function readKek(
 
 /** @throws {SettingError} where the text is no key; it never quotes the text */
 export function parseKek(given: string, variable: string): Buffer {
-  const text = given.trim();
-  if (/^[0-9a-f]{64}$/i.test(text)) return Buffer.from(text, 'hex');
-  if (/^[A-Za-z0-9+/]{43}=$/.test(text)) {
-    const bytes = Buffer.from(text, 'base64');
-    if (bytes.length === KEK_BYTES) return bytes;
-  }
+  const key = keyIn(given);
+  if (key !== undefined) return key;
   throw new SettingError(
     `${variable} must be ${KEK_BYTES} random bytes, written as 64 hexadecimal digits or as 44 characters of base64 (openssl rand -hex 32)`,
   );
 }
 
+function keyIn(given: string): Buffer | undefined {
+  const text = given.trim();
+  if (/^[0-9a-f]{64}$/i.test(text)) return Buffer.from(text, 'hex');
+  if (!/^[A-Za-z0-9+/]{43}=$/.test(text)) return undefined;
+  const bytes = Buffer.from(text, 'base64');
+  return bytes.length === KEK_BYTES ? bytes : undefined;
+}
+
+/** The fingerprint of a key in hexadecimal digits, as masking.fingerprint_of computes it: it tells nothing of the key. */
+export function fingerprintOf(kek: Buffer): string {
+  const hmac = createHmac('sha256', kek).update('masked-logins key-encryption key').digest();
+  return hmac.subarray(0, 8).toString('hex');
+}
+
+/** Puts a key into a file that only we can read, in place of another one: at once or not at all. */
+export async function replaceKekFile(file: string, kek: Buffer): Promise<void> {
+  const temporary = `${file}.new`;
+  await rm(temporary, { force: true });
+  const handle = await open(temporary, 'wx', 0o600);
+  try {
+    await handle.writeFile(`${kek.toString('hex')}\n`);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  await rename(temporary, file);
+}
+
 /**
  * Unseals the database. The key travels as binary COPY data, which reaches no log; the database checks it before
- * it keeps it. Unsealing again with the same key changes nothing.
+ * it keeps it. Handing over the key that is there already changes nothing: that is how a key is checked.
  *
  * @param pool of a login that is a member of logins_worker or logins_custodian
- * @throws SQLSTATE ML002 for a key that is not this database's, ML003 where another one unsealed it already
+ * @throws SQLSTATE ML002 for a key that is not this database's, ML003 the same while it is unsealed; 55P03 where somebody
+ *   else's unsealing is not over yet
  */
 export function unseal(pool: Pool, kek: Buffer): Promise<void> {
   return handOver(pool, 'masking.kek_inlet', kek);

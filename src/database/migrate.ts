@@ -4,16 +4,24 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import * as graphileMigrate from 'graphile-migrate';
 import * as graphileWorker from 'graphile-worker';
 import pg from 'pg';
-import { codeOf, FatalError } from '../errors.ts';
+import { FatalError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import { checkServer } from './check.ts';
+import { databaseFault, messageOf } from './faults.ts';
 import { libraryLogger } from './library-logger.ts';
+import { GRAPHILE_MIGRATE_LOCK, heldFor, lockMigrations } from './migrate-lock.ts';
 import { createPool } from './pool.ts';
+import { refuseTransactionPooler } from './pooler.ts';
+import { pinSession, SESSION_SETTINGS } from './session.ts';
+import { databaseAt } from './url.ts';
 
 const MIGRATIONS = path.join(import.meta.dirname, '../../migrations');
 
-/** Any number will do that nobody else uses: it makes a second `migrate` wait for the first. */
-const MIGRATE_LOCK = 7_233_916_401;
+/** How long to wait for somebody else's migration, in milliseconds. */
+const LOCK_WAIT_MS = 60_000;
+
+/** How long a connection may take to open, in milliseconds. */
+const CONNECT_TIMEOUT_MS = 10_000;
 
 /**
  * graphile-migrate keeps its connections for 200 ms after it is done, and ends the whole process when one of them
@@ -21,17 +29,30 @@ const MIGRATE_LOCK = 7_233_916_401;
  */
 const LINGER_MS = 300;
 
+export interface MigrateOptions {
+  /** A superuser, or a role with CREATEROLE and CREATE on the database. */
+  connectionString: string;
+  log: Logger;
+  /** How long to wait for somebody else's migration, in milliseconds. */
+  lockWaitMs?: number;
+}
+
 /**
  * Brings a database up to date: roles, schemas and extension, graphile-worker's schema, the committed migrations,
  * the partitions of the coming months. May be run at any time, and by two at once: the second waits.
  *
- * @param options.connectionString a superuser, or a role with CREATEROLE and CREATE on the database
  * @throws {FatalError} saying what is in the way and what to do
  */
-export async function migrate(options: { connectionString: string; log: Logger }): Promise<void> {
-  const { connectionString, log } = options;
-  await prepared(connectionString, log, async (client) => {
-    await graphileMigrate.migrate(await migrateSettings(asRole(connectionString, 'logins_owner'), log));
+export async function migrate(options: MigrateOptions): Promise<void> {
+  await prepared(options, async (client, connectionString) => {
+    const settings = await migrateSettings(connectionString, options.log);
+    await graphileMigrate
+      .migrate({ ...settings, pgSettings: { ...settings.pgSettings, role: 'logins_owner' } })
+      .catch(async (error: unknown) => {
+        // Its own text, and it has no code.
+        const isHeld = error instanceof Error && error.message === 'Failed to get exclusive lock';
+        throw isHeld ? new FatalError(await heldFor(client, GRAPHILE_MIGRATE_LOCK)) : error;
+      });
     await client.query('set role logins_owner');
     await client.query('select staging.maintain_partitions()');
   });
@@ -44,26 +65,53 @@ export async function migrate(options: { connectionString: string; log: Logger }
  * @throws {FatalError} saying what is in the way and what to do
  */
 export async function prepared(
-  connectionString: string,
-  log: Logger,
-  then: (client: pg.Client) => Promise<void>,
+  options: MigrateOptions,
+  then: (client: pg.Client, connectionString: string) => Promise<void>,
 ): Promise<void> {
-  const client = new pg.Client({ connectionString, application_name: 'masked-logins migrate' });
-  await client.connect();
+  const { log, lockWaitMs = LOCK_WAIT_MS } = options;
+  const { url, display } = databaseAt(options.connectionString);
+  const [client, guard] = [clientFor(url), clientFor(url)];
   try {
+    await client.connect();
+    await guard.connect();
+    await pinSession(client);
+    await refuseTransactionPooler(client, guard, display);
     await checkServer(client);
-    await client.query('select pg_advisory_lock($1)', [MIGRATE_LOCK]);
+    await checkLanguages(client);
+    await lockMigrations(guard, lockWaitMs, log);
     await client.query('set client_min_messages = warning');
     await client.query(await readFile(path.join(MIGRATIONS, 'roles.sql'), 'utf8'));
     await client.query(await readFile(path.join(MIGRATIONS, 'database.sql'), 'utf8'));
-    await migrateGraphileWorker(asRole(connectionString, 'logins_owner'), log);
-    await then(client);
+    await migrateGraphileWorker(url, log);
+    await then(client, url);
   } catch (error) {
-    throw explained(error);
+    throw explained(error, display);
   } finally {
-    await client.end();
+    await Promise.all([client.end(), guard.end()]);
     await sleep(LINGER_MS);
   }
+}
+
+function clientFor(connectionString: string): pg.Client {
+  const client = new pg.Client({
+    connectionString,
+    application_name: 'masked-logins migrate',
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+  });
+  // One that breaks fails its next query; without a listener it ends the process.
+  client.on('error', () => {});
+  return client;
+}
+
+/** The scripts are blocks in PL/pgSQL, and so cannot say themselves that they may not be. */
+async function checkLanguages(client: pg.Client): Promise<void> {
+  const { rows } = await client.query<{ may: boolean }>(
+    `select has_language_privilege('plpgsql', 'usage') and has_language_privilege('sql', 'usage') as may`,
+  );
+  if (rows[0]?.may === true) return;
+  throw new FatalError(
+    `the migrating login may not use the languages sql and plpgsql: have a superuser run, in this database, \`grant usage on language sql, plpgsql to MIGRATOR with grant option\`, where MIGRATOR is the login in DATABASE_URL`,
+  );
 }
 
 /**
@@ -75,24 +123,24 @@ export async function migrateSettings(
   connectionString: string,
   log: Logger,
 ): Promise<graphileMigrate.Settings> {
-  const gmrc = await readFile(path.join(MIGRATIONS, '../.gmrc'), 'utf8');
+  const text = await readFile(path.join(MIGRATIONS, '../.gmrc'), 'utf8');
+  const gmrc = JSON.parse(text.replace(/^\s*\/\/.*$/gm, '')) as graphileMigrate.Settings;
   return {
-    ...(JSON.parse(gmrc.replace(/^\s*\/\/.*$/gm, '')) as graphileMigrate.Settings),
+    ...gmrc,
     connectionString,
     migrationsFolder: MIGRATIONS,
+    // Set for the session before its transactions begin.
+    pgSettings: { ...SESSION_SETTINGS, ...gmrc.pgSettings, client_min_messages: 'warning' },
     logger: libraryLogger(graphileMigrate.Logger, log),
   };
 }
 
-/** A connection string that acts as a role, so that what it makes belongs to that role. */
-export function asRole(connectionString: string, role: string): string {
-  const url = new URL(connectionString);
-  url.searchParams.set('options', `-c role=${role} -c client_min_messages=warning`);
-  return url.toString();
-}
-
 async function migrateGraphileWorker(connectionString: string, log: Logger): Promise<void> {
-  const pool = createPool(connectionString, { max: 2, applicationName: 'masked-logins migrate' });
+  const pool = createPool(connectionString, {
+    max: 2,
+    applicationName: 'masked-logins migrate',
+    role: 'logins_owner',
+  });
   try {
     await graphileWorker.runMigrations({ pgPool: pool, logger: libraryLogger(graphileWorker.Logger, log) });
     await pool.query(await readFile(path.join(MIGRATIONS, 'graphile_worker.sql'), 'utf8'));
@@ -102,10 +150,13 @@ async function migrateGraphileWorker(connectionString: string, log: Logger): Pro
 }
 
 /** Errors while migrating are about definitions, so their message and hint may be shown; `detail` may hold a row. */
-function explained(error: unknown): unknown {
-  if (!(error instanceof pg.DatabaseError)) return error;
-  const hint = error.hint === undefined ? '' : ` (${error.hint})`;
-  return new FatalError(
-    `the database could not be migrated: ${error.message}${hint} [SQLSTATE ${codeOf(error)}]`,
-  );
+function explained(error: unknown, at: string): unknown {
+  if (error instanceof FatalError) return error;
+  // Before a connection is there, and where it breaks, it is about the connection.
+  const isAboutDefinitions =
+    error instanceof pg.DatabaseError && !/^(?:08|28|3D|53|57)/.test(error.code ?? '');
+  if (isAboutDefinitions)
+    return new FatalError(`the database ${at} could not be migrated: ${messageOf(error)}`);
+  const fault = databaseFault(error, { at });
+  return fault === undefined ? error : new FatalError(fault.text);
 }

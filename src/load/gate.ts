@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import { FatalError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 
 /** Rows that are staged and not yet masked. */
@@ -11,7 +12,7 @@ export interface Backlog {
 /** How long an answer of the database counts, in milliseconds. */
 const ANSWER_COUNTS_MS = 1_000;
 
-/** A loader that is ahead of its worker pauses every few seconds; it tells so this often at most, in milliseconds. */
+/** A loader that is ahead of its worker pauses every few seconds, or stays paused; it tells so this often, in milliseconds. */
 const WARN_EVERY_MS = 60_000;
 
 /** Once shut, the gate opens when the backlog has shrunk to this share of the ceiling: else it would flutter. */
@@ -37,6 +38,8 @@ export interface GateOptions {
   maxRows: number;
   /** Past half of the visibility timeout: what waits longer is delivered again before it is deleted. */
   maxAgeSeconds: number;
+  /** How long the backlog may stand still before the loader gives up, in milliseconds; absent where it never does. */
+  giveUpAfterMs?: number | undefined;
   log: Logger;
 }
 
@@ -49,17 +52,18 @@ export class Gate {
   #isOpen = true;
   #warnedAt = Number.NEGATIVE_INFINITY;
   #toldOfPause = false;
+  /** The smallest backlog since it was shut, and when that was seen. */
+  #least = { rows: Number.POSITIVE_INFINITY, at: 0 };
 
   constructor(options: GateOptions) {
     this.#options = options;
   }
 
-  /** As the database last said. */
-  get backlog(): Backlog {
-    return this.#backlog;
-  }
-
-  /** Whether messages may be received. Asks the database where its last answer does not count any more. */
+  /**
+   * Whether messages may be received. Asks the database where its last answer does not count any more.
+   *
+   * @throws {FatalError} where nothing has been masked for `giveUpAfterMs`; whatever `pg` throws
+   */
   async isOpen(): Promise<boolean> {
     if (performance.now() - this.#askedAt >= ANSWER_COUNTS_MS) {
       // Pollers that ask at the same time share one query.
@@ -81,24 +85,35 @@ export class Gate {
     const { rows, oldestSeconds } = this.#backlog;
     const ceiling = this.#isOpen ? maxRows : maxRows * REOPEN_AT;
     const isOpen = rows + rowsInMemory() < ceiling && (rows === 0 || oldestSeconds <= maxAgeSeconds);
-    if (isOpen !== this.#isOpen) this.#tell(isOpen);
+    if (isOpen !== this.#isOpen) {
+      this.#least = { rows: Number.POSITIVE_INFINITY, at: 0 };
+      if (isOpen && this.#toldOfPause) this.#options.log.info(this.#fields(), 'receiving again');
+      this.#toldOfPause = false;
+    }
     this.#isOpen = isOpen;
+    if (!isOpen) this.#paused();
   }
 
-  #tell(isOpen: boolean): void {
-    const { log } = this.#options;
-    const fields = { stagedRows: this.#backlog.rows, oldestSeconds: Math.round(this.#backlog.oldestSeconds) };
-    if (isOpen) {
-      if (this.#toldOfPause) log.info(fields, 'receiving again');
-      return;
-    }
+  #paused(): void {
+    const { log, giveUpAfterMs = Number.POSITIVE_INFINITY } = this.#options;
     const now = performance.now();
-    this.#toldOfPause = now - this.#warnedAt >= WARN_EVERY_MS;
-    if (!this.#toldOfPause) return;
+    if (this.#backlog.rows < this.#least.rows) this.#least = { rows: this.#backlog.rows, at: now };
+    if (now - this.#least.at >= giveUpAfterMs) {
+      throw new FatalError(
+        `no staged row was masked for ${Math.round((now - this.#least.at) / 1_000)} s, and LOAD_RETRY_TIMEOUT_SECONDS is over: ` +
+          'start a worker, and load again; nothing is lost',
+      );
+    }
+    if (now - this.#warnedAt < WARN_EVERY_MS) return;
     this.#warnedAt = now;
+    this.#toldOfPause = true;
     log.warn(
-      fields,
+      this.#fields(),
       'paused: too many rows wait to be masked, or for too long; if no worker is running, start one: npm run worker',
     );
+  }
+
+  #fields(): { stagedRows: number; oldestSeconds: number } {
+    return { stagedRows: this.#backlog.rows, oldestSeconds: Math.round(this.#backlog.oldestSeconds) };
   }
 }

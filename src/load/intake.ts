@@ -1,6 +1,5 @@
 import type { Settings } from '../config.ts';
 import { FatalError } from '../errors.ts';
-import { fatalQueueFault } from '../queue/faults.ts';
 import { RECEIVE_MAX, type ReceivedMessage } from '../queue/receive.ts';
 import type { Batch, Batcher } from './batcher.ts';
 import type { Drain } from './drain.ts';
@@ -18,6 +17,8 @@ export interface IntakeOptions {
   settings: Settings;
   /** One long poll. */
   receive: () => Promise<ReceivedMessage[]>;
+  /** How long SQS may take to answer it, in seconds. */
+  waitTimeSeconds: number;
   onReceived: (messages: ReceivedMessage[]) => void;
   batcher: Batcher;
   lanes: Lanes;
@@ -33,6 +34,8 @@ export interface IntakeOptions {
 export class Intake {
   readonly #options: IntakeOptions;
   readonly #room = new Wakeup();
+  /** When each poll under way has to be over at the latest. */
+  readonly #polls = new Set<{ endsAt: number }>();
   #isDrained = false;
   #lookedAt = 0;
 
@@ -44,6 +47,12 @@ export class Intake {
   /** Batches in memory that are not staged. */
   get unstaged(): Batch[] {
     return [...this.#options.lanes.held, ...this.#options.batcher.waiting];
+  }
+
+  /** How long the polls under way may still take, in milliseconds; 0 where there are none. */
+  get pollsLeftMs(): number {
+    const now = performance.now();
+    return Math.max(0, ...[...this.#polls].map(({ endsAt }) => endsAt - now));
   }
 
   /** To be called when a batch has been staged: there may be room again, and the backlog has grown. */
@@ -64,9 +73,9 @@ export class Intake {
   }
 
   async #poll(): Promise<Turn> {
-    const { receive, onReceived, batcher, sqs } = this.#options;
+    const { onReceived, batcher, sqs } = this.#options;
     try {
-      const messages = await receive();
+      const messages = await this.#receive();
       sqs.succeeded();
       batcher.add(messages);
       onReceived(messages);
@@ -76,6 +85,13 @@ export class Intake {
     } catch (error) {
       return this.#failed(error);
     }
+  }
+
+  async #receive(): Promise<ReceivedMessage[]> {
+    const { receive, waitTimeSeconds } = this.#options;
+    const poll = { endsAt: performance.now() + waitTimeSeconds * 1_000 };
+    this.#polls.add(poll);
+    return receive().finally(() => this.#polls.delete(poll));
   }
 
   async #paused(): Promise<Turn> {
@@ -110,8 +126,8 @@ export class Intake {
       if (await ask(drain)) this.#isDrained = true;
     } catch (error) {
       // Fatal at once, where the back-off waits for several in a row: polls succeed in between, and there never are.
-      const fault = fatalQueueFault(error);
-      throw fault === undefined ? error : new FatalError(fault);
+      const { text, fatal } = this.#options.sqs.explain(error);
+      throw fatal ? new FatalError(text) : error;
     }
     return this.#isDrained;
   }

@@ -18,7 +18,7 @@ export class Lanes {
   readonly #options: LanesOptions;
   readonly #underWay = new Set<Promise<void>>();
   readonly #held = new Set<Batch>();
-  #retrying = 0;
+  readonly #retrying = new Set<Batch>();
 
   constructor(options: LanesOptions) {
     this.#options = options;
@@ -29,9 +29,9 @@ export class Lanes {
     return [...this.#held];
   }
 
-  /** Whether a batch waits for Postgres to be well again. */
+  /** Whether a batch has failed and is not staged yet: waiting for its next attempt, or in it. */
   get isRetrying(): boolean {
-    return this.#retrying > 0;
+    return this.#retrying.size > 0;
   }
 
   /** Starts what can be started. */
@@ -61,9 +61,10 @@ export class Lanes {
         if (failure === undefined) break;
         // One attempt that fails after the loader was told to stop is the last: the messages go back to the queue.
         if (stop.isRequested) return;
-        this.#retrying += 1;
-        await health.failed(failure.error).finally(() => (this.#retrying -= 1));
+        this.#retrying.add(batch);
+        await health.failed(failure.error);
       }
+      this.#retrying.delete(batch);
       this.#held.delete(batch);
       health.succeeded();
       onStaged(batch);

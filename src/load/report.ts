@@ -1,9 +1,15 @@
-import { SingleBar } from 'cli-progress';
-import type { Logger } from '../log.ts';
+import { counted } from '../counted.ts';
+import { CLEAR_LINE, type Logger } from '../log.ts';
 import type { LoaderProgress, LoaderSummary } from './options.ts';
 
 /** How often a line tells how far it is, where no terminal shows it, in milliseconds. */
 const LINE_EVERY_MS = 10_000;
+
+/** How often the line in a terminal is drawn, in milliseconds. */
+const DRAW_EVERY_MS = 100;
+
+/** What it is drawn on. */
+export type Terminal = Pick<NodeJS.WriteStream, 'write' | 'columns'>;
 
 /** Shows how far the loader is, until `end`. */
 export interface Report {
@@ -11,22 +17,41 @@ export interface Report {
   end: () => void;
 }
 
-/** A line in the terminal (on standard error) that is kept up to date. */
-export function reportToTerminal(): Report {
-  const line = new SingleBar({
-    format: '{value} received · {perSecond}/s · {staged} staged · {backlog} waiting to be masked',
-    clearOnComplete: true,
-    hideCursor: true,
-  });
+/** A line in the terminal that is kept up to date. What else is written there begins by clearing it (`createLogger` does). */
+export function reportToTerminal(terminal: Terminal = process.stderr): Report {
   const startedAt = performance.now();
-  line.start(0, 0, { perSecond: 0, staged: 0, backlog: 0 });
-  return {
-    update: ({ received, staged, backlog }) => {
-      const seconds = (performance.now() - startedAt) / 1_000;
-      line.update(received, { perSecond: Math.round(received / seconds), staged, backlog });
-    },
-    end: () => line.stop(),
+  let latest: LoaderProgress = { received: 0, redelivered: 0, staged: 0, batches: 0, backlog: 0 };
+  const draw = (): void => {
+    const seconds = (performance.now() - startedAt) / 1_000;
+    terminal.write(`${CLEAR_LINE}${progressLine(latest, seconds, terminal.columns)}`);
   };
+  const timer = setInterval(draw, DRAW_EVERY_MS).unref();
+  return {
+    update: (progress) => {
+      latest = progress;
+    },
+    end: () => {
+      clearInterval(timer);
+      terminal.write(CLEAR_LINE);
+    },
+  };
+}
+
+/** The progress in so many words as a terminal of so many columns takes on one line. */
+export function progressLine(
+  { received, staged, backlog }: LoaderProgress,
+  seconds: number,
+  columns = 80,
+): string {
+  const perSecond = Math.round(received / Math.max(seconds, 1));
+  const lines = [
+    `${received} received · ${perSecond}/s · ${staged} staged · ${backlog} waiting to be masked`,
+    `${received} received · ${staged} staged · ${backlog} waiting`,
+    `${received} received · ${staged} staged`,
+    `${staged} staged`,
+  ];
+  // The last column stays free: some terminals wrap as soon as it is filled.
+  return lines.find((line) => line.length < columns) ?? '';
 }
 
 /** A line in the log every ten seconds in which something happened. */
@@ -62,5 +87,5 @@ export function summaryLine({
     ...(released > 0 ? [`${released} given back to the queue`] : []),
   ];
   const tail = extras.length > 0 ? ` (${extras.join(', ')})` : '';
-  return `received ${received} and staged ${staged} messages in ${batches} batches, ${seconds.toFixed(1)} s${tail}`;
+  return `received ${received} and staged ${counted(staged, 'message')} in ${counted(batches, 'batch', 'batches')}, ${seconds.toFixed(1)} s${tail}`;
 }

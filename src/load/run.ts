@@ -1,23 +1,21 @@
 import type { SQSClient } from '@aws-sdk/client-sqs';
 import type pg from 'pg';
-import type { Settings } from '../config.ts';
 import { checkDatabase } from '../database/check.ts';
-import { fatalDatabaseFault } from '../database/faults.ts';
 import { createPool } from '../database/pool.ts';
+import { explain, hostOf } from '../explain.ts';
 import { createQueueClient } from '../queue/client.ts';
 import { countWaiting } from '../queue/counts.ts';
-import { fatalQueueFault } from '../queue/faults.ts';
 import { receive } from '../queue/receive.ts';
 import { releaseMessages } from '../queue/release.ts';
 import { type Batch, Batcher } from './batcher.ts';
 import { Drain } from './drain.ts';
-import { Gate, readBacklog } from './gate.ts';
+import { type Backlog, Gate, readBacklog } from './gate.ts';
 import { Health } from './health.ts';
 import { Intake, rowsOf } from './intake.ts';
 import { LANES, Lanes } from './lanes.ts';
 import type { LoaderOptions, LoaderProgress, LoaderSummary } from './options.ts';
 import { runPollers } from './pollers.ts';
-import { stageBatch } from './stage.ts';
+import { MAY_STAGE, stageBatch } from './stage.ts';
 import { Stop } from './stop.ts';
 import { Wakeup } from './wakeup.ts';
 
@@ -54,31 +52,35 @@ class Loader {
   readonly #pollClient: SQSClient;
   readonly #client: SQSClient;
   readonly #postgres: Health;
+  readonly #sqs: Health;
   readonly #batcher: Batcher;
   readonly #lanes: Lanes;
-  readonly #gate: Gate;
   readonly #intake: Intake;
 
   constructor(options: LoaderOptions) {
     const { settings, queue, database, log, follow } = options;
     const stop = this.#stop;
     const pause = options.pause ?? ((ms: number) => stop.pause(ms));
+    const giveUpAfterMs = follow ? undefined : settings.retryTimeoutSeconds * 1_000;
     this.#options = options;
     // A connection for each lane, and one to ask for the backlog.
     this.#pool = createPool(database.url, { max: LANES + 1, applicationName: 'masked-logins load' });
     this.#pollClient = createQueueClient(queue, { maxSockets: settings.maxPollers });
     this.#client = createQueueClient(queue, { maxSockets: SOCKETS });
+    const explained = (error: unknown) => explain(error, { command: 'load', database, queue });
     const postgres = new Health({
-      name: `Postgres at ${hostOf(database.url)}`,
+      name: `Postgres at ${database.display}`,
       ceilingMs: POSTGRES_BACKOFF_MS,
-      fatalFault: fatalDatabaseFault,
+      explain: explained,
+      giveUpAfterMs,
       log,
       pause,
     });
     const sqs = new Health({
-      name: `SQS at ${new URL(queue.endpoint ?? queue.url).host}`,
+      name: `SQS at ${hostOf(queue)}`,
       ceilingMs: SQS_BACKOFF_MS,
-      fatalFault: fatalQueueFault,
+      explain: explained,
+      giveUpAfterMs,
       log,
       pause,
     });
@@ -92,23 +94,25 @@ class Loader {
       onStaged: (batch) => this.#onStaged(batch),
     });
     const gate = new Gate({
-      readBacklog: () => readBacklog(this.#pool),
+      readBacklog: () => this.#readBacklog(),
       rowsInMemory: () => rowsOf(this.#intake.unstaged),
       maxRows: settings.maxStagedRows,
       maxAgeSeconds: settings.visibilityTimeoutSeconds / 2,
+      giveUpAfterMs,
       log,
     });
     const polling = {
-      waitTimeSeconds: follow ? followWaitSeconds(settings) : DRAIN_WAIT_SECONDS,
+      waitTimeSeconds: follow ? settings.waitTimeSeconds : DRAIN_WAIT_SECONDS,
       visibilityTimeoutSeconds: settings.visibilityTimeoutSeconds,
     };
     this.#postgres = postgres;
+    this.#sqs = sqs;
     this.#batcher = batcher;
     this.#lanes = lanes;
-    this.#gate = gate;
     this.#intake = new Intake({
       settings,
       receive: () => receive(this.#pollClient, queue.url, polling),
+      waitTimeSeconds: polling.waitTimeSeconds,
       onReceived: (messages) => this.#onReceived(messages),
       batcher,
       lanes,
@@ -121,19 +125,28 @@ class Loader {
   }
 
   async run(): Promise<LoaderSummary> {
-    const { log, stop } = this.#options;
-    const onStop = (): void => this.#stop.request();
+    const { log, stop, leave, onStopping } = this.#options;
+    const onStop = (): void => {
+      this.#stop.request();
+      onStopping?.(Math.ceil(this.#intake.pollsLeftMs / 1_000));
+    };
+    const onLeave = (): void => this.#grace.wake();
+    leave?.addEventListener('abort', onLeave);
     stop?.addEventListener('abort', onStop);
     if (stop?.aborted === true) onStop();
     try {
       const inTime = await Promise.race([this.#work().then(() => true), this.#graceIsOver()]);
       const released = await this.#release();
       if (this.#stop.failure !== undefined) throw this.#stop.failure;
-      if (!inTime)
+      if (leave?.aborted === true) log.warn({ released }, 'left without waiting for the polls under way');
+      else if (!inTime)
         log.error({ released }, 'stopping took longer than SHUTDOWN_GRACE_SECONDS: leaving as it is');
       return this.#summary(released, inTime ? 0 : 1);
     } finally {
       stop?.removeEventListener('abort', onStop);
+      leave?.removeEventListener('abort', onLeave);
+      this.#postgres.end();
+      this.#sqs.end();
       this.#grace.wake();
       // A request that is still under way ends with its socket.
       this.#pollClient.destroy();
@@ -159,7 +172,8 @@ class Loader {
     while (!this.#stop.isRequested) {
       try {
         await checkDatabase(this.#pool);
-        await readBacklog(this.#pool);
+        await this.#pool.query(MAY_STAGE);
+        await this.#readBacklog();
         this.#postgres.succeeded();
         return;
       } catch (error) {
@@ -182,13 +196,22 @@ class Loader {
   }
 
   #progress(): void {
-    this.#options.onProgress?.({ ...this.#counts, backlog: this.#gate.backlog.rows });
+    this.#options.onProgress?.({ ...this.#counts });
   }
 
-  /** False, SHUTDOWN_GRACE_SECONDS after stopping was requested. */
+  async #readBacklog(): Promise<Backlog> {
+    const backlog = await readBacklog(this.#pool);
+    this.#counts.backlog = backlog.rows;
+    // While it is paused, nothing else tells that the backlog shrinks.
+    this.#progress();
+    return backlog;
+  }
+
+  /** False, SHUTDOWN_GRACE_SECONDS after stopping was requested, or when there is to be no waiting any more. */
   async #graceIsOver(): Promise<false> {
     await this.#stop.requested;
-    await this.#grace.wait(this.#options.settings.shutdownGraceSeconds * 1_000);
+    const { leave, settings } = this.#options;
+    if (leave?.aborted !== true) await this.#grace.wait(settings.shutdownGraceSeconds * 1_000);
     return false;
   }
 
@@ -204,17 +227,6 @@ class Loader {
     const seconds = Math.round(performance.now() - this.#startedAt) / 1_000;
     return { received, redelivered, staged, batches, released, seconds, exitCode };
   }
-}
-
-/** An idle poll has to end within the time there is for stopping, and leave some of it for the flush. */
-function followWaitSeconds({ waitTimeSeconds, shutdownGraceSeconds }: Settings): number {
-  return Math.min(waitTimeSeconds, Math.max(1, shutdownGraceSeconds - 2));
-}
-
-/** Host and port of a database's URL, without user and password. */
-function hostOf(url: string): string {
-  const { hostname, port } = new URL(url);
-  return `${hostname === '' ? 'localhost' : hostname}:${port === '' ? '5432' : port}`;
 }
 
 /** What `work` gives, or undefined where it fails or takes longer than `ms` milliseconds. */

@@ -10,6 +10,9 @@ import { COPY_INBOX, encodeInbox } from './inbox.ts';
  */
 const TIMEOUT_MS = 60_000;
 
+/** Changes nothing, and fails like staging where the login may not stage: another role's, with which an empty queue would seem well. */
+export const MAY_STAGE = 'insert into staging.inbox (batch_id) select null where false';
+
 /**
  * Stages a batch: its rows, its row in the ledger and its job, in one transaction.
  *

@@ -2,7 +2,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import * as graphileMigrate from 'graphile-migrate';
 import pg from 'pg';
-import { asRole, migrateSettings, prepared } from '../database/migrate.ts';
+import { migrateSettings, prepared } from '../database/migrate.ts';
 import type { Logger } from '../log.ts';
 
 const CURRENT = path.join(import.meta.dirname, '../../migrations/current.sql');
@@ -24,11 +24,11 @@ export async function commitMigration(options: {
   const shadow = await createDatabase(superuserUrl, 'commit_shadow');
   const before = await readFile(CURRENT, 'utf8');
   try {
-    await prepared(main, log, async () => {
+    await prepared({ connectionString: main, log }, async () => {
       await graphileMigrate.commit(
         {
-          ...(await migrateSettings(asRole(main, 'logins_owner'), log)),
-          shadowConnectionString: asRole(shadow, 'logins_owner'),
+          ...(await migrateSettings(asOwner(main), log)),
+          shadowConnectionString: asOwner(shadow),
           rootConnectionString: superuserUrl,
           databaseOwner: 'logins_owner',
           afterReset: [{ _: 'sql', file: 'database.sql', root: true, shadow: true }],
@@ -53,5 +53,15 @@ async function createDatabase(superuserUrl: string, name: string): Promise<strin
   }
   const url = new URL(superuserUrl);
   url.pathname = `/${name}`;
+  return url.toString();
+}
+
+/**
+ * A connection string that acts as logins_owner, so that what it makes belongs to that role. graphile-migrate's
+ * `pgSettings` would make the superuser act as it as well, who resets the shadow database.
+ */
+function asOwner(connectionString: string): string {
+  const url = new URL(connectionString);
+  url.searchParams.set('options', '-c role=logins_owner');
   return url.toString();
 }

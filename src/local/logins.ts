@@ -43,10 +43,11 @@ export async function prepareDatabase(
     const { rowCount } = await client.query('select from pg_database where datname = $1', [DATABASE]);
     if (rowCount === 0) await client.query(`create database ${DATABASE}`);
     await client.query(`grant create on database ${DATABASE} to ${owner}`);
+    await client.query(`grant connect on database ${DATABASE} to ${owner} with grant option`);
   });
   await withClient(url(DATABASE), async (client) => {
     // user_logins lives in schema public, where the migrations let logins_owner make tables.
-    await client.query(`grant create on schema public to ${owner} with grant option`);
+    await client.query(`grant usage, create on schema public to ${owner} with grant option`);
   });
 }
 

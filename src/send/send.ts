@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SendMessageBatchCommand, type SQSClient } from '@aws-sdk/client-sqs';
-import { describe, FatalError } from '../errors.ts';
+import { FatalError } from '../errors.ts';
 import { fatalQueueFault } from '../queue/faults.ts';
 import { inBatches } from './batches.ts';
 
@@ -34,7 +34,7 @@ export interface SendSummary {
 /**
  * Sends bodies to a queue in batches of ten, several at once, and again what SQS did not take.
  *
- * @throws {FatalError} where the queue cannot be used, or does not recover
+ * @throws what the SDK throws where the queue cannot be used or does not recover; {FatalError} where it keeps refusing
  */
 export async function sendEvents(options: SendOptions): Promise<SendSummary> {
   const started = performance.now();
@@ -62,7 +62,7 @@ export async function sendEvents(options: SendOptions): Promise<SendSummary> {
       throw error;
     });
   await Promise.all(Array.from({ length: LANES }, guarded));
-  summary.seconds = (performance.now() - started) / 1_000;
+  summary.seconds = Math.round(performance.now() - started) / 1_000;
   return summary;
 }
 
@@ -96,15 +96,14 @@ async function sendBatch(client: SQSClient, queueUrl: string, batch: string[]): 
       rejected += failed.filter((entry) => entry.SenderFault).length;
       left = failed.filter((entry) => !entry.SenderFault).flatMap((entry) => left[Number(entry.Id)] ?? []);
     } catch (error) {
-      const fault = fatalQueueFault(error);
-      if (fault !== undefined) throw new FatalError(fault);
+      if (fatalQueueFault(error) !== undefined) throw error;
       if (isRefusal(error)) {
         if (left.length === 1) return rejected + 1;
         // One of them is at fault, and SQS does not say which.
         for (const body of left) rejected += await sendBatch(client, queueUrl, [body]);
         return rejected;
       }
-      if (attempt === ATTEMPTS) throw new FatalError(`the queue takes no messages: ${describe(error)}`);
+      if (attempt === ATTEMPTS) throw error;
     }
     if (left.length === 0) break;
     if (attempt === ATTEMPTS)

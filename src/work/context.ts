@@ -12,4 +12,15 @@ export interface WorkContext {
   /** Where the key-encryption key is; without one somebody else has to unseal. */
   kek: Settings['kek'];
   log: Logger;
+  /** What this worker has acknowledged since it began. */
+  done: Done;
+}
+
+/** Counts of messages, but for `batches`. */
+export interface Done {
+  batches: number;
+  messages: number;
+  loaded: number;
+  duplicates: number;
+  quarantined: number;
 }

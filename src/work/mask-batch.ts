@@ -8,27 +8,50 @@ export class UnacknowledgedError extends Error {
   override name = 'UnacknowledgedError';
 }
 
+/** What became of a batch's messages. */
+interface Closed {
+  inserted: number;
+  duplicates: number;
+  quarantined: number;
+}
+
 /**
- * Masks a batch, then deletes its messages from SQS, then empties it from staging; in that order, each step only
- * after the one before has lasted. May run again after any of them.
+ * Masks a batch, then deletes its messages from SQS, then closes it; in that order, each step only after the
+ * one before has lasted. May run again after any of them.
  *
  * @throws {UnacknowledgedError} where SQS did not delete every message; errors of Postgres and SQS pass through
  */
 export async function maskBatch(context: WorkContext, batchId: string): Promise<void> {
-  const { pool, sqs, queue, log } = context;
+  const { pool, sqs, queue, log, done } = context;
   const receipts = await receiptsOfMasked(context, batchId);
-  if (receipts.length === 0) {
+  if (receipts.length === 0) return tellWhyEmpty(context, batchId);
+  const { deleted, refused, failed } = await deleteMessages(sqs, queue.url, receipts);
+  if (failed > 0)
+    throw new UnacknowledgedError(`SQS did not delete ${failed} of ${receipts.length} messages`);
+  const { rows } = await pool.query<Closed>('select * from staging.close_batch(batch_id => $1)', [batchId]);
+  const { inserted, duplicates, quarantined } = rows[0]!;
+  done.batches += 1;
+  done.messages += receipts.length;
+  done.loaded += inserted;
+  done.duplicates += duplicates;
+  done.quarantined += quarantined;
+  log.info({ batch_id: batchId, rows: receipts.length, deleted, refused }, 'masked and acknowledged');
+}
+
+/** A batch gives no receipts where it is acknowledged already, or where it is gone from staging. */
+async function tellWhyEmpty({ pool, log }: WorkContext, batchId: string): Promise<void> {
+  const { rows } = await pool.query<{ state: string | null }>(
+    'select staging.batch_state(batch_id => $1) as state',
+    [batchId],
+  );
+  if (rows[0]?.state === 'acknowledged') {
+    log.debug({ batch_id: batchId }, 'the batch is acknowledged already');
+  } else {
     log.warn(
       { batch_id: batchId },
       'a crash emptied the batch from staging: SQS will deliver its messages again',
     );
-    return;
   }
-  const { deleted, refused, failed } = await deleteMessages(sqs, queue.url, receipts);
-  if (failed > 0)
-    throw new UnacknowledgedError(`SQS did not delete ${failed} of ${receipts.length} messages`);
-  await pool.query('select staging.close_batch(batch_id => $1)', [batchId]);
-  log.info({ batch_id: batchId, rows: receipts.length, deleted, refused }, 'masked and acknowledged');
 }
 
 /** The query commits before it returns, so whoever has the receipts may delete. */

@@ -1,20 +1,23 @@
 import type { Task } from 'graphile-worker';
 import { describe } from '../errors.ts';
+import { explain, isOfQueue } from '../explain.ts';
 import type { WorkContext } from './context.ts';
 
 /** A task before it knows what to work with. */
 export type TaskFactory = (context: WorkContext) => Task;
 
-/** What graphile-worker stores in `last_error` and logs: a task's name, the batch, and a code. Never a value. */
+/** What graphile-worker stores in `last_error`: a task's name, the batch, and a code. Never a value. */
 export class TaskError extends Error {
   override name = 'TaskError';
 
   constructor(message: string) {
     super(message);
-    // A stack says nothing that the name does not, and graphile-worker logs it.
+    // A stack says nothing that the name does not.
     this.stack = '';
   }
 }
+
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /**
  * Makes a task of a function. Whatever the function throws is replaced: an error of the driver carries values, and
@@ -33,8 +36,16 @@ export function task(
       try {
         await work(context, given, abortSignal);
       } catch (error) {
-        const batch = typeof given['batch_id'] === 'string' ? ` of batch ${given['batch_id']}` : '';
-        throw new TaskError(`${name}${batch} failed: ${describe(error)}`);
+        const why = isOfQueue(error)
+          ? ` (${explain(error, { command: 'worker', queue: context.queue }).text})`
+          : '';
+        throw new TaskError(`${name}${batchOf(given)} failed: ${describe(error)}${why}`);
       }
     };
+}
+
+/** A payload is whatever somebody put into a job: only what looks like a batch's id is repeated. */
+function batchOf(payload: Record<string, unknown>): string {
+  const id = payload['batch_id'];
+  return typeof id === 'string' && UUID.test(id) ? ` of batch ${id}` : '';
 }

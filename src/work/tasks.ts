@@ -8,10 +8,10 @@ import retention from '../../tasks/retention.ts';
 import rotateKeys from '../../tasks/rotate_keys.ts';
 import sweepBatches from '../../tasks/sweep_batches.ts';
 import type { WorkContext } from './context.ts';
+import type { TaskFactory } from './task.ts';
 
-const FACTORIES = {
-  mask_batch: maskBatch,
-  sweep_batches: sweepBatches,
+const MASKING = { mask_batch: maskBatch, sweep_batches: sweepBatches };
+const UPKEEP = {
   maintain_partitions: maintainPartitions,
   clean_ledger: cleanLedger,
   rotate_keys: rotateKeys,
@@ -22,9 +22,14 @@ const FACTORIES = {
 
 const DAY_MS = 86_400_000;
 
-/** Every job a worker can do, by the name it has in the database. */
-export function createTaskList(context: WorkContext): TaskList {
-  return Object.fromEntries(Object.entries(FACTORIES).map(([name, create]) => [name, create(context)]));
+/**
+ * The jobs that a worker can do, by the name they have in the database. Masking, and upkeep of which none ever takes a
+ * place of masking's.
+ */
+export function createTaskLists(context: WorkContext): { masking: TaskList; upkeep: TaskList } {
+  const create = (factories: Record<string, TaskFactory>): TaskList =>
+    Object.fromEntries(Object.entries(factories).map(([name, make]) => [name, make(context)]));
+  return { masking: create(MASKING), upkeep: create(UPKEEP) };
 }
 
 /** Begun by functions of the database, and gone on with every minute, should a worker have been killed. */
@@ -36,7 +41,7 @@ function daily(task: string, match: string): CronItem {
 
 /**
  * What runs by the clock (UTC). A job key keeps one of each; a day that was missed is made up for. Background work
- * comes after masking (priority 0).
+ * comes after maintenance (priority 0), and what has waited longest first: a job that waits keeps its place.
  */
 export function cronItems(): ParsedCronItem[] {
   return parseCronItems([
@@ -44,7 +49,7 @@ export function cronItems(): ParsedCronItem[] {
     ...BACKGROUND.map((task) => ({
       task,
       match: '* * * * *',
-      options: { jobKey: task, maxAttempts: 1, priority: 10 },
+      options: { jobKey: task, jobKeyMode: 'preserve_run_at' as const, maxAttempts: 1, priority: 10 },
     })),
     daily('maintain_partitions', '17 1 * * *'),
     daily('retention', '27 1 * * *'),

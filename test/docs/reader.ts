@@ -90,7 +90,7 @@ async function run({ command, fails }: Step & { kind: 'sh' }, url: string, cwd: 
     writeFileSync(path.join(cwd, random), `${randomBytes(32).toString('hex')}\n`);
     return;
   }
-  const [, variable, value, args] = /^(?:(\w+)=(\S+) )?npm run keys -- (.+)$/.exec(command)!;
+  const [, variable, value, args] = /^(?:(\w+)=(\S+) )?npm run (?:--silent )?keys -- (.+)$/.exec(command)!;
   const child = spawn(process.execPath, [KEYS, ...args!.split(' ')], {
     cwd,
     env: childEnvironment({ DATABASE_URL: url, ...(variable === undefined ? {} : { [variable]: value! }) }),
@@ -107,7 +107,7 @@ async function work(db: TestDatabase): Promise<void> {
   await db.pool('worker').query('select masking.retention()');
   for (const step of ['rotate_step', 'forget_step', 'purge_step']) {
     for (let more = true; more;) {
-      const { rows } = await db.pool('worker').query<{ more: boolean }>(`select masking.${step}() as more`);
+      const { rows } = await db.pool('worker').query<{ more: boolean }>(`select more from masking.${step}()`);
       more = rows[0]!.more || (await isRotating(db));
     }
   }

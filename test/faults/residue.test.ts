@@ -12,7 +12,7 @@ const OFF_THE_DISK_MS = 120_000;
 let pipeline: Pipeline;
 beforeEach(async () => {
   pipeline = await startPipeline();
-  await pipeline.superuser.query('create extension pageinspect');
+  await pipeline.superuser.query('create extension pageinspect schema public');
 });
 afterEach(() => pipeline.stop());
 
@@ -26,7 +26,7 @@ const pagesWith = (words: string): Promise<number> =>
        from pg_class c, generate_series(0, pg_relation_size(c.oid) / 8192 - 1) as block
       where c.oid::regclass::text like 'staging.raw_messages%'
         and c.relkind = 'r'
-        and position(convert_to($1, 'UTF8') in get_raw_page(c.oid::regclass::text, block)) > 0`,
+        and position(convert_to($1, 'UTF8') in public.get_raw_page(c.oid::regclass::text, block)) > 0`,
     [words],
   );
 

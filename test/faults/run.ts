@@ -2,7 +2,8 @@
  * `npm run test:faults`: runs the pipeline under faults and accounts for every message. docs/reliability.md explains it.
  */
 import { writeFileSync } from 'node:fs';
-import { Command, InvalidArgumentError } from 'commander';
+import { InvalidArgumentError } from 'commander';
+import { commandLine } from '../../src/cli/command.ts';
 import { MUTATIONS, mutated } from '../support/faults/mutations.ts';
 import { runSeed, type SeedOptions, type SeedReport } from '../support/faults/run-seed.ts';
 import { ALL_STEPS, longSchedule } from '../support/faults/schedule.ts';
@@ -31,8 +32,7 @@ const whole = (text: string): number => {
   return value;
 };
 
-const options = new Command('test:faults')
-  .description('Runs the pipeline under faults, and accounts for every message')
+const options = commandLine('test:faults', 'Runs the pipeline under faults, and accounts for every message')
   .option('--seed <n>', 'a schedule; may be repeated', (text, seeds: number[]) => [...seeds, whole(text)], [])
   .option('--seeds <count>', 'seeds from 1 on', whole)
   .option('--messages <n>', 'messages a run, beside those that the faults send', whole)

@@ -1,12 +1,14 @@
 import { createHash } from 'node:crypto';
 import path from 'node:path';
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import pg from 'pg';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { faultOfVersion } from '../../src/database/check.ts';
 import { migrate, prepared } from '../../src/database/migrate.ts';
 import { FatalError } from '../../src/errors.ts';
 import { createLogger } from '../../src/log.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { createFreshDatabase, type FreshDatabase } from '../support/fresh-database.ts';
+import { failure } from '../support/sqlstate.ts';
 import { definitionsOf } from './definitions.ts';
 import { filesOf, read } from './files.ts';
 
@@ -28,6 +30,21 @@ async function migrated(): Promise<FreshDatabase> {
   return database;
 }
 
+/** The statement that is printed when migrating is refused with an SQLSTATE of ours, with the login's name in its place. */
+async function remedyOf(code: string, connectionString: string): Promise<string> {
+  const text = await migrate({ connectionString, log }).then(
+    () => 'no refusal',
+    (error: Error) => error.message,
+  );
+  expect(text).toContain(code);
+  const login = decodeURIComponent(new URL(connectionString).username);
+  return /`([^`]+)`/.exec(text)![1]!.replace('MIGRATOR', login);
+}
+
+async function expectMigrated(connectionString: string): Promise<void> {
+  await expect(migrate({ connectionString, log })).resolves.toBeUndefined();
+}
+
 /** The living SQL as one text: `all.sql` with its files in place of the lines that include them. */
 function fixtures(): string {
   return read('migrations/fixtures/all.sql').replaceAll(/^--! include (\S+)$/gm, (_, name: string) =>
@@ -37,7 +54,7 @@ function fixtures(): string {
 
 test('a database made by the migrations equals one made from the fixtures', async () => {
   const [byMigrations, byFixtures] = [await migrated(), await fresh()];
-  await prepared(byFixtures.migratorUrl, log, async (client) => {
+  await prepared({ connectionString: byFixtures.migratorUrl, log }, async (client) => {
     await client.query('set role logins_owner');
     await client.query('set search_path = pg_catalog, pg_temp');
     await client.query(fixtures());
@@ -92,6 +109,40 @@ test('migrating again, and two at once, changes nothing and fails nobody', async
   expect(rows).toEqual([{ n: filesOf('migrations/committed', '.sql').length }]);
 });
 
+test('a database in which every setting is turned that could change what SQL means is migrated like any other', async () => {
+  const [expected, turned] = [await migrated(), await fresh()];
+  const { rows } = await turned.superuser.query<{ name: string }>('select current_database() as name');
+  const name = rows[0]!.name;
+  const settings = [
+    'standard_conforming_strings = off',
+    'backslash_quote = off',
+    `search_path = 'hostile, pg_catalog'`,
+    'quote_all_identifiers = on',
+    'array_nulls = off',
+    'transform_null_equals = on',
+    'row_security = off',
+    `restrict_nonsystem_relation_kind = 'view, foreign-table'`,
+    `datestyle = 'German, DMY'`,
+    'intervalstyle = iso_8601',
+    `timezone = 'Pacific/Apia'`,
+    'bytea_output = escape',
+    'xmlbinary = hex',
+    'extra_float_digits = -15',
+    'default_transaction_isolation = serializable',
+    'default_transaction_read_only = on',
+    'default_transaction_deferrable = on',
+    `plpgsql.extra_errors = 'all'`,
+    `createrole_self_grant = ''`,
+  ];
+  await turned.superuser.query(
+    [`load 'plpgsql'`, ...settings.map((each) => `alter database ${name} set ${each}`)].join('; '),
+  );
+  await migrate({ connectionString: turned.migratorUrl, log });
+  await migrate({ connectionString: turned.migratorUrl, log });
+  await turned.superuser.query(`set default_transaction_read_only = off; alter database ${name} reset all`);
+  expect(await definitionsOf(turned.superuser)).toEqual(await definitionsOf(expected.superuser));
+});
+
 test('migrating leaves nothing that the migrating login owns', async () => {
   const { superuser } = await migrated();
   const { rows } = await superuser.query(
@@ -110,10 +161,77 @@ test('migrating needs the right to create in schema public, and says so', async 
   await expect(migration).rejects.toThrow(/ML021/);
 });
 
-test('pgcrypto in another schema is refused', async () => {
+test('pgcrypto in another schema is refused with a remedy that works as it is printed', async () => {
   const database = await fresh();
-  await database.superuser.query('create extension pgcrypto schema public');
-  await expect(migrate({ connectionString: database.migratorUrl, log })).rejects.toThrow(/ML020/);
+  await database.superuser.query('create schema extensions; create extension pgcrypto schema extensions');
+  await database.superuser.query(await remedyOf('ML020', database.migratorUrl));
+  await expectMigrated(database.migratorUrl);
+});
+
+test('a schema crypto that is somebody else’s is refused with a remedy that works as it is printed', async () => {
+  const database = await fresh();
+  await database.superuser.query('create schema crypto; create extension pgcrypto schema crypto');
+  await database.superuser.query(await remedyOf('ML020', database.migratorUrl));
+  await expectMigrated(database.migratorUrl);
+});
+
+describe('a second database of the cluster, and another login that migrates it', () => {
+  let second: FreshDatabase;
+  let url: string;
+  beforeEach(async () => {
+    second = await fresh();
+    const { superuser, name, migratorUrl } = second;
+    await superuser.query(`create role second_migrator login createrole password 'second'`);
+    await superuser.query(`grant create on database ${name} to second_migrator`);
+    await superuser.query('grant create on schema public to second_migrator with grant option');
+    url = migratorUrl.replace(/\/\/[^@]*@/, '//second_migrator:second@');
+  });
+  afterEach(async () => {
+    await second.superuser.query('drop owned by second_migrator');
+    await second.superuser.query('drop role second_migrator');
+  });
+
+  test.each(['a superuser', 'the login that migrated the first'])(
+    'are told which grant is missing, which works when %s runs it as it is printed',
+    async (who) => {
+      const remedy = await remedyOf('ML023', url);
+      if (who === 'a superuser') {
+        await second.superuser.query(remedy);
+      } else {
+        const first = new pg.Client({ connectionString: second.migratorUrl });
+        await first.connect();
+        await first.query(remedy);
+        await first.end();
+      }
+      await expectMigrated(url);
+      await expectMigrated(second.migratorUrl);
+    },
+  );
+
+  test('who may not make roles is told so where one is missing', async () => {
+    const client = await second.superuser.connect();
+    await client.query('begin');
+    await client.query('alter role logins_auditor rename to elsewhere');
+    await client.query('alter role second_migrator nocreaterole');
+    await client.query('set local session authorization second_migrator');
+    const refused = await failure(client.query(read('migrations/roles.sql')));
+    // All of it was in this transaction, so that no other test saw a role missing.
+    client.release(true);
+    expect(refused).toMatchObject({
+      code: 'ML022',
+      hint: expect.stringContaining('`alter role MIGRATOR createrole`'),
+    });
+  });
+});
+
+test('a database that is not UTF8 is refused before anything is made in it', async () => {
+  const database = await createFreshDatabase("encoding 'SQL_ASCII'");
+  databases.push(database);
+  await expect(migrate({ connectionString: database.migratorUrl, log })).rejects.toThrow(/SQL_ASCII.*UTF8/);
+  const { rows } = await database.superuser.query(
+    `select nspname from pg_namespace where nspname !~ '^pg_' and nspname not in ('public', 'information_schema')`,
+  );
+  expect(rows).toEqual([]);
 });
 
 test('the committed migrations are as they were committed, each standing on the one before', () => {

@@ -62,8 +62,39 @@ test.each([
   expect(message).not.toContain('hunter2');
 });
 
-test('a wrong LOG_LEVEL is named and not quoted', () => {
-  expect(messageFor({ LOG_LEVEL: 'hunter2' })).not.toContain('hunter2');
+test('a wrong LOG_LEVEL is named and not quoted, and the levels there are are listed', () => {
+  const message = messageFor({ LOG_LEVEL: 'hunter2' });
+  expect(message).not.toContain('hunter2');
+  for (const word of ['LOG_LEVEL', 'fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'])
+    expect(message).toContain(word);
+});
+
+test.each([
+  ['10', '20'],
+  ['10', '9'],
+  ['1', '2'],
+])('with %s s to stop, polls that wait for %s s are refused: they cannot end in time', (grace, wait) => {
+  const given = messageFor({ SHUTDOWN_GRACE_SECONDS: grace, SQS_WAIT_TIME_SECONDS: wait });
+  for (const name of ['SHUTDOWN_GRACE_SECONDS', 'SQS_WAIT_TIME_SECONDS']) expect(given).toContain(name);
+});
+
+test.each([
+  ['30', '20'],
+  ['10', '8'],
+  ['1', '1'],
+])('with %s s to stop, polls may wait for %s s', (grace, wait) => {
+  expect(messageFor({ SHUTDOWN_GRACE_SECONDS: grace, SQS_WAIT_TIME_SECONDS: wait })).toBe('none');
+});
+
+test.each([
+  ['1', 1],
+  ['3', 1],
+  ['10', 8],
+  ['22', 20],
+  ['3600', 20],
+])('with %s s to stop, and nothing said of polls, they wait for %i s', (SHUTDOWN_GRACE_SECONDS, wait) => {
+  const settings = readSettings('loader', { LOCAL_DIR: '/nowhere', SHUTDOWN_GRACE_SECONDS });
+  expect(settings.waitTimeSeconds).toBe(wait);
 });
 
 test('every wrong variable is named, not the first alone', () => {

@@ -71,6 +71,7 @@ test('every dependency has an exact version', () => {
 test('every SQLSTATE of ours that SQL raises is explained, and nothing else is', () => {
   const sql = [
     ...filesOf('migrations/fixtures', '.sql').map(({ text }) => text),
+    read('migrations/roles.sql'),
     read('migrations/database.sql'),
   ];
   const raised = new Set(

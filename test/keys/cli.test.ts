@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { fingerprintOf } from '../../src/database/kek.ts';
 import { events } from '../support/bodies.ts';
 import { holds } from '../support/forms.ts';
 import { startPipeline, until, type Pipeline } from '../support/pipeline.ts';
@@ -29,12 +30,14 @@ async function run(
 }
 const keys = (args: string[], variables: Record<string, string> = {}) => run('keys', args, variables);
 
-/** Has a worker do whatever there is to do. */
-async function work(): Promise<void> {
+/** Has a worker do whatever there is to do, and returns what it logged. */
+async function work(): Promise<{ msg: string; rows?: number; total?: number }[]> {
   const worker = pipeline.run('worker');
   await until(async () => (await open()) === 0);
   worker.process.kill('SIGTERM');
   expect(await worker.ended).toBe(0);
+  const lines = worker.output().trim().split('\n');
+  return lines.filter((line) => line.startsWith('{')).map((line) => JSON.parse(line));
 }
 const open = async (): Promise<number> =>
   Number(
@@ -65,6 +68,23 @@ test('list shows every key with its state', async () => {
   for (const word of ['token', 'cipher', 'ip', 'device_id', 'body']) expect(printed).toContain(word);
 });
 
+test('list --json is an object for machines, with every key, and no key itself', async () => {
+  const { code, printed } = await keys(['list', '--json']);
+  expect(code).toBe(0);
+  const listed = JSON.parse(printed);
+  expect(listed).toMatchObject({ rotations: [] });
+  expect(listed.keys).toHaveLength(5);
+  expect(listed.keys[0]).toEqual({
+    purpose: 'cipher',
+    field: 'body',
+    version: 3,
+    state: 'active',
+    created_at: expect.any(String),
+    retiring_at: null,
+    destroyed_at: null,
+  });
+});
+
 test('rotate begins one rotation, pause and resume hold it, status shows it, and workers end it', async () => {
   expect((await keys(['rotate', '--purpose', 'token', '--field', 'ip'])).code).toBe(0);
   expect(await rotationStates()).toEqual(['running']);
@@ -76,23 +96,45 @@ test('rotate begins one rotation, pause and resume hold it, status shows it, and
     { purpose: 'token', field: 'ip', from: 1, to: 3, state: 'paused', problem: null },
   ]);
   expect((await run('status', [])).printed).toMatch(/ip token 1 → 3: paused in vault, 0 rows done/);
+  expect((await keys(['list'])).printed).toMatch(/ip token 1 → 3: paused in vault, 0 rows done/);
+  expect(JSON.parse((await keys(['list', '--json'])).printed).rotations).toMatchObject([
+    { purpose: 'token', field: 'ip', rows: 0, total: null, percent: null, seconds_left: null },
+  ]);
 
-  expect((await keys(['rotate', '--purpose', 'token'])).code).toBe(1);
+  const again = await keys(['rotate', '--purpose', 'token']);
+  expect(again).toMatchObject({ code: 1, printed: expect.stringContaining('keys -- resume') });
+  expectNoSql(again.printed);
   expect((await keys(['resume'])).code).toBe(0);
-  await work();
+  const logged = (await work()).filter(({ msg }) => msg.startsWith('rotation of the token key of ip'));
+  expect(logged).toHaveLength(2);
+  expect(logged[1]!.total).toBeGreaterThan(60);
+  expect(logged[1]!.rows).toBe(logged[1]!.total);
   expect(await rotationStates()).toEqual(['done']);
   expect(JSON.parse((await run('status', ['--json'])).printed).rotations).toEqual([]);
 });
 
+/** Whoever calls a command is answered in its own options. */
+function expectNoSql(printed: string): void {
+  expect(printed).not.toMatch(/select |masking\.|=>/);
+}
+
 test('destroy refuses with the way out, and then destroys', async () => {
   const active = await keys(['destroy', 'cipher', '1']);
   expect(active).toMatchObject({ code: 1, printed: expect.stringContaining('ML007') });
+  expect(active.printed).toContain('npm run keys -- rotate --purpose cipher');
   await keys(['rotate', '--purpose', 'cipher', '--field', 'ip']);
   const held = await keys(['destroy', 'cipher', '1']);
   expect(held).toMatchObject({ code: 1, printed: expect.stringContaining('ML006') });
+  const { rows } = await pipeline.superuser.query(
+    'select count(*) as n from masking.vault where key_version = 1',
+  );
+  expect(held.printed).toContain(`--losing ${rows[0].n}`);
   expect(await keys(['destroy', 'cipher', '1', '--losing', '1'])).toMatchObject({ code: 1 });
+  for (const { printed } of [active, held]) expectNoSql(printed);
   expect(await states()).toContain('cipher 1 retiring');
   await work();
+  const nothing = await keys(['destroy', 'cipher', '1', '--losing', '1']);
+  expect(nothing).toMatchObject({ code: 1, printed: expect.stringContaining('Leave --losing out') });
   expect(await keys(['destroy', 'cipher', '1'])).toMatchObject({ code: 0 });
   expect(await states()).toContain('cipher 1 destroyed');
 });
@@ -100,22 +142,34 @@ test('destroy refuses with the way out, and then destroys', async () => {
 test('rewrap changes the key-encryption key, after which the old one unseals no more', async () => {
   const file = path.join(path.dirname(pipeline.stack.file.kekFile), 'next-kek');
   const old = readFileSync(pipeline.stack.file.kekFile, 'utf8').trim();
-  const next = randomBytes(32).toString('hex');
+  const [next, last] = [randomBytes(32).toString('hex'), randomBytes(32).toString('hex')];
   writeFileSync(file, `${next}\n`);
-  expect(await keys(['rewrap', '--new-kek-file', file])).toMatchObject({ code: 0 });
+  // A key that somebody set is theirs to replace.
+  expect(await keys(['rewrap', '--new-kek-file', file], { MASKING_KEK: old })).toMatchObject({ code: 0 });
+  expect(readFileSync(pipeline.stack.file.kekFile, 'utf8').trim()).toBe(old);
+  const shown = await keys(['fingerprint']);
+  expect(shown.code).toBe(0);
+  for (const kek of [old, next]) expect(shown.printed).toContain(fingerprintOf(Buffer.from(kek, 'hex')));
   expect(await keys(['seal'])).toMatchObject({ code: 0 });
   expect(await sealed()).toBe(true);
   expect(await keys(['rotate'])).toMatchObject({ code: 1, printed: expect.stringContaining('ML001') });
   expect(await keys(['unseal'])).toMatchObject({ code: 1, printed: expect.stringContaining('ML002') });
   expect(await sealed()).toBe(true);
-  // It is the stack's key that is used where none is given.
-  writeFileSync(pipeline.stack.file.kekFile, `${next}\n`);
+  expect(await keys(['unseal'], { MASKING_KEK: next })).toMatchObject({ code: 0 });
+  // It is the stack's key that is used where none is given, and it follows.
+  writeFileSync(file, `${last}\n`);
+  const rewrapped = await keys(['rewrap', '--new-kek-file', file]);
+  expect(rewrapped).toMatchObject({ code: 0, printed: expect.stringContaining(pipeline.stack.file.kekFile) });
+  expect(readFileSync(pipeline.stack.file.kekFile, 'utf8').trim()).toBe(last);
+  expect(statSync(pipeline.stack.file.kekFile).mode & 0o777).toBe(0o600);
+  expect(await keys(['seal'])).toMatchObject({ code: 0 });
   expect(await keys(['unseal'])).toMatchObject({ code: 0 });
   expect(await sealed()).toBe(false);
   expect(await keys(['unseal'], { MASKING_KEK: old })).toMatchObject({ code: 1 });
   writeFileSync(file, `${old}\n`);
   expect(await keys(['rewrap', '--new-kek-file', file])).toMatchObject({ code: 1 });
-  for (const key of [old, next]) expect(holds(Buffer.from(output), Buffer.from(key, 'hex'))).toBe(false);
+  for (const key of [old, next, last])
+    expect(holds(Buffer.from(output), Buffer.from(key, 'hex'))).toBe(false);
 });
 
 test.each([

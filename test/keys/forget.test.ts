@@ -38,7 +38,8 @@ afterEach(() => db.drop());
 const forget = async (user: string | null, reason: string | null = 'DSR-1'): Promise<string> =>
   (await db.pool('custodian').query('select masking.forget_user($1, $2) as id', [user, reason])).rows[0].id;
 const forgetStep = async (rows = 500): Promise<boolean> =>
-  (await db.pool('worker').query('select masking.forget_step(max_rows => $1) as more', [rows])).rows[0].more;
+  (await db.pool('worker').query('select more from masking.forget_step(max_rows => $1)', [rows])).rows[0]
+    .more;
 async function forgetAll(rows = 500): Promise<number> {
   for (let steps = 1; steps < 100; steps += 1) if (!(await forgetStep(rows))) return steps;
   throw new Error('the erasure does not end');

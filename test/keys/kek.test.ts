@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { bytea, copyIn, encodeRows } from '../../src/database/copy.ts';
-import { isSealed, rewrap, unseal } from '../../src/database/kek.ts';
+import { fingerprintOf, isSealed, rewrap, unseal } from '../../src/database/kek.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import {
   destroy,
@@ -143,13 +143,16 @@ test.each(['after the rows were copied', 'while it waits for its turn'])(
       copyIn(client, 'copy masking.next_kek_inlet from stdin (format binary)', encodeRows([bytea], [[NEXT]]));
     let copied: Promise<unknown> = Promise.resolve();
     if (moment.startsWith('while')) {
-      // Its last act is to append to the record: everything else has been written by then.
-      await holder.client.query('select from audit.head for update');
+      // Its fingerprint is among the last things that it writes, and somebody else is writing the same.
+      await holder.client.query(
+        'insert into masking.kek_history (fingerprint) select masking.fingerprint_of($1)',
+        [NEXT],
+      );
       copied = copy().catch(() => {});
       await untilBlocked(db, pid);
     } else await copy();
     await holder.client.query('select pg_terminate_backend($1, 10000)', [pid]);
-    await holder.client.query('commit');
+    await holder.client.query('rollback');
     holder.client.release();
     await copied;
     client.release();
@@ -163,6 +166,45 @@ test.each(['after the rows were copied', 'while it waits for its turn'])(
     expect(await sqlstate(rewrap(custodian(), NEXT))).toBe('none');
   },
 );
+
+test('somebody who holds the keys keeps a rewrap waiting for seconds, not for ever', async () => {
+  const holder = await openTransaction(db.superuser);
+  await holder.client.query('lock table masking.keys in row exclusive mode');
+  expect(await sqlstate(rewrap(custodian(), NEXT))).toBe('55P03');
+  await holder.client.query('rollback');
+  holder.client.release();
+  await rewrap(custodian(), NEXT);
+});
+
+test('the fingerprints of keys are shown to custodians and auditors, and are those that anybody can compute', async () => {
+  await rewrap(custodian(), NEXT);
+  for (const login of ['custodian', 'auditor'] as const) {
+    const { rows } = await db
+      .pool(login)
+      .query('select fingerprint, replaced_at is null as wanted from masking.list_keks()');
+    expect(rows).toEqual([
+      { fingerprint: fingerprintOf(NEXT), wanted: true },
+      { fingerprint: fingerprintOf(db.kek), wanted: false },
+    ]);
+  }
+  expect(await sqlstate(db.pool('worker').query('select * from masking.list_keks()'))).toBe('42501');
+});
+
+test('whoever hands over a wrong key is told which one is wanted', async () => {
+  await rewrap(custodian(), NEXT);
+  const stranger = randomBytes(32);
+  for (const [state, prepare] of [
+    ['ML003', async () => {}],
+    ['ML002', seal],
+  ] as const) {
+    await prepare();
+    for (const kek of [db.kek, stranger]) {
+      const refusal = await failure(unseal(db.pool('worker'), kek));
+      expect(refusal!.code).toBe(state);
+      for (const each of [kek, NEXT]) expect(refusal!.message).toContain(fingerprintOf(each));
+    }
+  }
+});
 
 test('rewrapping waits for a batch that is being masked', async () => {
   const batch = await openTransaction(db.pool('worker'));

@@ -50,15 +50,17 @@ async function makePartition(offset: number): Promise<string> {
 const partitions = async () =>
   (
     await db.superuser.query(
-      `select inhrelid::regclass::text as name from pg_inherits where inhparent = 'public.user_logins'::regclass order by 1`,
+      `select c.relname as name from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = 'public.user_logins'::regclass order by 1`,
     )
   ).rows.map(({ name }) => name);
 const keepMonths = (months: number | null) =>
   db.pool('custodian').query('select masking.set_retention(keep_months => $1)', [months]);
-const retain = async (): Promise<number> =>
-  (await db.pool('worker').query('select masking.retention() as dropped')).rows[0].dropped;
+/** How many partitions were dropped, and how many tables still hold what is to go. */
+const retained = async (): Promise<{ dropped: number; overdue: number }> =>
+  (await db.pool('worker').query('select * from masking.retention()')).rows[0];
+const retain = async (): Promise<number> => (await retained()).dropped;
 const purgeStep = async (rows: number): Promise<boolean> =>
-  (await db.pool('worker').query('select masking.purge_step(max_rows => $1) as more', [rows])).rows[0].more;
+  (await db.pool('worker').query('select more from masking.purge_step(max_rows => $1)', [rows])).rows[0].more;
 async function purge(rows = 500): Promise<void> {
   for (let n = 0; n < 200; n += 1) if (!(await purgeStep(rows))) return;
   throw new Error('the purge does not end');
@@ -222,7 +224,7 @@ test('dropped partitions, the policy and the end of a purge are on the record', 
   expect(rows).toEqual([
     { action: 'set retention', details: { keep_months: 3 } },
     { action: 'drop partition', details: { partition: name } },
-    { action: 'purge vault', details: {} },
+    { action: 'purge vault', details: { looked_at: 0, deleted: 0 } },
   ]);
 });
 
@@ -240,5 +242,46 @@ test('only custodians say how long, and only workers drop and purge', async () =
   for (const login of ['custodian', 'analyst', 'auditor'] as const) {
     expect(await sqlstate(db.pool(login).query('select masking.retention()'))).toBe('42501');
     expect(await sqlstate(db.pool(login).query('select masking.purge_step()'))).toBe('42501');
+  }
+});
+
+test.each([
+  ['analyst', 'select from public.user_logins'],
+  ['worker', 'select masking.retention()'],
+] as const)(
+  'what is overdue while the %s holds the logins stays, is counted, and goes soon after',
+  async (login, statement) => {
+    await makePartition(-4);
+    await load(db, [...owned('old')], await inMonth(-40));
+    await keepMonths(2);
+    const holder = await openTransaction(db.pool(login));
+    await holder.client.query(statement);
+    expect(await retained()).toEqual({ dropped: 0, overdue: 1 });
+    const { rows } = await db.superuser.query(
+      `select run_at between now() and now() + interval '5 minutes' as soon
+         from graphile_worker.jobs where task_identifier = 'retention'`,
+    );
+    expect(rows).toEqual([{ soon: true }]);
+    await holder.client.query('rollback');
+    holder.client.release();
+    expect(await retained()).toEqual({ dropped: 1, overdue: 0 });
+    expect(await masks(db)).toEqual([]);
+  },
+);
+
+test('masking goes on while retention waits for an analyst', async () => {
+  await makePartition(-4);
+  await keepMonths(2);
+  const analyst = await openTransaction(db.pool('analyst'));
+  await analyst.client.query('select from public.user_logins');
+  const retaining = retained();
+  const batchId = await stage(db, [{ id: '00000000-0000-4000-8000-000000000002', body: event() }]);
+  const masking = await openTransaction(db.pool('worker'));
+  await masking.client.query(`set local statement_timeout = '5s'`);
+  expect(await sqlstate(masking.client.query('select masking.mask_batch($1)', [batchId]))).toBe('none');
+  expect((await retaining).overdue).toBe(1);
+  for (const { client } of [analyst, masking]) {
+    await client.query('rollback');
+    client.release();
   }
 });

@@ -32,6 +32,14 @@ const events = async (action: string) =>
   (await db.pool('auditor').query('select details from audit.events where action = $1', [action])).rows;
 const statusRotations = async () =>
   (await db.pool('auditor').query('select rotations from staging.status()')).rows[0].rotations;
+/** How many values are in the vault under a token key. */
+const entriesUnder = async (version: number): Promise<number> =>
+  (
+    await db.superuser.query(
+      'select count(*)::int as n from masking.vault where get_byte(uuid_send(token), 0) = $1',
+      [version],
+    )
+  ).rows[0].n;
 const vaultEntries = async () =>
   (await db.superuser.query('select token, ciphertext from masking.vault order by token')).rows;
 
@@ -137,8 +145,9 @@ test('resuming has a worker look at once', async () => {
   expect(rows).toEqual([{ task: 'rotate_keys', priority: 10 }]);
 });
 
-test('status shows how far each rotation is, and nothing of those that are done', async () => {
+test('status shows how far each rotation is, of how much, and nothing of those that are done', async () => {
   expect(await statusRotations()).toEqual([]);
+  const total = (await entriesUnder(1)) + sent.size;
   await rotate(db, 'token', 'ip');
   await rotate(db, 'cipher', 'body');
   await step(db, 7);
@@ -151,12 +160,19 @@ test('status shows how far each rotation is, and nothing of those that are done'
       state: 'running',
       phase: 'vault',
       rows: 7,
+      total,
+      percent: Math.floor(700 / total),
+      seconds_left: expect.any(Number),
       problem: null,
     },
     {
       purpose: 'cipher', field: 'body', from: 3, to: 4, state: 'running', phase: 'quarantine', rows: 0, problem: null,
+      total: null, percent: null, seconds_left: null,
     }, // prettier-ignore
   ]);
+  await custodian('select masking.pause_rotation()');
+  expect((await statusRotations())[0]).toMatchObject({ rows: 7, total, seconds_left: null });
+  await custodian('select masking.resume_rotation()');
   await finish(db);
   expect(await statusRotations()).toEqual([]);
 });

@@ -114,7 +114,7 @@ test('a Postgres that is not there yet is waited for, and named without its pass
   const run = runLoader({ ...optionsFor(sqs.queue, postgres.url), log });
   await until(() => lines().length > 0);
   const { host, password } = new URL(postgres.url);
-  expect(lines()[0]).toMatchObject({ level: 40, cause: 'ECONNREFUSED' });
+  expect(lines()[0]).toMatchObject({ level: 40, cause: expect.stringContaining('nothing listens') });
   expect(JSON.stringify(lines())).toContain(host);
   expect(JSON.stringify(lines())).not.toContain(password);
   await postgres.restore();
@@ -178,4 +178,105 @@ test('a queue whose counts may not be read cannot be drained, and that is told',
   );
   await expect(runLoader(optionsFor(secretive.queue, db.urls.loader))).rejects.toThrow(FatalError);
   await secretive.stop();
+});
+
+test('without --follow it gives up a Postgres that is not there, after the time that it has', async () => {
+  await postgres.cut();
+  const { log, lines } = recordingLog();
+  const settings = settingsWith({ LOAD_RETRY_TIMEOUT_SECONDS: '1' });
+  const run = runLoader({ ...optionsFor(sqs.queue, postgres.url), settings, log });
+  await expect(run).rejects.toThrow(FatalError);
+  expect(lines().filter(({ level }) => level === 40)).toHaveLength(1);
+});
+
+test('without --follow it gives up a Postgres that goes away, and gives back what was never staged', async () => {
+  sqs.send(5);
+  postgres.losesAnswersToCommits = Number.POSITIVE_INFINITY;
+  const settings = settingsWith({ LOAD_RETRY_TIMEOUT_SECONDS: '1', LOAD_BATCH_MS: '200' });
+  const run = runLoader({
+    ...optionsFor(sqs.queue, postgres.url),
+    settings,
+    onProgress: ({ received }) => {
+      if (received === 5) void postgres.cut();
+    },
+  });
+  await expect(run).rejects.toThrow(FatalError);
+  expect(sqs.counts()).toEqual({ ready: 5, inFlight: 0, delayed: 0 });
+});
+
+test('without --follow it gives up a Postgres that answers and takes no rows', async () => {
+  await db.superuser.query(
+    `create function public.disk_full() returns trigger language plpgsql
+       as $$ begin raise exception using errcode = 'disk_full'; end $$;
+     create trigger disk_full before insert on staging.batches for each row execute function public.disk_full()`,
+  );
+  try {
+    sqs.send(3);
+    const settings = settingsWith({ LOAD_RETRY_TIMEOUT_SECONDS: '2' });
+    const { log, lines } = recordingLog();
+    await expect(runLoader({ ...optionsFor(sqs.queue, postgres.url), settings, log })).rejects.toThrow(
+      FatalError,
+    );
+    expect(lines().map(({ level }) => level)).toEqual([40]);
+    expect(sqs.counts()).toEqual({ ready: 3, inFlight: 0, delayed: 0 });
+  } finally {
+    await db.superuser.query('drop function public.disk_full() cascade');
+  }
+});
+
+test('without --follow it gives up an SQS that fails', async () => {
+  const failing = await startFakeSqs(() => refusal('InternalFailure', 500));
+  const settings = settingsWith({ LOAD_RETRY_TIMEOUT_SECONDS: '1' });
+  await expect(runLoader({ ...optionsFor(failing.queue, db.urls.loader), settings })).rejects.toThrow(
+    FatalError,
+  );
+  await failing.stop();
+});
+
+test('without --follow it gives up when the backlog stands still', async () => {
+  await db.superuser.query(
+    `insert into staging.batches (batch_id, rows, staged_at) values (gen_random_uuid(), 1, now() - interval '1 h')`,
+  );
+  sqs.send(1);
+  const settings = settingsWith({ LOAD_RETRY_TIMEOUT_SECONDS: '2' });
+  await expect(runLoader({ ...optionsFor(sqs.queue, postgres.url), settings })).rejects.toThrow(FatalError);
+  expect(sqs.counts()).toEqual({ ready: 1, inFlight: 0, delayed: 0 });
+});
+
+test('told to stop, it says at once how long the poll under way may take, to the second', async () => {
+  const told: number[] = [];
+  sqs.send(1);
+  const loader = follow({ SQS_WAIT_TIME_SECONDS: '3' }, { onStopping: (seconds) => told.push(seconds) });
+  await until(() => loader.progress.now?.staged === 1);
+  const stoppedAt = performance.now();
+  loader.stop();
+  expect(told).toHaveLength(1);
+  await loader.run;
+  const took = (performance.now() - stoppedAt) / 1_000;
+  expect(told[0]).toBeLessThanOrEqual(3);
+  expect(took).toBeLessThan(told[0]! + 1);
+  expect(took).toBeGreaterThan(told[0]! - 1.5);
+});
+
+test('told to stop while no poll is under way, it says that there is nothing to wait for', async () => {
+  const told: number[] = [];
+  await postgres.cut();
+  const loader = follow({}, { onStopping: (seconds) => told.push(seconds) });
+  loader.stop();
+  await loader.run;
+  expect(told).toEqual([0]);
+});
+
+test('told to leave, it waits for no poll, and gives back at once what was never staged', async () => {
+  const leaving = new AbortController();
+  sqs.send(1);
+  const loader = follow({ SQS_WAIT_TIME_SECONDS: '20' }, { leave: leaving.signal });
+  await until(() => loader.progress.now?.staged === 1);
+  postgres.freeze();
+  sqs.send(4);
+  await until(() => loader.progress.now?.received === 5);
+  loader.stop();
+  leaving.abort();
+  expect(await loader.run).toMatchObject({ staged: 1, released: 4, exitCode: 1 });
+  expect(sqs.counts()).toEqual({ ready: 4, inFlight: 1, delayed: 0 });
 });

@@ -1,8 +1,11 @@
-import { expect, test } from 'vitest';
+import { afterEach, expect, test, vi } from 'vitest';
+import { FatalError } from '../../src/errors.ts';
 import { Gate, type Backlog } from '../../src/load/gate.ts';
 import { recordingLog } from './loader.ts';
 
-function gateWith(backlog: Backlog, inMemory = 0) {
+afterEach(() => void vi.useRealTimers());
+
+function gateWith(backlog: Backlog, inMemory = 0, giveUpAfterMs?: number) {
   const { log, lines } = recordingLog();
   const asked = { times: 0 };
   const gate = new Gate({
@@ -13,6 +16,7 @@ function gateWith(backlog: Backlog, inMemory = 0) {
     rowsInMemory: () => inMemory,
     maxRows: 100,
     maxAgeSeconds: 150,
+    giveUpAfterMs,
     log,
   });
   /** Asks again at once, as after a flush. */
@@ -63,4 +67,26 @@ test('the database is asked once for everybody who wants to know at the same tim
   await Promise.all([gate.isOpen(), gate.isOpen(), gate.isOpen()]);
   await gate.isOpen();
   expect(asked.times).toBe(1);
+});
+
+test('while it stays shut it says so again every minute', async () => {
+  vi.useFakeTimers();
+  const { look, lines } = gateWith({ rows: 100, oldestSeconds: 0 });
+  for (let second = 0; second < 130; second += 1) {
+    await look();
+    vi.advanceTimersByTime(1_000);
+  }
+  expect(lines().map(({ level }) => level)).toEqual([40, 40, 40]);
+});
+
+test('it gives up when nothing was masked in the time that it has, and not while rows become fewer', async () => {
+  vi.useFakeTimers();
+  const { look, backlog } = gateWith({ rows: 200, oldestSeconds: 0 }, 0, 60_000);
+  for (let n = 0; n < 5; n += 1) {
+    backlog.rows -= 1;
+    expect(await look()).toBe(false);
+    vi.advanceTimersByTime(59_000);
+  }
+  vi.advanceTimersByTime(1_000);
+  await expect(look()).rejects.toThrow(FatalError);
 });

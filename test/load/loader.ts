@@ -1,6 +1,7 @@
 import { startFauxqs, type FauxqsServer } from 'fauxqs';
 import pino from 'pino';
 import { readSettings, type QueueSettings, type Settings } from '../../src/config.ts';
+import { databaseAt } from '../../src/database/url.ts';
 import type { LoaderOptions } from '../../src/load/options.ts';
 
 export const REGION = 'eu-west-1';
@@ -57,7 +58,7 @@ export function optionsFor(queue: QueueSettings, databaseUrl: string): LoaderOpt
   return {
     settings: settingsWith(),
     queue,
-    database: { url: databaseUrl },
+    database: databaseAt(databaseUrl),
     log: pino({ level: 'silent' }),
     follow: false,
   };

@@ -117,6 +117,25 @@ test('paused and with nothing in the queue, it ends', async () => {
   expect(await runLoader(optionsFor(sqs.queue, db.urls.loader))).toMatchObject({ received: 0, exitCode: 0 });
 });
 
+test('while it is paused it tells how many rows wait, as they become fewer', async () => {
+  const insert = `insert into staging.batches (batch_id, rows, staged_at) values (gen_random_uuid(), $1, now())`;
+  for (const rows of [500, 40]) await db.superuser.query(insert, [rows]);
+  const told = new Set<number>();
+  const stop = new AbortController();
+  const run = runLoader({
+    ...optionsFor(sqs.queue, db.urls.loader),
+    settings: settingsWith({ LOAD_MAX_STAGED_ROWS: '30' }),
+    follow: true,
+    stop: stop.signal,
+    onProgress: ({ backlog }) => told.add(backlog),
+  });
+  await until(() => told.has(540));
+  await db.superuser.query('update staging.batches set masked_at = now() where rows = 500');
+  await until(() => told.has(40));
+  stop.abort();
+  expect(await run).toMatchObject({ received: 0, exitCode: 0 });
+});
+
 test('told to stop, it lets the poll under way end and stages what that brings', async () => {
   const stop = new AbortController();
   const settings = settingsWith({ SQS_WAIT_TIME_SECONDS: '5' });
@@ -155,9 +174,12 @@ test('a database that is not migrated is told at once', async () => {
   await expect(runLoader(optionsFor(sqs.queue, url.toString()))).rejects.toThrow(FatalError);
 });
 
-test('a login without the rights is told at once', async () => {
-  await expect(runLoader(optionsFor(sqs.queue, db.urls.analyst))).rejects.toThrow(FatalError);
-});
+test.each(['analyst', 'worker', 'custodian', 'auditor'] as const)(
+  "the %s's login, which may not stage, is told at once, though the queue is empty",
+  async (login) => {
+    await expect(runLoader(optionsFor(sqs.queue, db.urls[login]))).rejects.toThrow(FatalError);
+  },
+);
 
 test('a queue that is not there is told at once', async () => {
   const queue = { ...sqs.queue, url: `${sqs.queue.url}-other` };

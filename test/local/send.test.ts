@@ -110,13 +110,13 @@ describe('sending', () => {
     expect(await waiting()).toBe(sent);
   });
 
-  test('says what is wrong when there is no such queue', async () => {
+  test('ends when there is no such queue', async () => {
     const sending = sendEvents({
       client,
       queueUrl: `${emulator.endpoint}/000000000000/nowhere`,
       bodies: ['x'],
     });
-    await expect(sending).rejects.toMatchObject({ name: 'FatalError' });
+    await expect(sending).rejects.toMatchObject({ name: 'QueueDoesNotExist' });
   });
 });
 

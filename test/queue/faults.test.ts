@@ -24,7 +24,15 @@ test.each([
   ['AccessDenied', 403],
   ['AccessDeniedException', 400],
   ['ExpiredToken', 403],
+  ['InvalidSignatureException', 403],
+  ['IncompleteSignatureException', 403],
   ['KmsAccessDenied', 400],
+  ['KmsNotFound', 400],
+  ['KmsDisabled', 400],
+  ['KmsInvalidState', 400],
+  ['KmsInvalidKeyUsage', 400],
+  ['KmsOptInRequired', 403],
+  ['RequestExpired', 400],
 ])('%s is fatal', async (type, status) => {
   expect(fatalQueueFault(await errorFor(type, status))).toBeTypeOf('string');
 });
@@ -34,6 +42,7 @@ test.each([
   ['ServiceUnavailable', 503],
   ['InternalFailure', 500],
   ['OverLimit', 403],
+  ['KmsThrottled', 400],
 ])('%s may heal', async (type, status) => {
   expect(fatalQueueFault(await errorFor(type, status))).toBeUndefined();
 });
@@ -51,6 +60,15 @@ test('missing credentials are fatal', () => {
   expect(fatalQueueFault(Object.assign(new Error('x'), { name: 'CredentialsProviderError' }))).toBeTypeOf(
     'string',
   );
+});
+
+test.each([
+  'Signature expired: 20260101T000000Z is now earlier',
+  'Signature not yet current: 20260101T000000Z',
+])('a clock that is wrong is told apart from credentials that are: %s', (message) => {
+  const skewed = Object.assign(new Error(message), { name: 'InvalidSignatureException' });
+  expect(fatalQueueFault(skewed)).toContain('clock');
+  expect(fatalQueueFault(Object.assign(new Error('x'), { name: skewed.name }))).not.toContain('clock');
 });
 
 test('what is told holds nothing of the error', () => {

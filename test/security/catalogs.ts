@@ -68,6 +68,17 @@ const QUERIES = {
     select 'by default ' || ${GRANTEE} || ' may ' || a.privilege_type || ' what ' || pg_get_userbyid(d.defaclrole)
         || ' makes: ' || d.defaclobjtype::text || coalesce(' in ' || n.nspname, '')
       from pg_default_acl d left join pg_namespace n on n.oid = d.defaclnamespace cross join aclexplode(d.defaclacl) a`,
+  policies: `
+    select ${KIND} || ' ' || ${NAME} || case when c.relrowsecurity then ' has' else ' has no' end || ' row-level security'
+      from pg_class c join pg_namespace n on n.oid = c.relnamespace
+     where ${OURS} and c.relkind in ('r', 'p') and ${NO_EXTENSION('pg_class', 'c.oid')}
+    union all
+    select coalesce(nullif(r.role, 0::oid)::regrole::text, 'PUBLIC') || ' gets to rows of ' || ${NAME} || ' by '
+        || case p.polcmd when 'r' then 'select' when '*' then 'every command' else 'command ' || p.polcmd::text end
+        || coalesce(' where ' || pg_get_expr(p.polqual, c.oid), '')
+        || coalesce(' checked by ' || pg_get_expr(p.polwithcheck, c.oid), '')
+      from pg_policy p join pg_class c on c.oid = p.polrelid join pg_namespace n on n.oid = c.relnamespace
+     cross join unnest(p.polroles) r (role)`,
   memberships: `
     select pg_get_userbyid(m.member) || ' is a member of ' || pg_get_userbyid(m.roleid)
         || case when m.inherit_option then ', inherits' else '' end
@@ -108,7 +119,8 @@ const QUERIES = {
 export type About = keyof typeof QUERIES;
 
 /**
- * @param about `owners`; `grants` to anybody but the owner, PUBLIC's with them; `memberships`; `abilities`: what each role
+ * @param about `owners`; `grants` to anybody but the owner, PUBLIC's with them; `policies`: which tables
+ *   have row-level security, and whom it lets through; `memberships`; `abilities`: what each role
  *   but the owner can do in the end, by ownership, grants, memberships and PUBLIC together
  */
 export async function factsOf(db: Pool | PoolClient, about: About): Promise<string[]> {

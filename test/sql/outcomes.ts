@@ -5,7 +5,9 @@ import { event, maskAll, message, type Body, type Message } from '../support/sta
 const REASON = new RegExp(
   `^(?:${[
     'body: (?:not UTF-8 text, or holds a NUL byte|not JSON|not a JSON object|holds a number out of range|nested too deeply)',
-    String.raw`body: holds an escape that no text can hold \(\\u0000 or half a surrogate pair\)`,
+    String.raw`body: holds an escape that no text can hold \(NUL or half a surrogate pair\)`,
+    'body: (?:gzip, or base64 of gzip|base64|pointer of the SQS extended client|S3 test event|S3 event notification)',
+    'body: (?:SNS subscription confirmation|(?:SNS|EventBridge) envelope without a login event)',
     'user_id: (?:missing|null|not a string|empty|longer than 128 characters)',
     '(?:ip|device_id): (?:not a string|longer than 256 bytes)',
     '(?:device_type|locale): (?:not a string|longer than 32 characters)',

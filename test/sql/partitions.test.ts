@@ -1,6 +1,7 @@
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { StackLogin } from '../../src/config.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
-import { maskAll, message } from '../support/staging.ts';
+import { maskAll, message, stage } from '../support/staging.ts';
 import { sqlstate } from '../support/sqlstate.ts';
 
 let db: TestDatabase;
@@ -9,12 +10,14 @@ beforeAll(async () => {
 });
 afterAll(() => db.drop());
 
-const maintain = async (monthsAhead: number | null): Promise<number> => {
+/** How many partitions were made, and how many are still missing. */
+const maintained = async (monthsAhead: number | null): Promise<{ made: number; missing: number }> => {
   const { rows } = await db
     .pool('worker')
-    .query<{ made: number }>('select staging.maintain_partitions(months_ahead => $1) as made', [monthsAhead]);
-  return rows[0]!.made;
+    .query('select * from staging.maintain_partitions(months_ahead => $1)', [monthsAhead]);
+  return rows[0];
 };
+const maintain = async (monthsAhead: number | null): Promise<number> => (await maintained(monthsAhead)).made;
 
 /** The first moment of a month relative to this one, by the database's clock, in milliseconds. */
 async function monthStart(offset: number): Promise<number> {
@@ -36,6 +39,28 @@ async function partitionOf(id: string): Promise<string> {
 
 const nameOf = (start: number): string =>
   `user_logins_${new Date(start).toISOString().slice(0, 7).replace('-', '_')}`;
+
+/** Calls back while a login has an open transaction that a statement began. A wait without end is an error. */
+async function holding(login: StackLogin, statement: string, use: () => Promise<void>): Promise<void> {
+  const holder = await db.pool(login).connect();
+  try {
+    await holder.query('begin');
+    await holder.query(statement);
+    await use();
+  } finally {
+    await holder.query('rollback');
+    holder.release();
+  }
+}
+
+async function minutesUntilJob(task: string): Promise<number> {
+  const { rows } = await db.superuser.query<{ minutes: number }>(
+    `select extract(epoch from max(run_at) - now())::float8 / 60 as minutes from graphile_worker.jobs
+      where task_identifier = $1`,
+    [task],
+  );
+  return rows[0]!.minutes;
+}
 
 async function load(sentAt: number): Promise<string> {
   const login = { ...message(), sentAt };
@@ -90,6 +115,36 @@ test('a message that comes again after its row has moved is still a duplicate', 
 test('two at once make each partition once', async () => {
   const made = await Promise.all([maintain(10), maintain(10)]);
   expect(made.sort()).toEqual([0, 2]);
+});
+
+describe('while an analyst holds the logins open', () => {
+  test('no partition is made, nobody waits long, and the job comes back within minutes', async () => {
+    await holding('analyst', 'select from public.user_logins', async () => {
+      const [answer, masked] = await Promise.all([maintained(12), load(await monthStart(0))]);
+      expect(answer).toEqual({ made: 0, missing: 2 });
+      expect(await partitionOf(masked)).toMatch(/user_logins_/);
+      expect(await minutesUntilJob('maintain_partitions')).toBeLessThanOrEqual(5);
+    });
+    expect(await maintained(12)).toEqual({ made: 2, missing: 0 });
+  });
+
+  test('masking goes on while partitions are waited for', async () => {
+    await holding('analyst', 'select from public.user_logins', async () => {
+      const maintaining = maintained(14);
+      const client = await db.pool('worker').connect();
+      await client.query(`set statement_timeout = '5s'`);
+      const batchId = await stage(db, [message()]);
+      expect(await sqlstate(client.query('select masking.mask_batch($1)', [batchId]))).toBe('none');
+      client.release(true);
+      expect((await maintaining).made).toBe(0);
+    });
+    expect((await maintained(14)).made).toBe(2);
+  });
+});
+
+test('an advisory lock, which anybody can take, keeps no partition from being made', async () => {
+  const lock = `select pg_advisory_xact_lock(hashtextextended('masked_logins.maintain_partitions', 0))`;
+  await holding('analyst', lock, async () => expect(await maintained(16)).toEqual({ made: 2, missing: 0 }));
 });
 
 test('every partition has the primary key and the settings of its table, and grants nobody anything', async () => {

@@ -1,8 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { StackLogin } from '../../src/config.ts';
+import { bytea, copyIn, encodeRows } from '../../src/database/copy.ts';
 import { isSealed, unseal } from '../../src/database/kek.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { holds } from '../support/forms.ts';
+import { openTransaction } from '../support/keys.ts';
 import { markLog } from '../support/server-log.ts';
 import { everythingIn, failure, sqlstate } from '../support/sqlstate.ts';
 import { ledgerOf, mask, maskAll, message, outcomesOf, stage } from '../support/staging.ts';
@@ -19,6 +22,8 @@ const unsealWith = (
 ) => unseal(db.pool(login), kek);
 const seal = () => db.pool('custodian').query('select masking.seal()');
 const sealed = () => isSealed(db.pool('worker'));
+const wipe = async () =>
+  (await db.pool('worker').query('select masking.wipe_kek() as wiped')).rows[0].wiped as boolean;
 const keys = async () =>
   (await db.superuser.query('select purpose, field, version, state, wrapped from masking.keys order by 1, 3'))
     .rows;
@@ -118,7 +123,7 @@ test('nobody but workers and custodians may unseal, and nobody but custodians ma
   expect(await sealed()).toBe(false);
 });
 
-test('sealing waits for the batch that is being masked', async () => {
+test('a batch that is being masked while somebody seals is masked whole or not at all', async () => {
   await unsealWith(db.kek);
   const batchId = await stage(
     db,
@@ -130,6 +135,112 @@ test('sealing waits for the batch that is being masked', async () => {
   ]);
   // Whichever came first: all of the batch, or nothing of it.
   expect(receipts === 'ML001' ? 0 : receipts.length).toBe((await ledgerOf(db, batchId)).inserted ?? 0);
+});
+
+const FIND = `select unmask.request_find('ip', '203.0.113.1', 'INC-1')`;
+const IS_SEALED = 'select masking.is_sealed()';
+/** How a transaction touches the key, and what becomes of it when it does so again after a seal. */
+const HOLDERS: [string, StackLogin, string, string, string][] = [
+  ['an auditor', 'auditor', 'read committed', IS_SEALED, 'none'],
+  ['a worker', 'worker', 'read committed', IS_SEALED, 'none'],
+  ['an unmasker', 'unmasker', 'read committed', FIND, 'ML001'],
+  ['an unmasker with an old snapshot', 'unmasker', 'repeatable read', FIND, 'ML001'],
+];
+
+test.each(HOLDERS)(
+  'an open transaction of %s that touched the key keeps nobody from sealing',
+  async (_, login, isolation, touch, state) => {
+    await unsealWith(db.kek);
+    const holder = await openTransaction(db.pool(login));
+    await holder.client.query(`rollback; begin isolation level ${isolation}; ${touch}; savepoint s`);
+
+    const custodian = await openTransaction(db.pool('custodian'));
+    await custodian.client.query('rollback');
+    const notices: string[] = [];
+    custodian.client.on('notice', ({ message: text }) => notices.push(text ?? ''));
+    const startedAt = performance.now();
+    await custodian.client.query('select masking.seal()');
+    expect(performance.now() - startedAt).toBeLessThan(1_500);
+    // It says who holds the key's table.
+    expect(notices).toHaveLength(1);
+    for (const part of [`local_${login}`, String(holder.pid)]) expect(notices[0]).toContain(part);
+
+    // Nobody waits, and nobody uses the key: not even whom an old snapshot shows it.
+    const batchId = await stage(db, [message()]);
+    expect(await sqlstate(mask(db, batchId))).toBe('ML001');
+    expect(await sqlstate(holder.client.query(touch))).toBe(state);
+    await holder.client.query('rollback to s');
+    expect(await sqlstate(db.pool('unmasker').query(FIND))).toBe('ML001');
+    expect(await sealed()).toBe(true);
+
+    // Its bytes go with the next beat after the transaction has ended; unsealing does not wait for that.
+    expect(await wipe()).toBe(false);
+    await unsealWith(db.kek);
+    expect(await mask(db, batchId)).toHaveLength(1);
+    await custodian.client.query('select masking.seal()');
+    await holder.client.query('rollback');
+    expect(await wipe()).toBe(true);
+    const { rows } = await db.superuser.query(`select pg_relation_size('masking.kek')::int as size`);
+    expect(rows).toEqual([{ size: 0 }]);
+    for (const { client } of [holder, custodian]) client.release();
+  },
+);
+
+test('a prepared transaction that touched the key keeps nobody from sealing, and is named as what it is', async () => {
+  await unsealWith(db.kek);
+  const holder = await openTransaction(db.pool('unmasker'));
+  await holder.client.query(`select unmask.request_find('ip', '203.0.113.1', 'INC-1')`);
+  await holder.client.query(`prepare transaction '${db.name}'`);
+  await seal();
+  expect(await sealed()).toBe(true);
+  expect(await sqlstate(mask(db, await stage(db, [message()])))).toBe('ML001');
+  await unsealWith(db.kek);
+  expect(await sealed()).toBe(false);
+  await holder.client.query(`rollback prepared '${db.name}'`);
+  holder.client.release();
+});
+
+test('a seal that is rolled back has sealed', async () => {
+  await unsealWith(db.kek);
+  const custodian = await openTransaction(db.pool('custodian'));
+  await custodian.client.query('select masking.seal()');
+  await custodian.client.query('rollback');
+  custodian.client.release();
+  expect(await sealed()).toBe(true);
+  await unsealWith(db.kek);
+});
+
+test('a seal while somebody unseals wins', async () => {
+  await unsealWith(db.kek);
+  await seal();
+  const worker = await openTransaction(db.pool('worker'));
+  await copyIn(
+    worker.client,
+    'copy masking.kek_inlet from stdin (format binary)',
+    encodeRows([bytea], [[db.kek]]),
+  );
+  await seal();
+  await worker.client.query('commit');
+  worker.client.release();
+  expect(await sealed()).toBe(true);
+  expect(await wipe()).toBe(true);
+});
+
+test('an unsealing that is not committed keeps others from unsealing for seconds, not for ever', async () => {
+  await unsealWith(db.kek);
+  await seal();
+  const worker = await openTransaction(db.pool('worker'));
+  await copyIn(
+    worker.client,
+    'copy masking.kek_inlet from stdin (format binary)',
+    encodeRows([bytea], [[db.kek]]),
+  );
+  expect(await sqlstate(unsealWith(db.kek))).toBe('55P03');
+  // A wrong key is told at once.
+  expect(await sqlstate(unsealWith(randomBytes(32)))).toBe('ML002');
+  await worker.client.query('rollback');
+  worker.client.release();
+  await unsealWith(db.kek);
 });
 
 test('no key-encryption key reaches the log or an error, neither a right one nor a wrong one', async () => {

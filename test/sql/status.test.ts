@@ -1,6 +1,7 @@
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { renderStatus } from '../../src/status.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
-import { close, mask, maskAll, message, stage } from '../support/staging.ts';
+import { close, inTransaction, mask, maskAll, message, stage } from '../support/staging.ts';
 import { sqlstate } from '../support/sqlstate.ts';
 
 let db: TestDatabase;
@@ -58,6 +59,10 @@ test('the status of an empty database is zeros, unsealed, and five keys', async 
     in_quarantine: '0',
     lost_batches: '0',
     sealed: false,
+    residue_bodies: '0',
+    residue_seconds: null,
+    residue_slot_seconds: null,
+    residue_held_by: null,
     keys: expect.arrayContaining([
       { purpose: 'token', field: 'ip', version: expect.any(Number), state: 'active' },
     ]),
@@ -78,6 +83,105 @@ test('the status adds everything up', async () => {
     lost_batches: '1',
   });
   expect(figures['oldest_unmasked_seconds']).toBeGreaterThan(0);
+});
+
+const residue = async () => {
+  const { residue_bodies, residue_seconds, residue_slot_seconds, residue_held_by } = await status();
+  return { residue_bodies, residue_seconds, residue_slot_seconds, residue_held_by };
+};
+const rotate = () =>
+  db.pool('worker').query('select staging.rotate_slots(filled_until => clock_timestamp())');
+
+describe('what is still on the disk and serves no purpose', () => {
+  test('is counted with the age of the oldest, and what is open is not', async () => {
+    await close(db, (await maskAll(db, [message(), message()])).batchId);
+    await close(db, (await maskAll(db, [message()])).batchId);
+    await maskAll(db, [message()]);
+    await stage(db, [message()]);
+    await db.superuser.query(
+      `update staging.batches set acked_at = acked_at - interval '90 seconds' where rows = 2`,
+    );
+    const figures = await residue();
+    expect(figures).toMatchObject({ residue_bodies: '3' });
+    for (const seconds of [figures.residue_seconds, figures.residue_slot_seconds]) {
+      expect(seconds).toBeGreaterThanOrEqual(90);
+      expect(Number.isInteger(seconds)).toBe(true);
+    }
+  });
+
+  test('is so where a batch is lost, or in no ledger', async () => {
+    const lost = await stage(db, [message()]);
+    await db.superuser.query('update staging.batches set lost_at = now() where batch_id = $1', [lost]);
+    await db.superuser.query(
+      `insert into staging.inbox
+       select gen_random_uuid(), array[m, m], '{r,r}', array[now(), now()], '{1,1}', '{b,b}' from gen_random_uuid() m`,
+    );
+    expect(await residue()).toMatchObject({ residue_bodies: '3' });
+  });
+
+  test('is nothing after a rotation', async () => {
+    await close(db, (await maskAll(db, [message()])).batchId);
+    await rotate();
+    await rotate();
+    expect(await residue()).toMatchObject({ residue_bodies: '0', residue_slot_seconds: null });
+  });
+
+  test('shows a slot that only rolled-back rows are in, since it was closed, and who holds it', async () => {
+    const client = await db.superuser.connect();
+    await client.query(
+      `begin;
+       insert into staging.inbox
+         select gen_random_uuid(), array[gen_random_uuid()], '{r}', array[now()], '{1}', '{b}';
+       rollback`,
+    );
+    await rotate();
+    const { rows } = await client.query(
+      `update staging.slots set closed_at = closed_at - interval '70 seconds' where not is_open
+       returning pg_backend_pid() as pid`,
+    );
+    await client.query('begin; lock table staging.raw_messages in access share mode');
+    const figures = await residue();
+    expect(figures).toMatchObject({
+      residue_bodies: '0',
+      residue_seconds: null,
+      residue_held_by: [rows[0].pid],
+    });
+    expect(figures.residue_slot_seconds).toBeGreaterThanOrEqual(70);
+    await client.query('commit');
+    client.release();
+  });
+
+  test.each(['auditor', 'custodian', 'worker'] as const)(
+    'is not held by a transaction in which a %s has asked',
+    async (login) => {
+      await close(db, (await maskAll(db, [message()])).batchId);
+      await inTransaction(db.pool(login), async (client) => {
+        await client.query('select * from staging.status()');
+        const { rows } = await db.superuser.query(
+          `select relation::regclass::text from pg_locks
+            where pid = $1 and relation::regclass::text like 'staging.raw_messages%'`,
+          [(await client.query('select pg_backend_pid() as pid')).rows[0].pid],
+        );
+        expect(rows).toEqual([]);
+      });
+    },
+  );
+
+  test('is not known while a lock is in the way of counting, and the rest of the status is', async () => {
+    await close(db, (await maskAll(db, [message()])).batchId);
+    const client = await db.superuser.connect();
+    await client.query(
+      'begin; lock table staging.raw_messages_0, staging.raw_messages_1, staging.raw_messages_2',
+    );
+    const { rows } = await client.query('select pg_backend_pid() as pid');
+    expect(await status()).toMatchObject({
+      residue_bodies: null,
+      residue_held_by: [rows[0].pid],
+      batches: '1',
+    });
+    await client.query('rollback');
+    client.release();
+  });
 });
 
 test('the backlog is what is staged and neither masked nor lost', async () => {
@@ -129,4 +233,22 @@ test('a batch acknowledged after it was thought lost counts once', async () => {
   const before = await status();
   expect(await clean()).toBe(1);
   expect(await status()).toMatchObject({ ...before, batches: '1', loaded: '1' });
+});
+
+test('what people read says how many ip values are no address, where there are any', () => {
+  const figures = {
+    queue: { visible: 0, inFlight: 0, deadLettered: null },
+    staged: { rows: 0, oldestUnmaskedSeconds: null },
+    batches: { total: 0, open: 0, lost: 0 },
+    loaded: 0,
+    duplicates: 0,
+    quarantined: { total: 0, now: 0 },
+    residue: { bodies: 0, oldestSeconds: null, slotSeconds: null, heldBy: [] },
+    sealed: false,
+    keys: [],
+    rotations: [],
+    erasures: [],
+  };
+  expect(renderStatus({ ...figures, noAddresses: 4711 })).toContain('4711');
+  expect(renderStatus({ ...figures, noAddresses: 0 })).not.toContain('address');
 });

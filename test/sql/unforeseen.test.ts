@@ -1,3 +1,4 @@
+import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { holds } from '../support/forms.ts';
@@ -24,12 +25,12 @@ beforeAll(async () => {
 afterEach(() => db.superuser.query('drop trigger if exists misfortune on public.user_logins_default'));
 afterAll(() => db.drop());
 
-/** Makes every login of the user `unlucky` fail with an SQLSTATE, in an error that tells all it can. */
-async function provoke(code: string): Promise<void> {
+/** Makes logins fail with an SQLSTATE, those of the user `unlucky` unless told, in an error that tells all it can. */
+async function provoke(code: string, where = `new.user_id = 'unlucky'`): Promise<void> {
   await db.superuser.query(`
     create or replace function public.misfortune() returns trigger language plpgsql as $$
     begin
-      if new.user_id = 'unlucky' then
+      if ${where} then
         raise exception using errcode = '${code}', message = 'm ${CANARY}', detail = 'd ${CANARY}',
           hint = 'h ${CANARY}', column = 'c ${CANARY}', constraint = 'k ${CANARY}', schema = 's ${CANARY}',
           table = 't ${CANARY}', datatype = 'y ${CANARY}';
@@ -141,6 +142,88 @@ describe.each([
     expect(await mask(db, batchId)).toHaveLength(3);
     expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 2, quarantined: 1 });
   });
+});
+
+const unlucky = (count: number) => Array.from({ length: count }, () => login({ user_id: 'unlucky' }));
+const mates = (count: number) => Array.from({ length: count }, () => login());
+
+/** The batch fails with ML015 and all is as it was; undisturbed, it loads. */
+async function expectRefused(messages: ReturnType<typeof message>[]): Promise<void> {
+  const batchId = await stage(db, messages);
+  const before = await ledgerOf(db, batchId);
+  const vault = 'select count(*) from masking.vault';
+  const { rows: entries } = await db.superuser.query(vault);
+  expect(await sqlstate(mask(db, batchId))).toBe('ML015');
+  expect(await ledgerOf(db, batchId)).toEqual(before);
+  for (const { id } of messages) expect(await outcomesOf(db, id)).toEqual([]);
+  expect((await db.superuser.query(vault)).rows).toEqual(entries);
+
+  await db.superuser.query('drop trigger if exists misfortune on public.user_logins_default');
+  expect(await mask(db, batchId)).toHaveLength(messages.length);
+  expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: messages.length, quarantined: 0 });
+}
+
+const nested = (depth: number) => message(`{"user_id":"u","x":${'['.repeat(depth)}${']'.repeat(depth)}}`);
+
+describe('a fault that is not in the messages', () => {
+  test.each([30, 2, 1])(
+    'strikes all of %i messages: none is quarantined, and the batch fails',
+    async (count) => {
+      await provoke('22021', 'true');
+      await expectRefused(mates(count));
+    },
+  );
+
+  test('strikes what was sent at one time, be it one message: none is quarantined', async () => {
+    await provoke('22021', `new.create_date < '2001-06-01'`);
+    const elsewhere = mates(20).map((each) => ({ ...each, sentAt: Date.UTC(2002, 0, 1) }));
+    await expectRefused([...elsewhere, login()]);
+  });
+
+  test('is thought of where it strikes more than a tenth', async () => {
+    await provoke('22000');
+    await expectRefused([...mates(26), ...unlucky(4)]);
+  });
+
+  test('is not thought of where it strikes a tenth', async () => {
+    await provoke('22000');
+    const { batchId } = await maskAll(db, [...mates(27), ...unlucky(3)]);
+    expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 27, quarantined: 3 });
+  });
+
+  test('is no longer thought of once the messages were quarantined among others', async () => {
+    await provoke('22000');
+    const two = unlucky(2);
+    const batchId = await stage(db, two);
+    expect(await sqlstate(mask(db, batchId))).toBe('ML015');
+    await maskAll(db, [...mates(18), ...two]);
+    expect(await mask(db, batchId)).toHaveLength(2);
+    expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 0, duplicates: 2, quarantined: 0 });
+  });
+});
+
+describe('where the stack is too small for sound events', () => {
+  test.each(['100kB', '120kB', '150kB', '200kB', '1MB'])(
+    'max_stack_depth = %s quarantines none of them',
+    async (limit) => {
+      await db.superuser.query(`alter database ${db.name} set max_stack_depth = '${limit}'`);
+      const worker = new pg.Client({ connectionString: db.urls.worker });
+      await worker.connect();
+      try {
+        const sound = Array.from({ length: 30 }, (_, n) => (n % 3 === 0 ? nested(499) : login()));
+        // Two that need the way out, one of them too deep for any stack.
+        const batchId = await stage(db, [...sound, message('no JSON'), nested(100_000)]);
+        const state = await sqlstate(worker.query('select masking.mask_batch($1)', [batchId]));
+        for (const { id } of sound) {
+          expect(await outcomesOf(db, id)).toEqual(state === 'none' ? ['loaded'] : []);
+        }
+        expect(['none', 'ML015', '54001']).toContain(state);
+      } finally {
+        await worker.end();
+        await db.superuser.query(`alter database ${db.name} reset max_stack_depth`);
+      }
+    },
+  );
 });
 
 test('a batch that is cancelled says nothing of its rows, and is masked when it is tried again', async () => {

@@ -31,7 +31,13 @@ export async function createTestDatabase(options: { sealed?: boolean } = {}): Pr
   await admin.query('select pg_advisory_lock(1)');
   await admin.query(`create database ${name} template ${DATABASE}`);
   await admin.end();
+  const database = databaseNamed(name);
+  if (options.sealed !== true) await unseal(database.pool('worker'), database.kek);
+  return database;
+}
 
+/** A database that is migrated, with the logins of the cluster. It is sealed, or unsealed with `kek`. */
+export function databaseNamed(name: string): TestDatabase {
   const urls = urlsOf(name);
   const pools = new Map<StackLogin, pg.Pool>();
   const pool = (login: StackLogin): pg.Pool => {
@@ -39,12 +45,10 @@ export async function createTestDatabase(options: { sealed?: boolean } = {}): Pr
     pools.set(login, known);
     return known;
   };
-  const kek = randomBytes(32);
-  if (options.sealed !== true) await unseal(pool('worker'), kek);
   return {
     name,
     urls,
-    kek,
+    kek: randomBytes(32),
     superuser: pool('superuser'),
     pool,
     async drop() {

@@ -5,24 +5,29 @@ import { loginName } from '../../src/local/logins.ts';
 
 /** An empty database that nobody has migrated, and the login that may: no superuser, not the database's owner. */
 export interface FreshDatabase {
+  name: string;
   superuser: pg.Pool;
   migratorUrl: string;
   drop(): Promise<void>;
 }
 
-export async function createFreshDatabase(): Promise<FreshDatabase> {
+/** @param options what `create database` is told beside its name, such as a locale */
+export async function createFreshDatabase(options = ''): Promise<FreshDatabase> {
   const name = `fresh_${randomBytes(6).toString('hex')}`;
   const migrator = loginName('owner');
   const url = new URL(inject('superuserUrl'));
   const admin = new pg.Pool({ connectionString: url.toString(), max: 1 });
-  await admin.query(`create database ${name} template template0`);
+  await admin.query(`create database ${name} template template0 ${options}`);
   await admin.query(`grant create on database ${name} to ${migrator}`);
   url.pathname = `/${name}`;
   const superuser = new pg.Pool({ connectionString: url.toString(), max: 2 });
+  // Whoever drops the database by force ends its idle connections.
+  superuser.on('error', () => {});
   await superuser.query(`grant create on schema public to ${migrator} with grant option`);
   url.username = migrator;
   url.password = inject('passwords').owner;
   return {
+    name,
     superuser,
     migratorUrl: url.toString(),
     async drop() {

@@ -83,7 +83,7 @@ export async function rotate(db: Pools, purpose?: Purpose, field?: string): Prom
 export async function step(db: Pools, rows = 500): Promise<boolean> {
   const { rows: answer } = await db
     .pool('worker')
-    .query<{ more: boolean }>('select masking.rotate_step(max_rows => $1) as more', [rows]);
+    .query<{ more: boolean }>('select more from masking.rotate_step(max_rows => $1)', [rows]);
   return answer[0]!.more;
 }
 

@@ -43,12 +43,20 @@ test.each([
 
 test('a worker who masks a message that nobody foresaw is not shown a key', async () => {
   await stage.db.superuser.query(
-    `create function public.refuse() returns trigger language plpgsql as $$ begin raise exception using errcode = '22000'; end $$;
+    `create function public.refuse() returns trigger language plpgsql as $$
+     begin if new.user_id = 'unlucky' then raise exception using errcode = '22000'; end if; return new; end $$;
      create trigger refuse before insert on public.user_logins_default for each row execute function public.refuse()`,
   );
-  const batch = await stageBatch(stage.db, [message(event())]);
   const worker = await traced('worker');
-  expect(await worker.state('select receipt_handle from masking.mask_batch($1)', [batch])).toBe('none');
+  // One by one with a sound event masked beside, and refused.
+  for (const [messages, state] of [
+    [1, 'none'],
+    [2, 'ML015'],
+  ] as const) {
+    const unlucky = Array.from({ length: messages }, () => message(event({ user_id: 'unlucky' })));
+    const batch = await stageBatch(stage.db, unlucky);
+    expect(await worker.state('select receipt_handle from masking.mask_batch($1)', [batch])).toBe(state);
+  }
   expect(stage.leaks(worker)).toEqual([]);
 });
 

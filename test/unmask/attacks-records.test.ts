@@ -112,6 +112,47 @@ test('an approval of other content, of another request, or by the requester does
   }
 });
 
+/** A good event of an approval, but for its place: nothing names it and it is no head. */
+const approvalEvent = (n: string) => `
+  create temp table forged on commit drop as
+  select (e).* from (select row(${n}, clock_timestamp(), '${approver.login}', 'approve',
+    jsonb_build_object('request_id', '${id}', 'requested_by', '${unmasker.login}'),
+    (select previous_hashes from audit.events order by event_id desc limit 1), '')::audit.events as e) f;
+  update forged f set hash = audit.hash_of(row(f.*)::audit.events);
+  insert into audit.events select * from forged;
+  insert into unmask.approvals (request_id, approved_by, digest, event_id)
+  select r.request_id, '${approver.login}', unmask.digest_of(r), ${n} from unmask.requests r where r.request_id = '${id}'`;
+
+test('an event with a good hash that is not in its place approves nothing, and makes no request good', async () => {
+  const forger = await stage.superuser();
+  await forger.run('begin');
+  expect(await forger.state(approvalEvent('1000000'))).toBe('none');
+  expect(await forger.state('commit')).toBe('none');
+  expect(await unmasker.state(`select count(*) from unmask.reveal('${id}')`)).toBe('ML105');
+  // The same event as a part of the record would do: only its place is missing.
+  await forge(
+    `insert into audit.heads select event_id, hash from audit.events where event_id = $1`,
+    [1000000],
+  );
+  await unmasker.run('begin');
+  expect(await unmasker.state(`select count(*) from unmask.reveal('${id}')`)).toBe('none');
+  await unmasker.run('rollback');
+  await forge('delete from audit.heads where event_id = $1', [1000000]);
+  await forge('delete from unmask.approvals where event_id = $1', [1000000]);
+  await forge('delete from audit.events where event_id = $1', [1000000]);
+});
+
+test('a request whose event lost its place on the record is not good', async () => {
+  await approver.run(APPROVE, [id]);
+  await forge(
+    `update audit.events set previous_hashes = array[sha256('x')] where event_id = (
+    select min(l.event_id) from audit.events l, audit.events e
+     where e.hash = any (l.previous_hashes) and e.details ->> 'request_id' = $1 and e.action = 'request')`,
+    [id],
+  );
+  expect(await unmasker.state(REVEAL, [id])).toBe('ML108');
+});
+
 test('an approval that is not on the record does not count', async () => {
   await approveFalsely(`'somebody'`, 'unmask.digest_of(r)');
   expect(await unmasker.state(`select count(*) from unmask.reveal('${id}')`)).toBe('ML105');
@@ -120,7 +161,7 @@ test('an approval that is not on the record does not count', async () => {
 /** A column of each to write to. */
 const COLUMNS: Record<string, string> = {
   'audit.events': 'hash',
-  'audit.head': 'hash',
+  'audit.heads': 'hash',
   'unmask.requests': 'request_id',
   'unmask.approvals': 'request_id',
   'unmask.policy': 'values_per_day',
@@ -144,7 +185,7 @@ const writes = (table: string) => [
 describe('records are added to and never changed', () => {
   test.each(LOGINS)('not by a member of logins_%s', async (login: StackLogin) => {
     const pool = stage.db.pool(login);
-    for (const table of [...RECORDS, 'audit.head', 'unmask.policy']) {
+    for (const table of [...RECORDS, 'audit.heads', 'unmask.policy']) {
       for (const statement of writes(table)) {
         expect({ statement, state: await sqlstate(pool.query(statement)) }).toEqual({
           statement,

@@ -148,7 +148,7 @@ test('a leaky function in a WHERE sees no more of a view than its reader', async
   const requests = await seenIn('unmask.open_requests');
   expect(requests.rows).toBe(1);
   expect(requests.seen).toEqual([expect.stringContaining('what the attacker is after')]);
-  expect(requests.seen[0]).not.toContain(people[1]!.ipToken);
+  expect(requests.seen[0]).not.toContain(foreign);
   const logins = await seenIn('public.user_logins_compat');
   expect({ ...logins, seen: logins.seen.length }).toEqual({ state: 'none', rows: 3, seen: 3 });
   for (const view of ['staging.inbox', 'masking.kek_inlet', 'masking.next_kek_inlet']) {
@@ -166,8 +166,11 @@ test('nor does one of somebody who may put things into an inlet', async () => {
   ] as const) {
     await session.run(LEAK.replace('function', 'or replace function'));
     expect(await session.state(`select from ${inlet} v where pg_temp.leak(v::text)`)).toBe('42501');
-    expect(await session.state(`update ${inlet} v set kek = kek where pg_temp.leak(v::text)`)).toMatch('42');
-    expect(await session.state(`delete from ${inlet} v where pg_temp.leak(v::text)`)).toBe('42501');
+    // 55000: an inlet refers to no table, so there is nothing to update; staging.inbox has no column of that name.
+    expect(await session.state(`update ${inlet} v set kek = kek where pg_temp.leak(v::text)`)).toMatch(
+      /^(55000|42703)$/,
+    );
+    expect(await session.state(`delete from ${inlet} v where pg_temp.leak(v::text)`)).toBe('55000');
     expect(await session.state(`create temp view mine as select * from ${inlet}; select * from mine`)).toBe(
       '42501',
     );

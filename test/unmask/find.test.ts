@@ -161,11 +161,6 @@ test.each([
   expect(await unmasker.state(REQUEST_QUARANTINED, [given, reason])).toBe('ML110');
 });
 
-test('a null among the ids is ML110', async () => {
-  const [id] = await quarantine(stage.db, ['x']);
-  expect(await unmasker.state(REQUEST_QUARANTINED, [[id, null], 'INC'])).toBe('ML110');
-});
-
 test('while the database is sealed nothing is shown, searched or asked to be searched: ML001, with a way out', async () => {
   const { ip } = await login('198.51.100.8', null);
   const [body] = await quarantine(stage.db, ['sealed']);

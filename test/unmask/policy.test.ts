@@ -1,5 +1,4 @@
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
-import { until } from '../support/pipeline.ts';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { loadPeople, request, REVEAL, setPolicy, setStage } from '../support/unmask.ts';
 import type { Session, Stage } from '../support/unmask.ts';
 
@@ -19,6 +18,7 @@ beforeAll(async () => {
   approver = await stage.join('approver', 'logins_approver');
 });
 beforeEach(async () => {
+  for (const session of [unmasker, colleague]) await session.run('rollback; reset all');
   await forgetRequests();
   await setPolicy(stage.db, 'logins_unmasker');
 });
@@ -50,20 +50,71 @@ test("the day's values are shared by all members of the role", async () => {
   expect(await unmasker.state(REQUEST, [tokens.slice(0, 1)])).toBe('ML106');
 });
 
-test("two logins at the same moment do not both get the last of the day's values", async () => {
-  await setPolicy(stage.db, 'logins_unmasker', { perDay: 5 });
-  await unmasker.run('begin');
-  expect(await unmasker.state(REQUEST, [tokens.slice(0, 3)])).toBe('none');
-  const second = colleague.state(REQUEST, [tokens.slice(0, 3)]);
-  await until(async () => {
-    const { rowCount } = await stage.db.superuser.query(
-      `select from pg_stat_activity where usename = $1 and wait_event_type = 'Lock'`,
-      [colleague.login],
-    );
-    return rowCount === 1;
+describe('two logins that request at the same moment, together more than a day allows', () => {
+  let first: string;
+  let second: string;
+  beforeEach(async () => {
+    await setPolicy(stage.db, 'logins_unmasker', { perDay: 5 });
+    await unmasker.run('begin');
+    first = await request(unmasker, 'ip', tokens.slice(0, 3));
+    // Nobody waits for a request that is still open.
+    await colleague.run(`set lock_timeout = '1ms'`);
+    second = await request(colleague, 'ip', tokens.slice(3, 6));
   });
+
+  test('whoever commits last is shown nothing, and what was shown before is shown again', async () => {
+    expect((await colleague.run(REVEAL, [second])).rows).toHaveLength(3);
+    await unmasker.run('commit');
+    expect(await unmasker.run(REVEAL, [first])).toMatchObject({ state: 'ML106', rows: [] });
+    expect((await colleague.run(REVEAL, [second])).rows).toHaveLength(3);
+  });
+
+  test('a reveal that was rolled back has shown its values: whoever comes after is refused', async () => {
+    await colleague.run('begin');
+    expect((await colleague.run(REVEAL, [second])).rows).toHaveLength(3);
+    await unmasker.run('commit');
+    expect(await unmasker.state(REVEAL, [first])).toBe('ML106');
+    await colleague.run('rollback');
+    expect(await unmasker.state(REVEAL, [first])).toBe('ML106');
+  });
+
+  test.each(['read committed', 'repeatable read'])(
+    'both committed before either is shown: neither is (%s)',
+    async (isolation) => {
+      await unmasker.run('commit');
+      for (const [session, id] of [
+        [unmasker, first],
+        [colleague, second],
+      ] as const) {
+        await session.run(`begin isolation level ${isolation}`);
+        expect(await session.state(REVEAL, [id])).toBe('ML106');
+        await session.run('rollback');
+      }
+    },
+  );
+
+  test('one that is rolled back leaves the day to the other', async () => {
+    await unmasker.run('rollback');
+    expect((await colleague.run(REVEAL, [second])).rows).toHaveLength(3);
+    expect(await unmasker.state(REQUEST, [tokens.slice(0, 2)])).toBe('none');
+  });
+});
+
+test('a search that passes the limit of the day is refused as well', async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { perDay: 1 });
+  await unmasker.run('begin');
+  await unmasker.run(`select unmask.request_find('ip', '203.0.113.1', 'INC-1')`);
+  await request(colleague, 'ip', tokens.slice(0, 1));
   await unmasker.run('commit');
-  expect(await second).toBe('ML106');
+  expect(await unmasker.state(`select * from unmask.find('ip', '203.0.113.1')`)).toBe('ML106');
+});
+
+test('a policy that is lowered or removed holds for requests that were not answered yet', async () => {
+  const id = await request(unmasker, 'ip', tokens.slice(0, 3));
+  await setPolicy(stage.db, 'logins_unmasker', { perDay: 2 });
+  expect(await unmasker.state(REVEAL, [id])).toBe('ML106');
+  await stage.db.superuser.query('delete from unmask.policy');
+  expect(await unmasker.state(REVEAL, [id])).toBe('ML106');
 });
 
 test("yesterday's requests do not count", async () => {
@@ -147,6 +198,36 @@ test('above the threshold a request waits for an approver, who finds it in a lis
   expect((await approver.run(waiting)).rows).toEqual([]);
   expect((await unmasker.run(REVEAL, [large])).rows).toHaveLength(3);
   expect(await approver.state(APPROVE, [large])).toBe('ML111');
+});
+
+test('an approver sees whose and which values a request is for, and no value', async () => {
+  await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
+  const { rows: users } = await stage.db.superuser.query<{ user_id: string }>(
+    'select user_id from public.user_logins where masked_ip = $1',
+    [tokens[0]],
+  );
+  const user = users[0]!.user_id;
+  const byTokens = await request(unmasker, 'ip', tokens.slice(0, 2));
+  const byUser = await unmasker.value<string>(`select unmask.request_user($1, 'INC-2')`, [user]);
+  const { rows } = await approver.run(
+    'select request_id, kind, subject, value_count, tokens from unmask.open_requests order by requested_at',
+  );
+  expect(rows).toEqual([
+    {
+      request_id: byTokens,
+      kind: 'ip',
+      subject: null,
+      value_count: 2,
+      tokens: tokens.slice(0, 2).toSorted(),
+    },
+    {
+      request_id: byUser,
+      kind: 'user',
+      subject: user,
+      value_count: 2,
+      tokens: expect.arrayContaining([tokens[0]]),
+    },
+  ]);
 });
 
 test('two approvals at once are one', async () => {

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { maskAll, message } from '../support/staging.ts';
-import { loadPeople, request, revealed, REVEAL, setPolicy, setStage } from '../support/unmask.ts';
+import { loadPeople, quarantine, request, revealed, REVEAL, setPolicy, setStage } from '../support/unmask.ts';
 import type { Person, Session, Stage } from '../support/unmask.ts';
 
 const REQUEST = 'select unmask.request($1, $2, $3)';
@@ -93,7 +93,6 @@ test.each<[string, unknown[]]>([
   ["another field's tokens", ['device_id', 'TOKENS', 'INC']],
   ['no array', ['ip', null, 'INC']],
   ['an empty array', ['ip', [], 'INC']],
-  ['a null among the tokens', ['ip', ['TOKEN', null], 'INC']],
   ['nothing but a null', ['ip', [null], 'INC']],
   ['ids that are no tokens', ['ip', ['ffffffff-ffff-8fff-bfff-ffffffffffff'], 'INC']],
 ])('a request with %s is ML110 and is not made', async (_, [field, tokens, reason]) => {
@@ -105,6 +104,68 @@ test.each<[string, unknown[]]>([
   const before = await superuser.value<number>(count);
   expect(await unmasker.state(REQUEST, [field, given ?? null, reason])).toBe('ML110');
   expect(await superuser.value<number>(count)).toBe(before);
+});
+
+test('a null among the tokens is nothing to reveal, and is left out', async () => {
+  const user = randomUUID();
+  await maskAll(stage.db, [
+    message(JSON.stringify({ user_id: user, ip: '203.0.113.61' })),
+    message(JSON.stringify({ user_id: user })),
+  ]);
+  const id = await unmasker.value(
+    `select unmask.request('ip', array(select masked_ip from public.user_logins where user_id = $1), 'INC')`,
+    [user],
+  );
+  expect(Object.values(await revealed(unmasker, id))).toEqual(['203.0.113.61']);
+  expect(
+    await unmasker.state(
+      `select unmask.request('device_id', array(select masked_device_id from public.user_logins where user_id = $1), 'INC')`,
+      [user],
+    ),
+  ).toBe('ML110');
+});
+
+test('a null among ids of quarantined messages is left out', async () => {
+  const [sent] = await quarantine(stage.db, ['no JSON']);
+  const id = await unmasker.value(`select unmask.request_quarantined($1, 'INC')`, [[null, sent]]);
+  expect(await revealed(unmasker, id)).toEqual({ [sent!]: 'no JSON' });
+  expect(await unmasker.state(`select unmask.request_quarantined($1, 'INC')`, [[null]])).toBe('ML110');
+});
+
+test('a request for five million values is refused before anything is done with them', async () => {
+  await unmasker.run(`set statement_timeout = '10s'`);
+  const many = `array_fill($1::uuid, array[5000000])`;
+  const states = [
+    await unmasker.state(`select unmask.request('ip', ${many}, 'INC')`, [people[0]!.ipToken]),
+    await unmasker.state(`select unmask.request_quarantined(${many}, 'INC')`, [people[0]!.ipToken]),
+  ];
+  await unmasker.run('reset statement_timeout');
+  expect(states).toEqual(['ML106', 'ML106']);
+});
+
+test('a value named a hundred thousand times is one value', async () => {
+  const id = await unmasker.value<string>(
+    `select unmask.request('ip', array_fill($1::uuid, array[100000]), 'INC')`,
+    [people[0]!.ipToken],
+  );
+  expect(await revealed(unmasker, id)).toEqual({ [people[0]!.ipToken]: people[0]!.ip });
+});
+
+test('a user with over a hundred thousand logins is refused, and nothing is gathered', async () => {
+  await stage.db.superuser.query(
+    `insert into public.user_logins (user_id, create_date, message_id)
+     select 'robot', now(), gen_random_uuid() from generate_series(1, 100001)`,
+  );
+  expect(await unmasker.state(`select unmask.request_user('robot', 'INC')`)).toBe('ML106');
+  await stage.db.superuser.query(`delete from public.user_logins where ctid = (
+    select ctid from public.user_logins where user_id = 'robot' limit 1)`);
+  expect(await unmasker.state(`select unmask.request_user('robot', 'INC')`)).toBe('ML110');
+});
+
+test('a search is for a value as long as an event can have', async () => {
+  const find = `select unmask.request_find('device_id', $1, 'INC')`;
+  expect(await unmasker.state(find, ['x'.repeat(256)])).toBe('none');
+  expect(await unmasker.state(find, ['x'.repeat(257)])).toBe('ML110');
 });
 
 test('a reason of a thousand characters is taken', async () => {

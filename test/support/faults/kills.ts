@@ -143,11 +143,11 @@ const RUNNING = `select count(*) from masking.rotations where state <> 'done'`;
 
 /** Opens the next slot, so that the worker's next call has one to truncate. */
 async function turnSlots({ superuser }: World): Promise<void> {
-  const staged = `select pg_relation_size('staging.raw_messages_' || current_slot) from staging.slots`;
+  const staged = `select pg_relation_size('staging.raw_messages_' || slot) from staging.slots where is_open`;
   await until(async () => (await numberOf(superuser, staged)) > 0, 20_000);
   await retried(() =>
     superuser.query(
-      `update staging.slots set opened_at = now() - interval '1 hour'; select staging.rotate_slots()`,
+      `update staging.slots set opened_at = now() - interval '1 hour', tried_at = null; select staging.rotate_slots()`,
     ),
   );
 }

@@ -1,0 +1,60 @@
+/** The commands as people start them: real processes of package.json's scripts, with nothing in their environment but what is given. */
+import { execFile } from 'node:child_process';
+import path from 'node:path';
+import { childEnvironment } from '../../src/config.ts';
+import { read } from '../house/files.ts';
+
+export const ROOT = path.join(import.meta.dirname, '../..');
+
+/** Each script of ours, as the arguments of `node`. */
+export const COMMANDS = new Map(
+  Object.entries((JSON.parse(read('package.json')) as { scripts: Record<string, string> }).scripts)
+    .filter(([, line]) => line.startsWith('node '))
+    .map(([name, line]) => [name, line.split(' ').slice(1)]),
+);
+
+export interface Outcome {
+  /** The exit code, or the signal that ended it: SIGKILL where it took longer than it may. */
+  code: number | string;
+  stdout: string;
+  stderr: string;
+}
+
+export interface Start {
+  variables?: Record<string, string>;
+  /** Longer than this, in milliseconds, is a hang. */
+  within?: number;
+  node?: string;
+  nodeOptions?: string[];
+}
+
+/** Runs a command to its end. */
+export function run(command: string, args: string[], start: Start = {}): Promise<Outcome> {
+  const { variables = {}, within = 60_000, node = process.execPath, nodeOptions = [] } = start;
+  return new Promise((resolve) => {
+    const child = execFile(
+      node,
+      [...nodeOptions, ...COMMANDS.get(command)!, ...args],
+      {
+        cwd: ROOT,
+        env: childEnvironment({ LOCAL_DIR: '/nowhere', ...variables }),
+        timeout: within,
+        killSignal: 'SIGKILL',
+      },
+      (_, stdout, stderr) => resolve({ code: child.exitCode ?? String(child.signalCode), stdout, stderr }),
+    );
+  });
+}
+
+/** What standard error holds beside structured log lines of level info and below. */
+export function complaints(stderr: string): string[] {
+  return stderr.split('\n').filter((line) => line.trim() !== '' && !isInformation(line));
+}
+
+function isInformation(line: string): boolean {
+  try {
+    return (JSON.parse(line) as { level: number }).level <= 30;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,114 @@
+/** What each login may hold in an open transaction, and what is to go on meanwhile: the tables of `locks.test.ts`. */
+
+export const LOGINS = [
+  'loader',
+  'worker',
+  'analyst',
+  'unmasker',
+  'approver',
+  'custodian',
+  'auditor',
+] as const;
+export type Login = (typeof LOGINS)[number];
+
+export const LOCK_MODES = [
+  'access share',
+  'row share',
+  'row exclusive',
+  'share update exclusive',
+  'share',
+  'share row exclusive',
+  'exclusive',
+  'access exclusive',
+];
+
+/** Longer than any of these may wait for locks (each up to two seconds), shorter than anybody would. */
+export const STUCK_AFTER = '6s';
+
+const intoInbox = (batch: string) => `insert into staging.inbox values
+  ('${batch}', array[gen_random_uuid()], '{receipt}', array[now()], '{1}', array[convert_to('{"user_id": "u"}', 'UTF8')])`;
+
+/** What is to go on, each with something to do: the login that calls it, and the call. */
+export const CALLS: Record<string, [Login, string]> = {
+  mask_batch: ['worker', `select masking.mask_batch('$staged')`],
+  submit_batch: ['loader', `${intoInbox('$new')}; select staging.submit_batch('$new', 1)`],
+  heartbeat: ['worker', `select staging.heartbeat('alive')`],
+  rotate_slots: ['worker', 'select staging.rotate_slots()'],
+  sweep_batches: ['worker', `select staging.sweep_batches(interval '0')`],
+  clean_ledger: ['worker', 'select staging.clean_ledger()'],
+  maintain_partitions: ['worker', 'select staging.maintain_partitions(6)'],
+  retention: ['worker', 'select masking.retention()'],
+  rotate_step: ['worker', 'select masking.rotate_step(5)'],
+  forget_step: ['worker', 'select masking.forget_step(5)'],
+  purge_step: ['worker', 'select masking.purge_step(5)'],
+};
+export const TRAFFIC = new Set(['mask_batch', 'submit_batch']);
+
+/** What each login may call that changes something. The transaction stays open. */
+export const OPEN: Record<Login, Record<string, string>> = {
+  loader: { 'staging.submit_batch': `${intoInbox('$mine')}; select staging.submit_batch('$mine', 1)` },
+  worker: {
+    'masking.mask_batch': `select masking.mask_batch('$other')`,
+    'staging.close_batch': `select staging.close_batch('$old')`,
+    'staging.heartbeat': `select staging.heartbeat('alive')`,
+    'staging.rotate_slots': 'select staging.rotate_slots()',
+    'masking.wipe_kek': 'select masking.wipe_kek()',
+    'staging.sweep_batches': `select staging.sweep_batches(interval '0')`,
+    'staging.clean_ledger': 'select staging.clean_ledger()',
+    'staging.maintain_partitions': 'select staging.maintain_partitions(6)',
+    'masking.retention': 'select masking.retention()',
+    'masking.rotate_step': 'select masking.rotate_step(5)',
+    'masking.forget_step': 'select masking.forget_step(5)',
+    'masking.purge_step': 'select masking.purge_step(5)',
+    'staging.replay': `select staging.replay('{$quarantined}')`,
+    'masking.kek_inlet': `insert into masking.kek_inlet values ('$kek')`,
+  },
+  analyst: {},
+  unmasker: {
+    'unmask.request': `select unmask.request('ip', array(select masked_ip from public.user_logins limit 3), 'why')`,
+    'unmask.request_user': `select unmask.request_user('user', 'why')`,
+    'unmask.request_quarantined': `select unmask.request_quarantined('{$quarantined}', 'why')`,
+    'unmask.request_find': `select unmask.request_find('ip', '203.0.113.9', 'why')`,
+    'unmask.reveal': `select unmask.reveal('$request')`,
+    'unmask.find': `select unmask.find('ip', '203.0.113.9')`,
+  },
+  approver: { 'unmask.approve': `select unmask.approve('$pending')` },
+  custodian: {
+    'masking.seal': 'select masking.seal()',
+    'masking.wipe_kek': 'select masking.wipe_kek()',
+    'masking.rotate': `select masking.rotate('cipher', 'device_id')`,
+    'masking.pause_rotation': 'select masking.pause_rotation()',
+    'masking.resume_rotation': 'select masking.resume_rotation()',
+    'masking.destroy_key': `select masking.destroy_key('cipher', $retiring)`,
+    'masking.forget_user': `select masking.forget_user('another', 'why')`,
+    'masking.set_retention': 'select masking.set_retention(24)',
+    'staging.replay': `select staging.replay('{$quarantined}')`,
+    'masking.kek_inlet': `insert into masking.kek_inlet values ('$kek')`,
+    'masking.next_kek_inlet': `insert into masking.next_kek_inlet values (decode(repeat('ab', 32), 'hex'))`,
+  },
+  auditor: { 'audit.verify': 'select * from audit.verify()' },
+};
+
+/**
+ * Each login can stop what it takes part in (docs/threat-model.md): what of masking and loading may wait while it holds
+ * something open. Nothing of the upkeep is in this list.
+ */
+export const STOPS: Record<string, string[]> = {
+  // Jobs are the worker's, and submitting a batch adds one.
+  'worker locks graphile_worker': ['submit_batch'],
+  // Whoever deletes values waits for batches, and batches for whoever deletes values.
+  'worker has called masking.forget_step': ['mask_batch'],
+  'worker has called masking.purge_step': ['mask_batch'],
+  // It truncates a slot, which batches and submissions look into.
+  'worker has called staging.rotate_slots': ['mask_batch', 'submit_batch'],
+  // It drops partitions under the logins.
+  'worker has called masking.retention': ['mask_batch'],
+  'worker has called staging.maintain_partitions': ['mask_batch'],
+  // What is left of an old key-encryption key is truncated, under the one in use.
+  'worker has called masking.wipe_kek': ['mask_batch'],
+  'custodian has called masking.wipe_kek': ['mask_batch'],
+  // New keys are used from the next batch on; a sealed database masks nothing.
+  'custodian has called masking.rotate': ['mask_batch'],
+  'custodian has called masking.seal': ['mask_batch'],
+  'custodian has called masking.next_kek_inlet': ['mask_batch'],
+};

@@ -1,0 +1,226 @@
+/**
+ * Every function that a role may call, with every odd value for every argument: it is refused, or it changes nothing of
+ * what anybody relies on. The list of functions is the catalogs', so a new function is tried without being named here.
+ */
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { StackLogin } from '../../src/config.ts';
+import { loginName } from '../../src/local/logins.ts';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { finish, load, rotate, rotationsOf, sharedLogins, step } from '../support/keys.ts';
+import { maskAll, message, stage } from '../support/staging.ts';
+import { ROLES } from './catalogs.ts';
+
+/** SQLSTATEs that say what is wrong with an argument: Postgres's own for it, and ours. */
+const REFUSALS = /^(22023|54000|ML\d{3})$/;
+
+/** As text, cast to the type. */
+const ODD: Record<string, (string | null)[]> = {
+  integer: [null, '0', '-1', '2147483647', '-2147483648'],
+  bigint: [null, '0', '-1', '2147483647', '9223372036854775807'],
+  text: [null, '', ' ', 'x'.repeat(100_000)],
+  uuid: [null, '00000000-0000-0000-0000-000000000000', 'ffffffff-ffff-ffff-ffff-ffffffffffff'],
+  'uuid[]': [null, '{}', '{null}', '{00000000-0000-0000-0000-000000000000,null}'],
+  'timestamp with time zone': [null, '-infinity', 'infinity', '4714-11-24 00:00:00+00 BC'],
+  interval: [null, '0', '-1 day', '170000 years', '-170000 years'],
+};
+
+/** What some odd values are documented to mean, and what may change then. */
+const MEANINGS: [call: RegExp, changes: string[]][] = [
+  // null: all there are.
+  [/^masking\.rotate\((purpose|field) => null\)$/, ['keys', 'rotations']],
+  // 0: none is lost, and so after a rotation.
+  [/^masking\.destroy_key\(losing => 0\)$/, ['keys']],
+  // null: for ever.
+  [/^masking\.set_retention\(keep_months => null\)$/, ['retention']],
+  // A user whom nobody knows, and a reason at length.
+  [/^masking\.forget_user\((user_id|reason) => x+\)$/, ['erasures']],
+  [/^masking\.forget_user\(user_id => {2}\)$/, ['erasures']],
+];
+
+/** What must stay as it is, by name. */
+const RELIED_ON: Record<string, string> = {
+  keys: `select purpose, version, state from masking.keys`,
+  kek: `select count(*) from masking.kek`,
+  vault: `select token, key_version from masking.vault`,
+  retokened: `select * from masking.retokened`,
+  logins: `select user_id, create_date, message_id, masked_ip, masked_device_id from public.user_logins`,
+  quarantine: `select message_id from staging.quarantine`,
+  staged: `select batch_id, message_id from staging.raw_messages`,
+  batches: `select batch_id, rows, masked_at, acked_at, lost_at from staging.batches`,
+  rotations: `select rotation_id, state, phase, position_token, position_message_id from masking.rotations`,
+  erasures: `select erasure_id, phase, logins_cleared, position_message_id from masking.erasures`,
+  retention: `select keep_months, purge_position from masking.retention_policy`,
+  approvals: `select request_id, approved_by from unmask.approvals`,
+  policy: `select * from unmask.policy`,
+};
+
+interface Parameter {
+  role: string;
+  name: string;
+  parameter: string;
+  type: string;
+  parameters: string[];
+  types: string[];
+}
+
+let db: TestDatabase;
+/** A value that makes sense, by a parameter's name; it is cast to the parameter's type. */
+let sound: Record<string, string>;
+beforeAll(async () => {
+  db = await createTestDatabase();
+  const query = async (login: StackLogin, sql: string): Promise<string> =>
+    String(Object.values((await db.pool(login).query(sql)).rows[0] ?? {})[0]);
+  await load(db, sharedLogins(40));
+  const broken = [message('no JSON'), message('{')];
+  await maskAll(db, broken);
+  const staged = await stage(db, [message(), message()]);
+  const token = await query(
+    'analyst',
+    'select masked_ip from public.user_logins where masked_ip is not null',
+  );
+  const request = await query('unmasker', `select unmask.request('ip', array['${token}']::uuid[], 'INC-1')`);
+  await query('custodian', `select masking.set_retention(24)`);
+  sound = {
+    batch_id: staged,
+    row_count: '2',
+    message_ids: `{${broken[0]!.id}}`,
+    tokens: `{${token}}`,
+    request_id: request,
+    purpose: 'cipher',
+    field: 'device_id',
+    version: '1',
+    losing: '0',
+    max_rows: '500',
+    keep_months: '24',
+    months_ahead: '2',
+    user_id: 'user-1',
+    value: '10.0.0.1',
+    reason: 'INC-1',
+    worker_id: 'worker-1',
+    keep: '30 days',
+    overdue: '30 seconds',
+    filled_until: '2026-01-15 12:00:00+00',
+    known_event_id: '1',
+    known_hash: 'none',
+  };
+});
+afterAll(() => db.drop());
+
+/** A row a parameter of a function, for each role that may call it. */
+async function parametersOf(): Promise<Parameter[]> {
+  const { rows } = await db.superuser.query<Parameter>(
+    `select r.role, n.nspname || '.' || p.proname as name, a.parameter, a.type, s.parameters, s.types
+       from pg_proc p
+       join pg_namespace n on n.oid = p.pronamespace
+      cross join unnest($1::text[]) r (role)
+      cross join lateral (
+        select array_agg(p.proargnames[t.n] order by t.n), array_agg(format_type(t.oid, null) order by t.n)
+          from unnest(p.proargtypes::oid[]) with ordinality t (oid, n)
+      ) s (parameters, types)
+      cross join unnest(s.parameters, s.types) a (parameter, type)
+      where n.nspname in ('masking', 'staging', 'unmask', 'audit')
+        and has_schema_privilege(r.role, n.oid, 'usage')
+        and has_function_privilege(r.role, p.oid, 'execute')
+      order by 2, 3, 1`,
+    [ROLES.filter((role) => role !== 'logins_owner')],
+  );
+  return rows;
+}
+
+/** Calls a function in a transaction that is rolled back; returns what was wrong with the outcome, or undefined. */
+async function outcomeOf(each: Parameter, odd: string | null): Promise<string | undefined> {
+  const call = `${each.name}(${each.parameter} => ${odd})`;
+  const values = each.parameters.map((name) => (name === each.parameter ? odd : sound[name]!));
+  const list = each.parameters.map((name, n) => `${name} => $${n + 1}::${each.types[n]}`).join(', ');
+  const client = await db.superuser.connect();
+  try {
+    await client.query('begin');
+    const before = await stateOf(client);
+    await client.query(
+      `set local session authorization ${loginName(each.role.replace('logins_', '') as 'worker')}`,
+    );
+    await client.query(`set local statement_timeout = '60s'`);
+    await client.query(`select * from ${each.name}(${list})`, values);
+    await client.query('reset session authorization');
+    const after = await stateOf(client);
+    const changed = Object.keys(RELIED_ON).filter((name) => before[name] !== after[name]);
+    const meant = MEANINGS.find(([pattern]) => pattern.test(call))?.[1] ?? [];
+    const wrong = changed.filter((name) => !meant.includes(name));
+    return wrong.length === 0
+      ? undefined
+      : `${call.slice(0, 90)} by ${each.role} changed ${wrong.join(', ')}`;
+  } catch (error) {
+    const { code } = error as { code?: string };
+    if (code === undefined) throw error;
+    return REFUSALS.test(code) ? undefined : `${call.slice(0, 90)} by ${each.role} failed with ${code}`;
+  } finally {
+    await client.query('rollback');
+    client.release();
+  }
+}
+
+async function stateOf(client: {
+  query: TestDatabase['superuser']['query'];
+}): Promise<Record<string, string>> {
+  const columns = Object.entries(RELIED_ON).map(
+    ([name, query]) => `(select md5(coalesce(string_agg(q::text, ',' order by q::text), '')) from (${query}) q) as "${name}"`,
+  ); // prettier-ignore
+  const { rows } = await client.query(`select ${columns.join(', ')}`);
+  return rows[0];
+}
+
+async function faults(): Promise<string[]> {
+  const found: string[] = [];
+  for (const each of await parametersOf()) {
+    for (const odd of ODD[each.type]!) {
+      const fault = await outcomeOf(each, odd);
+      if (fault !== undefined) found.push(fault);
+    }
+  }
+  return found;
+}
+
+test('there is a sound value for every parameter, and there are odd ones for every type', async () => {
+  const parameters = await parametersOf();
+  expect(parameters.length).toBeGreaterThan(30);
+  expect(
+    parameters.filter(({ parameter }) => !(parameter in sound)).map(({ parameter }) => parameter),
+  ).toEqual([]);
+  expect(parameters.filter(({ type }) => !(type in ODD)).map(({ type }) => type)).toEqual([]);
+});
+
+test('sound values are taken: what is refused is refused for its oddity', async () => {
+  const names = new Set((await parametersOf()).map(({ name }) => name));
+  expect(names).toContain('masking.rotate_step');
+  expect(names).toContain('unmask.request');
+  const mine = (await parametersOf()).find(({ name }) => name === 'masking.set_retention')!;
+  expect(await outcomeOf(mine, '7')).toMatch(/changed retention$/);
+});
+
+test('nothing is lost, destroyed or taken for done while nothing is under way', async () => {
+  expect(await faults()).toEqual([]);
+});
+
+test('nor while rotations, an erasure and a purge begin', async () => {
+  await rotate(db, 'token', 'ip');
+  await rotate(db, 'cipher', 'ip');
+  await rotate(db, 'cipher', 'body');
+  await db.pool('custodian').query(`select masking.forget_user('user-1', 'DSR-1')`);
+  await db.superuser.query(
+    `update masking.retention_policy set purge_position = '00000000-0000-0000-0000-000000000000'`,
+  );
+  expect(await faults()).toEqual([]);
+});
+
+test('nor while logins are rotated, and the quarantine is looked through for an erasure', async () => {
+  while ((await rotationsOf(db))[0]!.phase === 'vault') await step(db, 9);
+  await step(db, 9);
+  await db.pool('worker').query('select masking.forget_step()');
+  await db.pool('worker').query('select masking.forget_step()');
+  expect(await faults()).toEqual([]);
+});
+
+test('nor when the rotations are done and their keys are retiring', async () => {
+  await finish(db);
+  expect(await faults()).toEqual([]);
+});

@@ -1,0 +1,192 @@
+/** Slots of staging that somebody holds, and emptying all of them at once. */
+import { randomUUID } from 'node:crypto';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import {
+  canary,
+  clear,
+  end,
+  fillAndClose,
+  open,
+  openSlot,
+  residue,
+  rollBack,
+  rotate,
+  sizes,
+  tried,
+} from '../support/slots.ts';
+import { close, event, inTransaction, mask, maskAll, message, stage } from '../support/staging.ts';
+
+let db: TestDatabase;
+beforeEach(async () => {
+  db = await createTestDatabase();
+});
+afterEach(() => db.drop());
+
+test('rotation leaves out a slot that somebody holds, empties the others, and does it the next time', async () => {
+  await fillAndClose(db);
+  await rotate(db);
+  const reader = await open(db, 'select from staging.raw_messages_0');
+  await fillAndClose(db);
+  await rotate(db);
+  await rotate(db);
+  expect(await sizes(db)).toEqual({ 0: true, 1: false, 2: false });
+  await end(reader);
+  expect(await rotate(db)).toBe(1);
+  expect(await sizes(db)).toEqual({ 0: false, 1: false, 2: false });
+});
+
+test('a slot that somebody holds takes nothing more', async () => {
+  await fillAndClose(db);
+  await rotate(db);
+  const reader = await open(db, 'select from staging.raw_messages_0');
+  const seen: number[] = [];
+  for (let turn = 0; turn < 4; turn += 1) {
+    seen.push(await openSlot(db));
+    await fillAndClose(db);
+    await rotate(db);
+    await rotate(db);
+  }
+  expect(seen).toEqual([1, 2, 1, 2]);
+  await end(reader);
+});
+
+test('where all others are held, the open slot stays open', async () => {
+  await fillAndClose(db);
+  await rotate(db);
+  await fillAndClose(db);
+  const reader = await open(db, 'select from staging.raw_messages_0');
+  await rotate(db);
+  const other = await open(db, 'select from staging.raw_messages_1');
+  await fillAndClose(db);
+  await rotate(db);
+  expect(await openSlot(db)).toBe(2);
+  await rotate(db);
+  expect(await openSlot(db)).toBe(2);
+  await end(reader);
+  await end(other);
+});
+
+test('rotation waits once for a lock, and then tries without waiting, so that masking need not queue behind it', async () => {
+  await fillAndClose(db);
+  await rotate(db);
+  const reader = await open(db, 'select from staging.raw_messages_0');
+  await rotate(db);
+  const first = await tried(db);
+  expect(first).not.toBeNull();
+  await rotate(db);
+  expect(await tried(db)).toBe(first);
+  await end(reader);
+  await rotate(db);
+  expect(await tried(db)).toBeNull();
+});
+
+test('a lock on an inlet reaches no table', async () => {
+  for (const [login, inlet] of [
+    ['loader', 'staging.inbox'],
+    ['worker', 'masking.kek_inlet'],
+    ['custodian', 'masking.next_kek_inlet'],
+  ] as const) {
+    const locked = await inTransaction(db.pool(login), async (client) => {
+      await client.query(`lock table ${inlet} in row exclusive mode`);
+      const { rows } = await client.query<{ name: string }>(
+        `select relation::regclass::text as name from pg_locks
+          where pid = pg_backend_pid() and locktype = 'relation' and mode = 'RowExclusiveLock'`,
+      );
+      return rows.map(({ name }) => name);
+    });
+    expect(locked).toEqual([inlet]);
+  }
+});
+
+test('a loader that hangs before its COMMIT keeps the slot that it has filled, and no other', async () => {
+  await fillAndClose(db);
+  await rotate(db);
+  const loader = await db.pool('loader').connect();
+  await loader.query('begin');
+  const batch = randomUUID();
+  await loader.query(
+    `insert into staging.inbox
+     select $1, array[gen_random_uuid()], '{r}', array[now()], '{1}', array[convert_to($2, 'UTF8')]`,
+    [batch, event()],
+  );
+  await loader.query('select staging.submit_batch($1, 1)', [batch]);
+  expect(await rotate(db)).toBe(1);
+  await loader.query('commit');
+  loader.release();
+  expect(await mask(db, batch)).toHaveLength(1);
+});
+
+describe('everything that was staged until now', () => {
+  test('is off the disk at once, but for what is still needed', async () => {
+    const { batchId } = await maskAll(db, [canary()]);
+    await close(db, batchId);
+    const waiting = await stage(db, [message()]);
+    expect(await clear(db)).toEqual({ remaining: 0, held_by: null });
+    expect(await residue(db)).toEqual([]);
+    expect(await mask(db, waiting)).toHaveLength(1);
+  });
+
+  test('is so although rolled-back rows share a slot with a batch that is needed', async () => {
+    await rollBack(db);
+    await stage(db, [message()]);
+    await clear(db);
+    expect(await residue(db)).toEqual([]);
+  });
+
+  test('is so where a batch counts as lost', async () => {
+    const batchId = await stage(db, [canary()]);
+    await db.superuser.query('update staging.batches set lost_at = now() where batch_id = $1', [batchId]);
+    await clear(db);
+    expect(await residue(db)).toEqual([]);
+  });
+
+  test('is so although a loader goes on, whose rows stay', async () => {
+    const { batchId } = await maskAll(db, [canary()]);
+    await close(db, batchId);
+    await rotate(db);
+    const loader = await db.pool('loader').connect();
+    await loader.query('begin');
+    const batch = randomUUID();
+    await loader.query(
+      `insert into staging.inbox
+       select $1, array[gen_random_uuid()], '{r}', array[now()], '{1}', array[convert_to($2, 'UTF8')]`,
+      [batch, event()],
+    );
+    await db.pool('worker').query('select staging.rotate_slots(filled_until => clock_timestamp())');
+    expect(await residue(db)).toEqual([]);
+    await loader.query('select staging.submit_batch($1, 1)', [batch]);
+    await loader.query('commit');
+    loader.release();
+    expect(await clear(db)).toMatchObject({ remaining: 0 });
+    expect(await mask(db, batch)).toHaveLength(1);
+  });
+
+  test.each([
+    'select from staging.raw_messages_0',
+    'lock table staging.raw_messages_0',
+    'lock table staging.raw_messages_0 in row exclusive mode',
+  ])('remains where somebody holds it, who is named: %s', async (statement) => {
+    await fillAndClose(db);
+    const holder = await open(db, statement);
+    expect(await clear(db)).toEqual({ remaining: 1, held_by: [holder.pid] });
+    await end(holder);
+    expect(await clear(db)).toMatchObject({ remaining: 0 });
+  });
+
+  test('remains where a worker has begun to rotate and does not end, who is named', async () => {
+    await fillAndClose(db);
+    const holder = await open(db, 'select staging.rotate_slots()', 'worker');
+    expect(await clear(db)).toEqual({ remaining: 1, held_by: [holder.pid] });
+    await end(holder);
+  });
+
+  test('remains where a prepared transaction holds it, which counts as 0', async () => {
+    await fillAndClose(db);
+    await db.superuser.query(
+      `begin; lock table staging.raw_messages_0 in access share mode; prepare transaction 'held'`,
+    );
+    expect(await clear(db)).toEqual({ remaining: 1, held_by: [0] });
+    await db.superuser.query(`rollback prepared 'held'`);
+  });
+});

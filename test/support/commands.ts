@@ -1,0 +1,35 @@
+import { execFile } from 'node:child_process';
+import path from 'node:path';
+import { childEnvironment } from '../../src/config.ts';
+
+const ROOT = path.join(import.meta.dirname, '../..');
+/** A command that is still running then does not end by itself, in milliseconds. */
+const TOO_LONG_MS = 30_000;
+
+export interface Outcome {
+  /** The exit code; null where it had to be killed. */
+  code: number | null;
+  stdout: string;
+  stderr: string;
+  ms: number;
+}
+
+/** Runs a command as a person does: `worker --once`. It sees the variables given here and no local stack. */
+export function runCommandLine(line: string, variables: Record<string, string>): Promise<Outcome> {
+  const [command, ...args] = line.split(' ');
+  const startedAt = performance.now();
+  return new Promise((resolve) => {
+    const child = execFile(
+      process.execPath,
+      [`src/cli/${command}.ts`, ...args],
+      {
+        cwd: ROOT,
+        env: childEnvironment({ LOCAL_DIR: '/nowhere', ...variables }),
+        timeout: TOO_LONG_MS,
+        killSignal: 'SIGKILL',
+      },
+      (_error, stdout, stderr) =>
+        resolve({ code: child.exitCode, stdout, stderr, ms: performance.now() - startedAt }),
+    );
+  });
+}
