@@ -14,6 +14,7 @@ import {
   untilBlocked,
   type Login,
 } from '../support/keys.ts';
+import { makePartitionOf, middleOfMonth } from '../support/partitions.ts';
 import { sqlstate } from '../support/sqlstate.ts';
 import { event, stage } from '../support/staging.ts';
 
@@ -24,29 +25,8 @@ beforeEach(async () => {
 });
 afterEach(() => db.drop());
 
-/** The middle of a month relative to this one, by the database's clock, in milliseconds. */
-async function inMonth(offset: number): Promise<number> {
-  const { rows } = await db.superuser.query<{ ms: string }>(
-    `select extract(epoch from (date_trunc('month', now() at time zone 'UTC') + make_interval(months => $1, days => 14))
-       at time zone 'UTC') * 1000 as ms`,
-    [offset],
-  );
-  return Number(rows[0]!.ms);
-}
-/** Makes a partition of a month that is over, as time would have: the service makes them only ahead. */
-async function makePartition(offset: number): Promise<string> {
-  const { rows } = await db.superuser.query<{ name: string }>(
-    `select format('user_logins_%s', to_char(date_trunc('month', now() at time zone 'UTC') + make_interval(months => $1), 'YYYY_MM')) as name`,
-    [offset],
-  );
-  const { name } = rows[0]!;
-  await db.superuser.query(`set timezone = 'UTC'; do $$ begin
-    execute format('create table public.%I partition of public.user_logins for values from (%L) to (%L)', '${name}',
-      date_trunc('month', now()) + make_interval(months => ${offset}),
-      date_trunc('month', now()) + make_interval(months => ${offset + 1}));
-    execute format('alter table public.%I owner to logins_owner', '${name}'); end $$; reset timezone`);
-  return name;
-}
+const inMonth = (offset: number) => middleOfMonth(db.superuser, offset);
+const makePartition = (offset: number) => makePartitionOf(db.superuser, offset);
 const partitions = async () =>
   (
     await db.superuser.query(
