@@ -21,7 +21,8 @@ export type Step =
   | { kind: 'sh'; login: string; line: number; command: string; fails: boolean }
   | { kind: 'work'; line: number };
 
-const BLOCK = /^```(sql|sh)\n([\s\S]*?)^```$|^<!-- workers work -->$/gm;
+/** A block may stand in a list, and is then indented. */
+const BLOCK = /^ *```(sql|sh)\n([\s\S]*?)^ *```$|^ *<!-- workers work -->$/gm;
 
 export function stepsOf(page: string): Step[] {
   return [...page.matchAll(BLOCK)].flatMap((block): Step[] => {
