@@ -28,7 +28,11 @@ export function stepsOf(page: string): Step[] {
   return [...page.matchAll(BLOCK)].flatMap((block): Step[] => {
     const line = page.slice(0, block.index).split('\n').length;
     if (block[1] === undefined) return [{ kind: 'work', line }];
-    const [first = '', ...lines] = block[2]!.trimEnd().split('\n');
+    const indent = /^ */.exec(block[0])![0].length;
+    const [first = '', ...lines] = block[2]!
+      .trimEnd()
+      .split('\n')
+      .map((each) => each.slice(indent));
     const login = /^(?:--|#) as (\w+)/.exec(first)?.[1];
     if (login === undefined) throw new Error(`the block at line ${line} does not say as whom`);
     return block[1] === 'sql' ? statementsOf(lines, login, line + 2) : commandsOf(lines, login, line + 2);
