@@ -12,6 +12,7 @@ import { clearStaging, describeResidue, type Residue } from './clear-staging.ts'
 import type { Done, WorkContext } from './context.ts';
 import { beat, startHeartbeat, type Heartbeat } from './heartbeat.ts';
 import { EXTRA_CONNECTIONS, runUntilIdle, startRunners } from './runner.ts';
+import { addUpkeep } from './tasks.ts';
 import { checkKek } from './unseal.ts';
 
 /** Pauses before a worker that broke is built anew, in milliseconds: the first and the longest. */
@@ -106,6 +107,7 @@ export function runWorkerOnce(options: WorkerOptions): Promise<OnceSummary> {
     await beat(context, `once-${process.pid}`);
     // What failed earlier and has backed off is due now: somebody has come to see it done.
     await context.pool.query(`select staging.sweep_batches(overdue => interval '0')`);
+    await addUpkeep(context.pool);
     const heartbeats: Heartbeat[] = [];
     const [work] = await Promise.allSettled([
       runUntilIdle(context, options.settings.workerConcurrency, options.stop, (id) => {
@@ -157,9 +159,9 @@ async function workUntilBroken(
   try {
     // What this process had locked before it broke is free at once; only others have to wait for the heartbeats.
     if (formerIds.length > 0) {
-      await context.pool.query('select graphile_worker.force_unlock_workers($1::text[])', [
-        formerIds.splice(0),
-      ]);
+      await context.pool.query('select graphile_worker.force_unlock_workers($1::text[])', [formerIds]);
+      // Only now: until then the next attempt needs them.
+      formerIds.length = 0;
     }
     for (const id of runners.ids) await beat(context, id);
     context.log.info({ concurrency: options.settings.workerConcurrency }, 'the worker is looking for jobs');
