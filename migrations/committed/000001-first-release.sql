@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:3031644129d814b5ae4eeda96a093aa70225c41e
+--! Hash: sha1:41c129d6820a062dd7451b00e441e7e5f779d6ae
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -701,20 +701,28 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   event audit.events;
-  head audit.heads;
+  seen bigint[];
+  seen_id bigint;
 begin
-  for head in select h.event_id, h.hash from audit.heads h order by h.event_id loop
-    event.previous_hashes := event.previous_hashes || head.hash;
-    begin
-      delete from audit.heads h
-       where h.event_id = (
-               select l.event_id from audit.heads l where l.event_id = head.event_id for update skip locked
-             );
-    exception when serialization_failure then
-      -- REPEATABLE READ: an event that this transaction does not see took its place.
-      null;
-    end;
-  end loop;
+  select array_agg(h.event_id), array_agg(h.hash order by h.event_id)
+    into seen, event.previous_hashes
+    from audit.heads h;
+  -- In one sub-transaction: somebody's open transaction may leave thousands of heads.
+  begin
+    delete from audit.heads h
+     using (select l.event_id from audit.heads l where l.event_id = any (seen) for update skip locked) mine
+     where h.event_id = mine.event_id;
+  exception when serialization_failure then
+    -- REPEATABLE READ: an event that this transaction does not see took the place of one of them.
+    foreach seen_id in array seen loop
+      begin
+        delete from audit.heads h
+         where h.event_id = (select l.event_id from audit.heads l where l.event_id = seen_id for update skip locked);
+      exception when serialization_failure then
+        null;
+      end;
+    end loop;
+  end;
 
   -- Numbered after the heads were read, so that it comes after each of them.
   event.event_id := nextval('audit.events_event_id_seq');

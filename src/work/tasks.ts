@@ -7,6 +7,7 @@ import purgeVault from '../../tasks/purge_vault.ts';
 import retention from '../../tasks/retention.ts';
 import rotateKeys from '../../tasks/rotate_keys.ts';
 import sweepBatches from '../../tasks/sweep_batches.ts';
+import type { Pool } from 'pg';
 import type { WorkContext } from './context.ts';
 import type { TaskFactory } from './task.ts';
 
@@ -55,4 +56,17 @@ export function cronItems(): ParsedCronItem[] {
     daily('retention', '27 1 * * *'),
     daily('clean_ledger', '47 1 * * *'),
   ]);
+}
+
+/**
+ * Makes upkeep due, for a worker that runs once: no clock runs there, and without this nothing of it would ever be done
+ * where no other worker runs. A job that is there keeps its time.
+ */
+export async function addUpkeep(pool: Pool): Promise<void> {
+  await pool.query(
+    `select graphile_worker.add_job(
+       t.name, job_key => t.name, job_key_mode => 'preserve_run_at', max_attempts => 1, priority => 10
+     ) from unnest($1::text[]) t (name)`,
+    [Object.keys(UPKEEP)],
+  );
 }

@@ -12,6 +12,7 @@ import { clearStaging, describeResidue, type Residue } from './clear-staging.ts'
 import type { Done, WorkContext } from './context.ts';
 import { beat, startHeartbeat, type Heartbeat } from './heartbeat.ts';
 import { EXTRA_CONNECTIONS, runUntilIdle, startRunners } from './runner.ts';
+import { addUpkeep } from './tasks.ts';
 import { checkKek } from './unseal.ts';
 
 /** Pauses before a worker that broke is built anew, in milliseconds: the first and the longest. */
@@ -68,7 +69,8 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
       const fault = explain(error, { command: 'worker', database: options.database });
       refusals = fault.fatal ? refusals + 1 : 0;
       // A server in the middle of a restart refuses for a moment what it takes a second later.
-      if (fault.fatal && (failures === 0 || refusals >= REFUSALS)) throw new FatalError(fault.text);
+      const isFirst = failures === 0 && !kekIsRight;
+      if (fault.fatal && (isFirst || refusals >= REFUSALS)) throw new FatalError(fault.text);
       const now = performance.now();
       if (fault.text !== told.text || now - told.at > TELL_EVERY_MS) {
         told = { text: fault.text, at: now };
@@ -106,6 +108,7 @@ export function runWorkerOnce(options: WorkerOptions): Promise<OnceSummary> {
     await beat(context, `once-${process.pid}`);
     // What failed earlier and has backed off is due now: somebody has come to see it done.
     await context.pool.query(`select staging.sweep_batches(overdue => interval '0')`);
+    await addUpkeep(context.pool);
     const heartbeats: Heartbeat[] = [];
     const [work] = await Promise.allSettled([
       runUntilIdle(context, options.settings.workerConcurrency, options.stop, (id) => {
@@ -157,9 +160,9 @@ async function workUntilBroken(
   try {
     // What this process had locked before it broke is free at once; only others have to wait for the heartbeats.
     if (formerIds.length > 0) {
-      await context.pool.query('select graphile_worker.force_unlock_workers($1::text[])', [
-        formerIds.splice(0),
-      ]);
+      await context.pool.query('select graphile_worker.force_unlock_workers($1::text[])', [formerIds]);
+      // Only now: until then the next attempt needs them.
+      formerIds.length = 0;
     }
     for (const id of runners.ids) await beat(context, id);
     context.log.info({ concurrency: options.settings.workerConcurrency }, 'the worker is looking for jobs');

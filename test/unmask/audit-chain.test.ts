@@ -155,6 +155,24 @@ test('what others had taken is joined by the next event, and the record is intac
   expect(await verify()).toMatchObject({ intact: true });
 });
 
+test('an event that joins many heads is not as many sub-transactions', async () => {
+  await stage.db.superuser.query(
+    `insert into audit.heads (event_id, hash) select -n, sha256(n::text::bytea) from generate_series(1, 500) n`,
+  );
+  const writer = await stage.db.superuser.connect();
+  await writer.query('begin');
+  await writer.query(`select audit.append('test', '{}')`);
+  const { rows } = await writer.query(
+    `select s.subxact_count, s.subxact_overflowed, (select count(*)::int from audit.heads) as heads
+       from pg_stat_get_backend_idset() b, pg_stat_get_backend_subxact(b) s
+      where pg_stat_get_backend_pid(b) = pg_backend_pid()`,
+  );
+  await writer.query('rollback');
+  writer.release();
+  await stage.db.superuser.query('delete from audit.heads where event_id < 0');
+  expect(rows).toEqual([{ subxact_count: 1, subxact_overflowed: false, heads: 1 }]);
+});
+
 test.each(['repeatable read', 'serializable'])(
   'a writer under %s that was overtaken appends all the same',
   async (isolation) => {

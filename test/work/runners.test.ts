@@ -123,6 +123,37 @@ test('each id under which a worker locks jobs has a heartbeat', async () => {
   });
 });
 
+test('what a worker had locked is free as soon as it has started anew, be it at the second attempt', async () => {
+  await whileWorking(createLogger('silent'), async () => {
+    await until(async () => (await beating()) === 2);
+    // Cancels whatever takes or frees jobs, and counts the attempts to free them.
+    await db.superuser.query(
+      `select graphile_worker.add_job('none', job_key => 'held');
+       update graphile_worker._private_jobs set locked_at = now(), locked_by = (select min(worker_id) from staging.workers)
+        where key = 'held';
+       create sequence public.attempts;
+       create function public.cancel() returns trigger language plpgsql security definer as $$ begin
+         if session_user <> 'local_worker' then return null; end if;
+         if current_query() ilike '%force_unlock%' then perform nextval('public.attempts'); end if;
+         raise exception using errcode = '57014';
+       end $$;
+       create trigger cancel before update on graphile_worker._private_jobs execute function public.cancel()`,
+    );
+    await stage(db, [message()]);
+    await until(async () => {
+      const { rows } = await db.superuser.query('select is_called from public.attempts');
+      return rows[0]!.is_called;
+    });
+    await db.superuser.query('drop trigger cancel on graphile_worker._private_jobs');
+    const lockedBy = async () =>
+      (await db.superuser.query(`select locked_by from graphile_worker.jobs where key = 'held'`)).rows[0]
+        .locked_by;
+    // By the heartbeats it would take half a minute.
+    await until(async () => (await lockedBy()) === null, 15_000);
+    expect(await lockedBy()).toBeNull();
+  });
+});
+
 test('a worker that cannot take jobs fails, whatever graphile-worker makes of it', async () => {
   await db.superuser.query('revoke update on graphile_worker._private_jobs from logins_worker');
   await stage(db, [message()]);

@@ -1,0 +1,54 @@
+/** Upkeep where no worker runs but now and then, with --once. */
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { readSettings } from '../../src/config.ts';
+import { databaseAt } from '../../src/database/url.ts';
+import { createLogger } from '../../src/log.ts';
+import { runWorkerOnce, type OnceSummary } from '../../src/work/worker.ts';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { close, event, maskAll, message } from '../support/staging.ts';
+
+let db: TestDatabase;
+beforeEach(async () => {
+  db = await createTestDatabase();
+});
+afterEach(() => db.drop());
+
+/** No queue is there: nothing is to be acknowledged. */
+const queue = {
+  url: 'http://127.0.0.1:9/000000000000/none',
+  endpoint: 'http://127.0.0.1:9',
+  region: 'eu-north-1',
+  credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
+};
+
+const workOnce = (): Promise<OnceSummary> =>
+  runWorkerOnce({
+    settings: {
+      ...readSettings('worker', { LOCAL_DIR: '/nonexistent' }),
+      kek: { text: db.kek.toString('hex') },
+    },
+    database: databaseAt(db.urls.worker),
+    queue,
+    log: createLogger('silent'),
+    stop: new AbortController().signal,
+  });
+
+test('a worker that runs once drops what is past retention, and goes on with an erasure that has no job', async () => {
+  const { batchId } = await maskAll(db, [message(event({ user_id: 'ann', ip: '203.0.113.1' }))]);
+  await close(db, batchId);
+  await db.pool('custodian').query(`select masking.forget_user('ann', 'DSR-1')`);
+  await db.pool('custodian').query('select masking.set_retention(1)');
+  await db.superuser.query(`
+    delete from graphile_worker._private_jobs;
+    set role logins_owner;
+    create table public.user_logins_2001_01 partition of public.user_logins for values from ('2001-01-01') to ('2001-02-01');
+    reset role`);
+
+  expect(await workOnce()).toMatchObject({ failed: 0 });
+
+  const { rows } = await db.superuser.query(
+    `select (select masked_ip from public.user_logins) as mask, (select phase from masking.erasures) as erasure,
+            to_regclass('public.user_logins_2001_01') as partition`,
+  );
+  expect(rows).toEqual([{ mask: null, erasure: 'done', partition: null }]);
+});
