@@ -19,9 +19,9 @@ export interface Heartbeat {
  * Says every ten seconds that a worker is alive, frees the jobs of dead ones, unseals a database that a crash has
  * sealed, and empties slots of staging.
  *
- * @param workerId under which this worker locks jobs
+ * @param workerIds under which this worker locks jobs
  */
-export function startHeartbeat(context: WorkContext, workerId: string): Heartbeat {
+export function startHeartbeat(context: WorkContext, workerIds: readonly string[]): Heartbeat {
   const { promise: fatal, reject } = Promise.withResolvers<never>();
   // Whoever races against it may have settled already.
   fatal.catch(() => {});
@@ -30,7 +30,7 @@ export function startHeartbeat(context: WorkContext, workerId: string): Heartbea
   const timer = setInterval(() => {
     if (beating) return;
     beating = true;
-    void beat(context, workerId)
+    void beat(context, workerIds)
       .then(async () => {
         const isTold = performance.now() - warnedAt < WARN_EVERY_MS;
         if (!(await emptySlots(context, isTold))) warnedAt = performance.now();
@@ -56,13 +56,14 @@ async function emptySlots({ pool, log }: WorkContext, isTold: boolean): Promise<
 }
 
 /** One beat, also done once at the start: alive, the dead freed, old keys wiped, unsealed. */
-export async function beat(context: WorkContext, workerId: string): Promise<void> {
+export async function beat(context: WorkContext, workerIds: readonly string[]): Promise<void> {
   const { rows } = await context.pool.query<{ freed: number; sealed: boolean }>(
-    'select staging.heartbeat(worker_id => $1) as freed, masking.is_sealed() as sealed',
-    [workerId],
+    `select sum(staging.heartbeat(worker_id => w.id))::integer as freed, masking.is_sealed() as sealed
+       from unnest($1::text[]) w (id)`,
+    [workerIds],
   );
-  // What a seal or a rewrap had to leave on disk while others held the key's table. It needs this isolation level.
-  await context.pool.query('begin isolation level read committed; select masking.wipe_kek(); commit');
+  // What a seal or a rewrap had to leave on disk while others held the key's table.
+  await context.pool.query('select masking.wipe_kek()');
   if ((rows[0]?.freed ?? 0) > 0)
     context.log.warn({ workers: rows[0]?.freed }, 'freed the jobs of dead workers');
   if (rows[0]?.sealed === true && (await unsealIfSealed(context))) {

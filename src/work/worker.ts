@@ -105,14 +105,14 @@ export function runWorkerOnce(options: WorkerOptions): Promise<OnceSummary> {
     await checkDatabase(context.pool);
     await checkKek(context);
     await clearAtStart(context);
-    await beat(context, `once-${process.pid}`);
+    await beat(context, [`once-${process.pid}`]);
     // What failed earlier and has backed off is due now: somebody has come to see it done.
     await context.pool.query(`select staging.sweep_batches(overdue => interval '0')`);
     await addUpkeep(context.pool);
     const heartbeats: Heartbeat[] = [];
     const [work] = await Promise.allSettled([
       runUntilIdle(context, options.settings.workerConcurrency, options.stop, (id) => {
-        heartbeats.push(startHeartbeat(context, id));
+        heartbeats.push(startHeartbeat(context, [id]));
       }),
     ]);
     for (const heartbeat of heartbeats) heartbeat.stop();
@@ -152,7 +152,7 @@ async function workUntilBroken(
 ): Promise<void> {
   if (formerIds.length === 0) await clearAtStart(context);
   const runners = await startRunners(context, options.settings.workerConcurrency);
-  const heartbeats = runners.ids.map((id) => startHeartbeat(context, id));
+  const heartbeat = startHeartbeat(context, runners.ids);
   const stopped = new Promise<void>((resolve) => {
     if (options.stop.aborted) resolve();
     options.stop.addEventListener('abort', () => resolve(), { once: true });
@@ -164,12 +164,12 @@ async function workUntilBroken(
       // Only now: until then the next attempt needs them.
       formerIds.length = 0;
     }
-    for (const id of runners.ids) await beat(context, id);
+    await beat(context, runners.ids);
     context.log.info({ concurrency: options.settings.workerConcurrency }, 'the worker is looking for jobs');
-    const error = await Promise.race([runners.ended, stopped, ...heartbeats.map(({ fatal }) => fatal)]);
+    const error = await Promise.race([runners.ended, heartbeat.fatal, stopped]);
     if (!options.stop.aborted) throw error ?? new Error('graphile-worker ended by itself');
   } finally {
-    for (const heartbeat of heartbeats) heartbeat.stop();
+    heartbeat.stop();
     formerIds.push(...runners.ids);
     await Promise.race([runners.stop(), brokenFor(options.stop)]);
   }
