@@ -41,6 +41,9 @@ export const SQLSTATE = {
   unknownBatch: 'ML012',
 } as const;
 
+/** Postgres's SQLSTATE for a lock that was waited for as long as `lock_timeout` lets wait. */
+export const LOCK_NOT_AVAILABLE = '55P03';
+
 interface CodedError {
   code?: unknown;
   name?: unknown;

@@ -3,11 +3,12 @@ import type { Command } from 'commander';
 import type pg from 'pg';
 import { readSettings, requireDatabase, type Settings } from '../config.ts';
 import { checkDatabase } from '../database/check.ts';
-import { fingerprintOf, readKek, replaceKekFile, rewrap, unseal } from '../database/kek.ts';
+import { fingerprintOf, readKek, rewrap, unseal } from '../database/kek.ts';
 import { counted } from '../counted.ts';
 import { createPool } from '../database/pool.ts';
 import { codeOf, FatalError, SettingError, SQLSTATE } from '../errors.ts';
 import { explaining } from '../explain.ts';
+import { writeSecretFile } from '../secret-file.ts';
 import { renderRotation, type KeyVersion, type RotationProgress } from '../status.ts';
 import { commandLine, runCommand } from './command.ts';
 
@@ -21,16 +22,17 @@ await runCommand(async () => {
   const command = (
     name: string,
     description: string,
-    run: (pool: pg.Pool, given: Command) => Promise<void>,
+    run: (pool: pg.Pool, given: Command, settings: Settings) => Promise<void>,
   ): Command =>
     line
       .command(name)
       .description(description)
       .allowExcessArguments(false)
       // Settings are read where a command runs: to ask for help needs none.
-      .action((...args: unknown[]) =>
-        withPool(readSettings('custodian'), name, (pool) => run(pool, args.at(-1) as Command)),
-      );
+      .action((...args: unknown[]) => {
+        const settings = readSettings('custodian');
+        return withPool(settings, name, (pool) => run(pool, args.at(-1) as Command, settings));
+      });
 
   command('list', 'show the data keys, where they are in their lives, and rotations under way', list).option(
     '--json',
@@ -50,15 +52,14 @@ await runCommand(async () => {
   command(
     'fingerprint',
     'show which key-encryption key the database wants, and which one is set here, by their fingerprints',
-    (pool) => showFingerprints(pool, readSettings('custodian')),
+    showFingerprints,
   );
-  command('rewrap', 'change the key-encryption key', (pool, given) =>
-    rewrapKeys(pool, given, readSettings('custodian')),
-  ).requiredOption('--new-kek-file <path>', 'file with the new key: openssl rand -hex 32 > FILE');
+  command('rewrap', 'change the key-encryption key', rewrapKeys).requiredOption(
+    '--new-kek-file <path>',
+    'file with the new key: openssl rand -hex 32 > FILE',
+  );
   command('seal', 'remove the key-encryption key from the database', sealDatabase);
-  command('unseal', 'put it there again, from MASKING_KEK or MASKING_KEK_FILE', (pool) =>
-    unsealDatabase(pool, readSettings('custodian')),
-  );
+  command('unseal', 'put it there again, from MASKING_KEK or MASKING_KEK_FILE', unsealDatabase);
   await line.parseAsync();
 });
 
@@ -142,7 +143,7 @@ async function destroy(pool: pg.Pool, given: Command): Promise<void> {
   print(`the ${purpose} key ${version} is destroyed`);
 }
 
-async function showFingerprints(pool: pg.Pool, { kek }: Settings): Promise<void> {
+async function showFingerprints(pool: pg.Pool, _given: Command, { kek }: Settings): Promise<void> {
   const { rows } = await pool.query<{ fingerprint: string; since_at: Date; replaced_at: Date | null }>(
     'select * from masking.list_keks()',
   );
@@ -162,7 +163,7 @@ async function rewrapKeys(pool: pg.Pool, given: Command, { kek }: Settings): Pro
   const next = await readKek({ file }, '--new-kek-file');
   await rewrap(pool, next);
   if (kek !== undefined && 'file' in kek && kek.ofStack) {
-    await replaceKekFile(kek.file, next);
+    writeSecretFile(kek.file, `${next.toString('hex')}\n`);
     print(`the data keys are wrapped under the new key, and it is in the stack's own file now: ${kek.file}`);
     return;
   }
@@ -183,7 +184,7 @@ async function sealDatabase(pool: pg.Pool): Promise<void> {
   print('sealed: a worker that runs and has the key unseals it again within seconds');
 }
 
-async function unsealDatabase(pool: pg.Pool, settings: Settings): Promise<void> {
+async function unsealDatabase(pool: pg.Pool, _given: Command, settings: Settings): Promise<void> {
   if (settings.kek === undefined)
     throw new SettingError('MASKING_KEK or MASKING_KEK_FILE must be set to unseal');
   await unseal(pool, await readKek(settings.kek));

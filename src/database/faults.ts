@@ -1,5 +1,6 @@
 import pg from 'pg';
-import { codeOf, type Fault } from '../errors.ts';
+import { codeOf, type Fault, LOCK_NOT_AVAILABLE } from '../errors.ts';
+import { knownFaults, type KnownFault } from '../known-faults.ts';
 
 /** What is known about a connection when something goes wrong with it. */
 export interface DatabaseSituation {
@@ -9,10 +10,7 @@ export interface DatabaseSituation {
   roles?: string | undefined;
 }
 
-type Explain = (at: string, situation: DatabaseSituation) => string;
-
-const fatal = (text: Explain): { fatal: boolean; text: Explain } => ({ fatal: true, text });
-const passing = (text: Explain): { fatal: boolean; text: Explain } => ({ fatal: false, text });
+const { fatal, passing } = knownFaults<DatabaseSituation>();
 
 const BAD_LOGIN = fatal(
   (at) => `Postgres at ${at} refuses the login: check user and password in DATABASE_URL, and pg_hba.conf`,
@@ -89,7 +87,7 @@ const FAULTS = new Map([
     ),
   ],
   [
-    '55P03',
+    LOCK_NOT_AVAILABLE,
     passing(
       (at) => `a lock in ${at} is held by somebody else for too long: pg_stat_activity there says by whom`,
     ),
@@ -151,7 +149,7 @@ const FAULTS = new Map([
 ]);
 
 /** Errors of `pg`'s own that have no code; the texts are fixed strings of the driver. */
-const DRIVER_FAULTS: [RegExp, ReturnType<typeof fatal>][] = [
+const DRIVER_FAULTS: [RegExp, KnownFault<DatabaseSituation>][] = [
   [/password must be a(?: non-empty)? string/, NO_PASSWORD],
   [/does not support SSL/, NO_TLS],
   [/error establishing an SSL connection|invalid response .*SSL/i, TLS_FAILED],

@@ -1,5 +1,5 @@
 import { createHmac } from 'node:crypto';
-import { open, readFile, rename, rm } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import type { Pool } from 'pg';
 import type { Settings } from '../config.ts';
 import { SettingError } from '../errors.ts';
@@ -56,20 +56,6 @@ function keyIn(given: string): Buffer | undefined {
 export function fingerprintOf(kek: Buffer): string {
   const hmac = createHmac('sha256', kek).update('masked-logins key-encryption key').digest();
   return hmac.subarray(0, 8).toString('hex');
-}
-
-/** Puts a key into a file that only we can read, in place of another one: at once or not at all. */
-export async function replaceKekFile(file: string, kek: Buffer): Promise<void> {
-  const temporary = `${file}.new`;
-  await rm(temporary, { force: true });
-  const handle = await open(temporary, 'wx', 0o600);
-  try {
-    await handle.writeFile(`${kek.toString('hex')}\n`);
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-  await rename(temporary, file);
 }
 
 /**

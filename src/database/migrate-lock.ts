@@ -1,5 +1,5 @@
 import type pg from 'pg';
-import { codeOf, FatalError } from '../errors.ts';
+import { codeOf, FatalError, LOCK_NOT_AVAILABLE } from '../errors.ts';
 import type { Logger } from '../log.ts';
 
 /** Any number will do that nobody else uses: it makes a second `migrate` wait for the first. */
@@ -7,8 +7,6 @@ export const MIGRATE_LOCK = 7_233_916_401n;
 
 /** graphile-migrate's own, which it does not wait for. */
 export const GRAPHILE_MIGRATE_LOCK = 4_727_445_306_447_283n;
-
-const LOCK_NOT_AVAILABLE = '55P03';
 
 /**
  * Waits until nobody else migrates, and keeps others from it until the connection's transaction ends. A lock of a

@@ -10,7 +10,7 @@ import { checkServer } from './check.ts';
 import { databaseFault, messageOf } from './faults.ts';
 import { libraryLogger } from './library-logger.ts';
 import { GRAPHILE_MIGRATE_LOCK, heldFor, lockMigrations } from './migrate-lock.ts';
-import { createPool } from './pool.ts';
+import { CONNECT_TIMEOUT_MS, createPool } from './pool.ts';
 import { refuseTransactionPooler } from './pooler.ts';
 import { pinSession, SESSION_SETTINGS } from './session.ts';
 import { databaseAt } from './url.ts';
@@ -19,9 +19,6 @@ const MIGRATIONS = path.join(import.meta.dirname, '../../migrations');
 
 /** How long to wait for somebody else's migration, in milliseconds. */
 const LOCK_WAIT_MS = 60_000;
-
-/** How long a connection may take to open, in milliseconds. */
-const CONNECT_TIMEOUT_MS = 10_000;
 
 /**
  * graphile-migrate keeps its connections for 200 ms after it is done, and ends the whole process when one of them

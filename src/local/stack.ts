@@ -3,12 +3,13 @@ import path from 'node:path';
 import type { StackFile, StackLogin } from '../config.ts';
 import { migrate } from '../database/migrate.ts';
 import type { Logger } from '../log.ts';
+import { writeSecretFile } from '../secret-file.ts';
 import { startEmulator, type Emulator } from './emulator.ts';
 import { stopLeftover } from './leftovers.ts';
 import { createMemberLogins, DATABASE, loginName, prepareDatabase, type Passwords } from './logins.ts';
 import { placeForData } from './os-user.ts';
 import { startPostgres, type Postgres } from './postgres.ts';
-import { ensureKek, lockDirectory, readState, stackPaths, writeSecretFile } from './state.ts';
+import { ensureKek, lockDirectory, readState, stackPaths } from './state.ts';
 
 export interface StackOptions {
   localDir: string;

@@ -1,8 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { SettingError } from '../errors.ts';
+import { writeSecretFile } from '../secret-file.ts';
 import { randomPassword, randomPasswords, type Passwords } from './logins.ts';
 
 /** What a stack must know again to come back with the same data: `LOCAL_DIR/state.json`. */
@@ -49,14 +50,6 @@ export function lockDirectory(file: string): { release(): void } {
 export function readState(file: string): StackState {
   if (!existsSync(file)) return { superuserPassword: randomPassword(), passwords: randomPasswords() };
   return JSON.parse(readFileSync(file, 'utf8')) as StackState;
-}
-
-/** Writes a file that only we can read, at once or not at all. */
-export function writeSecretFile(file: string, content: string): void {
-  const temporary = `${file}.new`;
-  rmSync(temporary, { force: true });
-  writeFileSync(temporary, content, { mode: 0o600, flag: 'wx', flush: true });
-  renameSync(temporary, file);
 }
 
 /** The key-encryption key, 32 random bytes in hex, made once: without it nothing that was masked can be unmasked. */

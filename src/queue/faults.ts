@@ -1,4 +1,5 @@
 import { codeOf, type Fault } from '../errors.ts';
+import { knownFaults } from '../known-faults.ts';
 
 /** What is known about a queue when something goes wrong with it. */
 export interface QueueSituation {
@@ -8,10 +9,7 @@ export interface QueueSituation {
   rights?: string | undefined;
 }
 
-type Explain = (at: string, situation: QueueSituation) => string;
-
-const fatal = (text: Explain): { fatal: boolean; text: Explain } => ({ fatal: true, text });
-const passing = (text: Explain): { fatal: boolean; text: Explain } => ({ fatal: false, text });
+const { fatal, passing } = knownFaults<QueueSituation>();
 
 const NO_QUEUE = fatal(
   (at) =>

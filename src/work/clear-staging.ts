@@ -1,11 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Pool } from 'pg';
-import { codeOf } from '../errors.ts';
+import { codeOf, LOCK_NOT_AVAILABLE } from '../errors.ts';
 
 /** Between two attempts to empty a slot that somebody holds, in milliseconds. */
 const PAUSE_MS = 200;
-/** A statement waited for a lock as long as it may. */
-const LOCK_NOT_AVAILABLE = '55P03';
 
 /** What is left on the disk of staging although it serves no purpose any more. */
 export interface Residue {

@@ -1,8 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { codeOf } from '../errors.ts';
+import { codeOf, LOCK_NOT_AVAILABLE } from '../errors.ts';
 import type { WorkContext } from './context.ts';
-
-const LOCK_NOT_AVAILABLE = '55P03';
 
 /** A job gives its place to others after this long, in milliseconds; a minute after, cron starts it again. */
 const TURN_MS = 50_000;

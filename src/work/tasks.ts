@@ -1,4 +1,5 @@
 import { parseCronItems, type CronItem, type ParsedCronItem, type TaskList } from 'graphile-worker';
+import type { Pool } from 'pg';
 import cleanLedger from '../../tasks/clean_ledger.ts';
 import maintainPartitions from '../../tasks/maintain_partitions.ts';
 import forgetUsers from '../../tasks/forget_users.ts';
@@ -7,7 +8,6 @@ import purgeVault from '../../tasks/purge_vault.ts';
 import retention from '../../tasks/retention.ts';
 import rotateKeys from '../../tasks/rotate_keys.ts';
 import sweepBatches from '../../tasks/sweep_batches.ts';
-import type { Pool } from 'pg';
 import type { WorkContext } from './context.ts';
 import type { TaskFactory } from './task.ts';
 

@@ -1,10 +1,7 @@
 import type { Pool } from 'pg';
 import { isSealed, readKek, unseal } from '../database/kek.ts';
-import { codeOf, FatalError, SettingError, SQLSTATE } from '../errors.ts';
+import { codeOf, FatalError, LOCK_NOT_AVAILABLE, SettingError, SQLSTATE } from '../errors.ts';
 import type { WorkContext } from './context.ts';
-
-/** Somebody else has a lock that was waited for as long as the database lets us wait. */
-const LOCK_NOT_AVAILABLE = '55P03';
 
 type Unsealer = Pick<WorkContext, 'pool' | 'kek' | 'log'>;
 
