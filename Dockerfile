@@ -1,4 +1,4 @@
-# One image for migrate, load, worker, status and send: `docker run IMAGE src/cli/worker.ts`.
+# One image for all commands: `docker run IMAGE load --follow`.
 # Node runs the TypeScript as it is, so there is no build step.
 
 FROM node:24-slim AS dependencies
@@ -18,5 +18,5 @@ COPY src ./src
 COPY tasks ./tasks
 # Owned by root and run as another: the process cannot change its own code.
 USER node
-ENTRYPOINT ["node"]
-CMD ["src/cli/worker.ts"]
+ENTRYPOINT ["node", "bin/masked-logins.js"]
+CMD ["worker"]

@@ -3,11 +3,11 @@ import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir, totalmem } from 'node:os';
 import path from 'node:path';
 import pg from 'pg';
-import type { StackFile } from '../src/config.ts';
+import type { StackFile } from '../local/stack/state.ts';
 import { readKek, unseal } from '../src/database/kek.ts';
 import { createPool } from '../src/database/pool.ts';
 import type { Batch } from '../src/load/batcher.ts';
-import { removeData, startStack } from '../src/local/stack.ts';
+import { removeData, startStack } from '../local/stack/stack.ts';
 import { createLogger } from '../src/log.ts';
 
 /** A stack that a benchmark has for itself, unsealed. */

@@ -1,4 +1,4 @@
-import { loginEvents } from '../src/send/events.ts';
+import { loginEvents } from '../local/send/events.ts';
 
 /** Of a batch that is mostly known, the share of values that the vault does not have yet. */
 export const MOSTLY_KNOWN = 0.02;

@@ -1,9 +1,9 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { childEnvironment } from '../src/config.ts';
+import { childEnvironment, MASKED_LOGINS } from '../local/environment.ts';
 import { FatalError } from '../src/errors.ts';
-import { loginEvents } from '../src/send/events.ts';
+import { loginEvents } from '../local/send/events.ts';
 import type { BenchStack } from './bench-stack.ts';
 import { timed } from './benchmark.ts';
 import { cpuSeconds } from './cpu.ts';
@@ -48,8 +48,13 @@ export function ours({ stack, queues }: Field, pollers?: number): Contender {
     name: 'ours',
     queue,
     processes: [
-      new BenchProcess('src/cli/load.ts', ['--follow'], environment(urls.loader)),
-      new BenchProcess('src/cli/worker.ts', [], environment(urls.worker, { MASKING_KEK_FILE: kekFile })),
+      new BenchProcess('load', MASKED_LOGINS, ['load', '--follow'], environment(urls.loader)),
+      new BenchProcess(
+        'worker',
+        MASKED_LOGINS,
+        ['worker'],
+        environment(urls.worker, { MASKING_KEK_FILE: kekFile }),
+      ),
     ],
     rows: () => countRows(stack, 'public.user_logins'),
   };
@@ -66,7 +71,7 @@ export function peer(
   return {
     name: file,
     queue,
-    processes: [new BenchProcess(`bench/peers/${file}.ts`, [], environment)],
+    processes: [new BenchProcess(file, path.join(import.meta.dirname, `peers/${file}.ts`), [], environment)],
     // The floor makes no rows: that its queue is empty is all there is to see.
     rows: async () => (file === 'floor' ? 0 : countRows(stack, `bench.${file.replaceAll('-', '_')}`)),
   };

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { SendMessageBatchCommand, type SQSClient } from '@aws-sdk/client-sqs';
 import pg from 'pg';
 import { createQueueClient } from '../src/queue/client.ts';
-import { loginEvents } from '../src/send/events.ts';
+import { loginEvents } from '../local/send/events.ts';
 import { withBenchStack } from './bench-stack.ts';
 import type { Result } from './benchmark.ts';
 import { orFailure, ours, ready, stop } from './contenders.ts';

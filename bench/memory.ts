@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { loginEvents } from '../src/send/events.ts';
+import { loginEvents } from '../local/send/events.ts';
 import { withBenchStack } from './bench-stack.ts';
 import { median, type Result } from './benchmark.ts';
 import { orFailure, ours, ready, stop, type Contender } from './contenders.ts';

@@ -1,9 +1,6 @@
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
-import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { FatalError } from '../src/errors.ts';
-
-const ROOT = path.join(import.meta.dirname, '..');
 
 /** How long a process may take to end when it is told to, in milliseconds. */
 const END_MS = 10_000;
@@ -21,10 +18,10 @@ export class BenchProcess {
   #isToEnd = false;
   #said = '';
 
-  /** @param script from the repository's root */
-  constructor(script: string, args: readonly string[], environment: NodeJS.ProcessEnv) {
-    this.name = path.basename(script, '.ts');
-    const child = spawn(process.execPath, [...nodeOptions(this.name), path.join(ROOT, script), ...args], {
+  /** @param name for people, such as `worker` */
+  constructor(name: string, script: string, args: readonly string[], environment: NodeJS.ProcessEnv) {
+    this.name = name;
+    const child = spawn(process.execPath, [...nodeOptions(this.name), script, ...args], {
       env: environment,
       stdio: ['ignore', 'ignore', 'pipe'],
     });

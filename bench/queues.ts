@@ -1,6 +1,6 @@
 import { buildApp, type BuildAppOptions } from 'fauxqs';
-import { loadStores } from '../src/local/emulator-stores.ts';
-import { freePort } from '../src/local/ports.ts';
+import { loadStores } from '../local/sqs/emulator-stores.ts';
+import { freePort } from '../local/ports.ts';
 
 type Store = NonNullable<BuildAppOptions['stores']>['sqsStore'];
 type Queue = ReturnType<Store['createQueue']>;

@@ -3,38 +3,12 @@
  *
  * README.md's table of settings is checked against `SPECS` by a test.
  */
-import { readFileSync } from 'node:fs';
-import path from 'node:path';
 import { cleanEnv, makeValidator, str } from 'envalid';
 import { databaseAt, type DatabaseSettings } from './database/url.ts';
 import { SettingError } from './errors.ts';
 import { regionOfQueue } from './queue/region.ts';
 
-/** The logins of the local stack, a connection string each; `stack.json` holds them under `urls`. */
-export type StackLogin =
-  | 'superuser'
-  | 'owner'
-  | 'loader'
-  | 'worker'
-  | 'analyst'
-  | 'unmasker'
-  | 'approver'
-  | 'custodian'
-  | 'auditor';
-
-/** What `npm run stack` writes to `LOCAL_DIR/stack.json` (mode 0600). */
-export interface StackFile {
-  endpoint: string;
-  region: string;
-  queueUrl: string;
-  deadLetterQueueUrl: string;
-  kekFile: string;
-  postgresLog: string;
-  dataDirectory: string;
-  urls: Record<StackLogin, string>;
-}
-
-/** Where the queue is. Endpoint, region and credentials are absent where the SDK finds its own. */
+/** Where the queue is. Endpoint, region and credentials are absent if the SDK is to find its own. */
 export interface QueueSettings {
   url: string;
   endpoint?: string;
@@ -45,8 +19,7 @@ export interface QueueSettings {
 export interface Settings {
   database: DatabaseSettings | undefined;
   queue: QueueSettings | undefined;
-  /** `ofStack`: the file is the local stack's own. */
-  kek: { text: string } | { file: string; ofStack?: true } | undefined;
+  kek: { text: string } | { file: string } | undefined;
   waitTimeSeconds: number;
   visibilityTimeoutSeconds: number;
   maxPollers: number;
@@ -58,7 +31,6 @@ export interface Settings {
   workerConcurrency: number;
   shutdownGraceSeconds: number;
   logLevel: string;
-  localDir: string;
 }
 
 /** What is wrong with a value, in words that do not quote it; envalid's own errors do. */
@@ -108,17 +80,15 @@ export const SPECS = {
   WORKER_CONCURRENCY: wholeNumber(1, 64)({ default: 2 }),
   SHUTDOWN_GRACE_SECONDS: wholeNumber(1, 3_600)({ default: 30 }),
   LOG_LEVEL: oneOf('fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent')({ default: 'info' }),
-  LOCAL_DIR: str({ default: '.local' }),
 };
 
 /**
- * Reads and checks all settings; the local stack's file fills in what the environment leaves out.
+ * Reads and checks all settings.
  *
- * @param login whose connection string to take from the stack's file where `DATABASE_URL` is not set
  * @param environment the variables, `process.env` outside tests
  * @throws {SettingError} naming each variable that is out of range
  */
-export function readSettings(login: StackLogin, environment: NodeJS.ProcessEnv = process.env): Settings {
+export function readSettings(environment: NodeJS.ProcessEnv = process.env): Settings {
   // An empty variable is how compose files and CI say "not set".
   const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ''));
   const env = cleanEnv(given, SPECS, {
@@ -130,12 +100,10 @@ export function readSettings(login: StackLogin, environment: NodeJS.ProcessEnv =
   if (env.MASKING_KEK !== undefined && env.MASKING_KEK_FILE !== undefined) {
     throw new SettingError('MASKING_KEK and MASKING_KEK_FILE are both set: keep one of them');
   }
-  const localDir = path.resolve(env.LOCAL_DIR);
-  const stack = readStackFile(localDir);
   return {
-    database: env.DATABASE_URL ?? (stack === undefined ? undefined : databaseAt(stack.urls[login])),
-    queue: queueOf(env, given, stack),
-    kek: kekOf(env, stack),
+    database: env.DATABASE_URL,
+    queue: queueOf(env, given),
+    kek: kekOf(env),
     waitTimeSeconds: waitTimeOf(env.SHUTDOWN_GRACE_SECONDS, env.SQS_WAIT_TIME_SECONDS, given),
     visibilityTimeoutSeconds: env.SQS_VISIBILITY_TIMEOUT_SECONDS,
     maxPollers: env.SQS_MAX_POLLERS,
@@ -147,19 +115,18 @@ export function readSettings(login: StackLogin, environment: NodeJS.ProcessEnv =
     workerConcurrency: env.WORKER_CONCURRENCY,
     shutdownGraceSeconds: env.SHUTDOWN_GRACE_SECONDS,
     logLevel: env.LOG_LEVEL,
-    localDir,
   };
 }
 
-/** @throws {SettingError} where neither `DATABASE_URL` nor a local stack names a database */
+/** @throws {SettingError} if `DATABASE_URL` is not set */
 export function requireDatabase(settings: Settings): DatabaseSettings {
   if (settings.database !== undefined) return settings.database;
-  throw new SettingError(missing('DATABASE_URL', settings));
+  throw new SettingError(missing('DATABASE_URL'));
 }
 
-/** @throws {SettingError} where neither `SQS_QUEUE_URL` nor a local stack names a queue, or it is a FIFO queue */
+/** @throws {SettingError} if `SQS_QUEUE_URL` is not set, names no queue, or names a FIFO queue */
 export function requireQueue(settings: Settings): QueueSettings {
-  if (settings.queue === undefined) throw new SettingError(missing('SQS_QUEUE_URL', settings));
+  if (settings.queue === undefined) throw new SettingError(missing('SQS_QUEUE_URL'));
   const { pathname } = new URL(settings.queue.url);
   if (pathname === '/') {
     throw new SettingError(
@@ -172,25 +139,6 @@ export function requireQueue(settings: Settings): QueueSettings {
     );
   }
   return settings.queue;
-}
-
-/** The stack's file, or undefined where there is none. */
-export function readStackFile(localDir: string): StackFile | undefined {
-  try {
-    return JSON.parse(readFileSync(path.join(localDir, 'stack.json'), 'utf8')) as StackFile;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw new SettingError(
-      `LOCAL_DIR has a stack.json that cannot be read: stop the stack and start it again`,
-    );
-  }
-}
-
-/** The environment for a child process that must see only what is passed here, beside what every process needs. */
-export function childEnvironment(variables: Record<string, string>): NodeJS.ProcessEnv {
-  const { PATH, HOME, TMPDIR, LANG, TERM } = process.env;
-  const base = Object.entries({ PATH, HOME, TMPDIR, LANG, TERM }).filter(([, value]) => value !== undefined);
-  return { ...Object.fromEntries(base), ...variables };
 }
 
 /** Of `SHUTDOWN_GRACE_SECONDS`, what is kept for staging what the last poll brings, in seconds. */
@@ -213,40 +161,22 @@ function waitTimeOf(graceSeconds: number, waitTimeSeconds: number, given: NodeJS
 function queueOf(
   env: { SQS_QUEUE_URL: string | undefined; AWS_ENDPOINT_URL_SQS: string | undefined },
   given: NodeJS.ProcessEnv,
-  stack: StackFile | undefined,
 ): QueueSettings | undefined {
-  if (env.SQS_QUEUE_URL !== undefined) {
-    const queue: QueueSettings = { url: env.SQS_QUEUE_URL };
-    const endpoint = env.AWS_ENDPOINT_URL_SQS ?? given['AWS_ENDPOINT_URL'];
-    const region = regionFor(env.SQS_QUEUE_URL, given);
-    if (endpoint !== undefined) queue.endpoint = endpoint;
-    if (region !== undefined) queue.region = region;
-    return queue;
-  }
-  if (stack === undefined) return undefined;
-  return {
-    url: stack.queueUrl,
-    endpoint: stack.endpoint,
-    region: stack.region,
-    // The emulator takes any credentials; the SDK refuses to send none.
-    credentials: { accessKeyId: 'local', secretAccessKey: 'local' },
-  };
+  if (env.SQS_QUEUE_URL === undefined) return undefined;
+  const queue: QueueSettings = { url: env.SQS_QUEUE_URL };
+  const endpoint = env.AWS_ENDPOINT_URL_SQS ?? given['AWS_ENDPOINT_URL'];
+  const region = regionFor(env.SQS_QUEUE_URL, given);
+  if (endpoint !== undefined) queue.endpoint = endpoint;
+  if (region !== undefined) queue.region = region;
+  return queue;
 }
 
-function kekOf(
-  env: {
-    DATABASE_URL: DatabaseSettings | undefined;
-    MASKING_KEK: string | undefined;
-    MASKING_KEK_FILE: string | undefined;
-  },
-  stack: StackFile | undefined,
-): Settings['kek'] {
+function kekOf(env: {
+  MASKING_KEK: string | undefined;
+  MASKING_KEK_FILE: string | undefined;
+}): Settings['kek'] {
   if (env.MASKING_KEK !== undefined) return { text: env.MASKING_KEK };
-  if (env.MASKING_KEK_FILE !== undefined) return { file: env.MASKING_KEK_FILE };
-  // The stack's key-encryption key is for the stack's own database and for no other.
-  return stack !== undefined && env.DATABASE_URL === undefined
-    ? { file: stack.kekFile, ofStack: true }
-    : undefined;
+  return env.MASKING_KEK_FILE === undefined ? undefined : { file: env.MASKING_KEK_FILE };
 }
 
 /**
@@ -267,9 +197,8 @@ function regionFor(queueUrl: string, given: NodeJS.ProcessEnv): string | undefin
   return set ?? region;
 }
 
-function missing(variable: string, settings: Settings): string {
-  const file = path.join(path.relative(process.cwd(), settings.localDir) || '.', 'stack.json');
-  return `${variable} is not set, and there is no local stack (${file}): set it, or start a stack with: npm run stack`;
+function missing(variable: string): string {
+  return `${variable} is not set: set it, or, in a checkout, start a local stack with: npm run stack`;
 }
 
 function faultOf(error: unknown): string {

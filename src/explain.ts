@@ -95,5 +95,5 @@ function unforeseen(error: unknown, { command, database, queue }: Situation): st
   const what = describe(error);
   if (isOfQueue(error) && queue !== undefined) return `SQS at ${hostOf(queue)} answers with ${what}`;
   const where = database === undefined ? '' : `, with the database ${database.display}`;
-  return `npm run ${command} failed in a way that nobody foresaw (${what})${where}: if it happens again, report it`;
+  return `${command} failed in a way that nobody foresaw (${what})${where}: if it happens again, report it`;
 }

@@ -39,7 +39,7 @@ export interface ErasureProgress {
   logins: number;
 }
 
-/** What `npm run --silent status -- --json` prints. Counts are of messages or rows; ages in seconds, to a tenth. */
+/** What `masked-logins status --json` prints. Counts are of messages or rows; ages in seconds, to a tenth. */
 export interface Status {
   queue: { visible: number; inFlight: number; deadLettered: number | null };
   staged: { rows: number; oldestUnmaskedSeconds: number | null };

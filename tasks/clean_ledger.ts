@@ -1,5 +1,11 @@
-import { task } from '../src/work/task.ts';
+import { daily, task } from '../src/work/task.ts';
 
-export default task('clean_ledger', async ({ pool }) => {
-  await pool.query('select staging.clean_ledger()');
+/** Deletes old rows of the ledger. */
+export default task({
+  name: 'clean_ledger',
+  kind: 'upkeep',
+  schedule: daily('47 1 * * *'),
+  async run({ pool }) {
+    await pool.query('select staging.clean_ledger()');
+  },
 });

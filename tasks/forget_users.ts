@@ -1,6 +1,10 @@
 import { takeSteps } from '../src/work/steps.ts';
-import { task } from '../src/work/task.ts';
+import { BACKGROUND, task } from '../src/work/task.ts';
 
-export default task('forget_users', (context, _payload, stop) =>
-  takeSteps(context, 'masking.forget_step', stop),
-);
+/** Clears the tokens of users whose erasure was ordered, and deletes the values that nobody else has. */
+export default task({
+  name: 'forget_users',
+  kind: 'upkeep',
+  schedule: BACKGROUND,
+  run: (context, _payload, stop) => takeSteps(context, 'masking.forget_step', stop),
+});

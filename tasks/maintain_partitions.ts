@@ -1,11 +1,19 @@
-import { task } from '../src/work/task.ts';
+import { daily, task } from '../src/work/task.ts';
 
-export default task('maintain_partitions', async ({ pool, log }) => {
-  const { rows } = await pool.query<{ missing: number }>('select missing from staging.maintain_partitions()');
-  const missing = rows[0]?.missing ?? 0;
-  if (missing === 0) return;
-  log.warn(
-    { missing },
-    'partitions of user_logins are not made, because somebody holds the table open in a transaction: next try in five minutes',
-  );
+/** Makes the partitions of user_logins for the coming months. */
+export default task({
+  name: 'maintain_partitions',
+  kind: 'upkeep',
+  schedule: daily('17 1 * * *'),
+  async run({ pool, log }) {
+    const { rows } = await pool.query<{ missing: number }>(
+      'select missing from staging.maintain_partitions()',
+    );
+    const missing = rows[0]?.missing ?? 0;
+    if (missing === 0) return;
+    log.warn(
+      { missing },
+      'partitions of user_logins are not made, because somebody holds the table open in a transaction: next try in five minutes',
+    );
+  },
 });

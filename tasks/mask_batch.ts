@@ -1,4 +1,77 @@
-import { maskBatch } from '../src/work/mask-batch.ts';
-import { task } from '../src/work/task.ts';
+import { codeOf, SQLSTATE } from '../src/errors.ts';
+import { deleteMessages } from '../src/queue/delete.ts';
+import { task, type WorkContext } from '../src/work/task.ts';
+import { unsealIfSealed } from '../src/work/unseal.ts';
 
-export default task('mask_batch', (context, payload) => maskBatch(context, String(payload['batch_id'])));
+/** Added by staging.submit_batch, and again by staging.sweep_batches. graphile-worker retries it with a growing pause. */
+export default task({
+  name: 'mask_batch',
+  kind: 'masking',
+  run: (context, payload) => maskBatch(context, String(payload['batch_id'])),
+});
+
+/** Some of a batch's messages could not be deleted from SQS: the job is to run again. */
+class UnacknowledgedError extends Error {
+  override name = 'UnacknowledgedError';
+}
+
+/** What became of a batch's messages. */
+interface Closed {
+  inserted: number;
+  duplicates: number;
+  quarantined: number;
+}
+
+/**
+ * Masks a batch, then deletes its messages from SQS, then closes it; in that order, each step only after the
+ * one before has lasted. May run again after any of them.
+ *
+ * @throws {UnacknowledgedError} where SQS did not delete every message; errors of Postgres and SQS pass through
+ */
+async function maskBatch(context: WorkContext, batchId: string): Promise<void> {
+  const { pool, sqs, queue, log, done } = context;
+  const receipts = await receiptsOfMasked(context, batchId);
+  if (receipts.length === 0) return tellWhyEmpty(context, batchId);
+  const { deleted, refused, failed } = await deleteMessages(sqs, queue.url, receipts);
+  if (failed > 0)
+    throw new UnacknowledgedError(`SQS did not delete ${failed} of ${receipts.length} messages`);
+  const { rows } = await pool.query<Closed>('select * from staging.close_batch(batch_id => $1)', [batchId]);
+  const { inserted, duplicates, quarantined } = rows[0]!;
+  done.batches += 1;
+  done.messages += receipts.length;
+  done.loaded += inserted;
+  done.duplicates += duplicates;
+  done.quarantined += quarantined;
+  log.info({ batch_id: batchId, rows: receipts.length, deleted, refused }, 'masked and acknowledged');
+}
+
+/** A batch gives no receipts where it is acknowledged already, or where it is gone from staging. */
+async function tellWhyEmpty({ pool, log }: WorkContext, batchId: string): Promise<void> {
+  const { rows } = await pool.query<{ state: string | null }>(
+    'select staging.batch_state(batch_id => $1) as state',
+    [batchId],
+  );
+  if (rows[0]?.state === 'acknowledged') {
+    log.debug({ batch_id: batchId }, 'the batch is acknowledged already');
+  } else {
+    log.warn(
+      { batch_id: batchId },
+      'a crash emptied the batch from staging: SQS will deliver its messages again',
+    );
+  }
+}
+
+/** The query commits before it returns, so whoever has the receipts may delete. */
+async function receiptsOfMasked(context: WorkContext, batchId: string): Promise<string[]> {
+  const mask = () =>
+    context.pool.query<{ receipt_handle: string }>(
+      'select receipt_handle from masking.mask_batch(batch_id => $1)',
+      [batchId],
+    );
+  const { rows } = await mask().catch(async (error: unknown) => {
+    // A crash of Postgres seals it. Unseal here, rather than fail and wait for the next heartbeat.
+    if (codeOf(error) !== SQLSTATE.sealed || !(await unsealIfSealed(context))) throw error;
+    return mask();
+  });
+  return rows.map((row) => row.receipt_handle);
+}

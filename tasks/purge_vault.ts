@@ -1,6 +1,10 @@
 import { takeSteps } from '../src/work/steps.ts';
-import { task } from '../src/work/task.ts';
+import { BACKGROUND, task } from '../src/work/task.ts';
 
-export default task('purge_vault', (context, _payload, stop) =>
-  takeSteps(context, 'masking.purge_step', stop),
-);
+/** Deletes values that no login has any more, after partitions were dropped. */
+export default task({
+  name: 'purge_vault',
+  kind: 'upkeep',
+  schedule: BACKGROUND,
+  run: (context, _payload, stop) => takeSteps(context, 'masking.purge_step', stop),
+});

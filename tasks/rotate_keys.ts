@@ -1,6 +1,10 @@
 import { takeSteps } from '../src/work/steps.ts';
-import { task } from '../src/work/task.ts';
+import { BACKGROUND, task } from '../src/work/task.ts';
 
-export default task('rotate_keys', (context, _payload, stop) =>
-  takeSteps(context, 'masking.rotate_step', stop),
-);
+/** Brings rows under new keys, step by step. */
+export default task({
+  name: 'rotate_keys',
+  kind: 'upkeep',
+  schedule: BACKGROUND,
+  run: (context, _payload, stop) => takeSteps(context, 'masking.rotate_step', stop),
+});

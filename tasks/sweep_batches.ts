@@ -1,5 +1,11 @@
-import { task } from '../src/work/task.ts';
+import { EVERY_MINUTE, task } from '../src/work/task.ts';
 
-export default task('sweep_batches', async ({ pool }) => {
-  await pool.query('select staging.sweep_batches()');
+/** Adds the jobs of overdue batches again, and marks batches as lost whose rows a crash took out of staging. */
+export default task({
+  name: 'sweep_batches',
+  kind: 'masking',
+  schedule: EVERY_MINUTE,
+  async run({ pool }) {
+    await pool.query('select staging.sweep_batches()');
+  },
 });

@@ -1,6 +1,6 @@
 import type { Message } from '@aws-sdk/client-sqs';
 import { createCipheriv, createHmac, randomBytes } from 'node:crypto';
-import type { LoginEvent } from '../../src/send/events.ts';
+import type { LoginEvent } from '../../local/send/events.ts';
 
 /** The keys are in the process, as they are wherever masking is done in the process. */
 const KEYS = { ip: keys(), device: keys() };

@@ -19,7 +19,7 @@ export interface Polling {
 /** Reads the environment, as ours does, and ends the process where it is told to. */
 export function readPolling(): Polling {
   process.once('SIGTERM', () => process.exit(0));
-  const settings = readSettings('loader');
+  const settings = readSettings();
   const queue = requireQueue(settings);
   return {
     databaseUrl: requireDatabase(settings).url,

@@ -1,18 +1,29 @@
 import { Command } from 'commander';
 import { describe, EXIT_USAGE, SettingError } from '../errors.ts';
 
+/** Command lines, each with what it does. */
+export type Examples = readonly (readonly [line: string, what: string])[];
+
 /**
- * A command line that ends with exit code 2 where it is called wrongly, with one line on standard error that says how to
+ * A command line that ends with exit code 2 if it is called wrongly, with one line on standard error that says how to
  * see what would be right.
+ *
+ * @param examples are shown at the end of its `--help`
  */
-export function commandLine(name: string, description: string): Command {
+export function commandLine(name: string, description: string, examples: Examples = []): Command {
   return new Command(name)
     .description(description)
     .allowExcessArguments(false)
+    .addHelpText('after', () => renderExamples(examples))
     .configureOutput({
       outputError: (text, write) => write(`${oneLine(text)} (--help shows what there is)\n`),
     })
     .exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? 0 : EXIT_USAGE));
+}
+
+function renderExamples(examples: Examples): string {
+  if (examples.length === 0) return '';
+  return ['', 'Examples:', ...examples.map(([line, what]) => `  ${line}\n      ${what}`)].join('\n');
 }
 
 /** Commander's message. It repeats what was typed, which may be a key or a connection string: only short words stay. */

@@ -15,53 +15,62 @@ import { commandLine, runCommand } from './command.ts';
 const PURPOSES = ['token', 'cipher'];
 const FIELDS = ['ip', 'device_id', 'body'];
 const UNDER_WAY =
-  'npm run keys -- list shows how far it is; a paused one goes on after npm run keys -- resume';
+  'masked-logins keys list shows how far it is; a paused one goes on after masked-logins keys resume';
 
-await runCommand(async () => {
-  const line = commandLine('keys', 'Looks after the keys, as a member of logins_custodian');
-  const command = (
+/** `keys`: looks after the keys, a subcommand for each thing that can be done. */
+export function command(): Command {
+  const keys = commandLine('keys', 'Looks after the keys, as a member of logins_custodian', [
+    ['masked-logins keys list', 'the data keys, and how far rotations are'],
+    ['masked-logins keys rotate --purpose cipher', 'bring everything under new cipher keys'],
+    ['masked-logins keys rewrap --new-kek-file FILE', 'change the key-encryption key'],
+  ]);
+  const subcommand = (
     name: string,
     description: string,
     run: (pool: pg.Pool, given: Command, settings: Settings) => Promise<void>,
   ): Command =>
-    line
+    keys
       .command(name)
       .description(description)
       .allowExcessArguments(false)
       // Settings are read where a command runs: to ask for help needs none.
-      .action((...args: unknown[]) => {
-        const settings = readSettings('custodian');
-        return withPool(settings, name, (pool) => run(pool, args.at(-1) as Command, settings));
-      });
+      .action((...args: unknown[]) =>
+        runCommand(() => {
+          const settings = readSettings();
+          return withPool(settings, name, (pool) => run(pool, args.at(-1) as Command, settings));
+        }),
+      );
 
-  command('list', 'show the data keys, where they are in their lives, and rotations under way', list).option(
-    '--json',
-    'print an object for machines',
-  );
-  command('rotate', 'make new keys and bring everything under them, in the background', rotate)
+  subcommand(
+    'list',
+    'show the data keys, where they are in their lives, and rotations under way',
+    list,
+  ).option('--json', 'print an object for machines');
+  subcommand('rotate', 'make new keys and bring everything under them, in the background', rotate)
     .option('--purpose <purpose>', 'token or cipher (default: both)')
     .option('--field <field>', 'ip, device_id or body (default: all)');
-  command('pause', 'pause the rotations that are running', (pool) =>
+  subcommand('pause', 'pause the rotations that are running', (pool) =>
     say(pool, 'masking.pause_rotation', 'paused'),
   );
-  command('resume', 'let paused rotations go on', (pool) => say(pool, 'masking.resume_rotation', 'going on'));
-  command('destroy', 'destroy a key that a rotation has replaced', destroy)
+  subcommand('resume', 'let paused rotations go on', (pool) =>
+    say(pool, 'masking.resume_rotation', 'going on'),
+  );
+  subcommand('destroy', 'destroy a key that a rotation has replaced', destroy)
     .argument('<purpose>', 'token or cipher')
     .argument('<version>', 'as list shows it')
     .option('--losing <count>', 'how many values become unreadable for ever', '0');
-  command(
+  subcommand(
     'fingerprint',
     'show which key-encryption key the database wants, and which one is set here, by their fingerprints',
     showFingerprints,
   );
-  command('rewrap', 'change the key-encryption key', rewrapKeys).requiredOption(
-    '--new-kek-file <path>',
-    'file with the new key: openssl rand -hex 32 > FILE',
-  );
-  command('seal', 'remove the key-encryption key from the database', sealDatabase);
-  command('unseal', 'put it there again, from MASKING_KEK or MASKING_KEK_FILE', unsealDatabase);
-  await line.parseAsync();
-});
+  subcommand('rewrap', 'change the key-encryption key', rewrapKeys)
+    .requiredOption('--new-kek-file <path>', 'file with the new key: openssl rand -hex 32 > FILE')
+    .option('--in-place', 'then write the new key into the file of MASKING_KEK_FILE, too');
+  subcommand('seal', 'remove the key-encryption key from the database', sealDatabase);
+  subcommand('unseal', 'put it there again, from MASKING_KEK or MASKING_KEK_FILE', unsealDatabase);
+  return keys;
+}
 
 /** A row of `masking.list_keys()`. */
 interface ListedKey extends KeyVersion {
@@ -101,12 +110,12 @@ async function rotate(pool: pg.Pool, given: Command): Promise<void> {
     .query('select masking.rotate(purpose => $1, field => $2)', [purpose ?? null, field ?? null])
     .catch((error: unknown) => {
       throw advised(error, {
-        [SQLSTATE.noSuchKey]: 'Bodies have a cipher key only: npm run keys -- list',
+        [SQLSTATE.noSuchKey]: 'Bodies have a cipher key only: masked-logins keys list',
         [SQLSTATE.rotationNotDone]: UNDER_WAY,
       });
     });
   print(
-    `${counted(rowCount ?? 0, 'rotation')} begun; workers do them in the background, and npm run keys -- list shows how far they are`,
+    `${counted(rowCount ?? 0, 'rotation')} begun; workers do them in the background, and masked-logins keys list shows how far they are`,
   );
 }
 
@@ -135,9 +144,9 @@ async function destroy(pool: pg.Pool, given: Command): Promise<void> {
         [SQLSTATE.keyInUse]:
           held === '0'
             ? 'Leave --losing out'
-            : `Wait until its rotation is done (npm run keys -- list), or pass --losing ${held} to lose them for ever`,
-        [SQLSTATE.noSuchKey]: `See npm run keys -- list; an active key is rotated first: npm run keys -- rotate --purpose ${purpose}`,
-        [SQLSTATE.rotationNotDone]: `${UNDER_WAY}. Where none is under way: npm run keys -- rotate --purpose ${purpose}`,
+            : `Wait until its rotation is done (masked-logins keys list), or pass --losing ${held} to lose them for ever`,
+        [SQLSTATE.noSuchKey]: `See masked-logins keys list; an active key is rotated first: masked-logins keys rotate --purpose ${purpose}`,
+        [SQLSTATE.rotationNotDone]: `${UNDER_WAY}. Where none is under way: masked-logins keys rotate --purpose ${purpose}`,
       });
     });
   print(`the ${purpose} key ${version} is destroyed`);
@@ -159,17 +168,20 @@ async function showFingerprints(pool: pg.Pool, _given: Command, { kek }: Setting
 }
 
 async function rewrapKeys(pool: pg.Pool, given: Command, { kek }: Settings): Promise<void> {
-  const file = given.opts<{ newKekFile: string }>().newKekFile;
+  const { newKekFile: file, inPlace } = given.opts<{ newKekFile: string; inPlace: boolean }>();
+  const current = kek !== undefined && 'file' in kek ? kek.file : undefined;
+  if (inPlace && current === undefined)
+    throw new SettingError('--in-place needs MASKING_KEK_FILE, which names the file to write');
   const next = await readKek({ file }, '--new-kek-file');
   await rewrap(pool, next);
-  if (kek !== undefined && 'file' in kek && kek.ofStack) {
-    writeSecretFile(kek.file, `${next.toString('hex')}\n`);
-    print(`the data keys are wrapped under the new key, and it is in the stack's own file now: ${kek.file}`);
+  if (!inPlace) {
+    print(
+      'the data keys are wrapped under the new key: put it where your workers find MASKING_KEK or MASKING_KEK_FILE',
+    );
     return;
   }
-  print(
-    'the data keys are wrapped under the new key: put it where your workers find MASKING_KEK or MASKING_KEK_FILE',
-  );
+  writeSecretFile(current!, `${next.toString('hex')}\n`);
+  print(`the data keys are wrapped under the new key, and ${current} holds it now`);
 }
 
 async function sealDatabase(pool: pg.Pool): Promise<void> {

@@ -1,7 +1,4 @@
-/**
- * `load`: moves messages from the queue into staging until the queue is empty; with `-- --follow` until
- * SIGTERM or SIGINT.
- */
+import type { Command } from 'commander';
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
 import { reportToLog, reportToTerminal, summaryLine } from '../load/report.ts';
 import { runLoader } from '../load/run.ts';
@@ -9,17 +6,24 @@ import { createLogger, type Logger } from '../log.ts';
 import { commandLine, runCommand } from './command.ts';
 import { stopSignal } from './signals.ts';
 
-const command = commandLine(
-  'load',
-  'Moves login events from the SQS queue into staging, until the queue is empty',
-)
-  .option('--follow', 'go on until SIGTERM or Ctrl-C')
-  .option('--json', 'print the summary as JSON')
-  .parse();
+interface Options {
+  follow: boolean;
+  json: boolean;
+}
 
-await runCommand(async () => {
-  const { follow = false, json = false } = command.opts<{ follow?: boolean; json?: boolean }>();
-  const settings = readSettings('loader');
+/** `load`: moves messages from the queue into staging until the queue is empty or, with `--follow`, until it is stopped. */
+export function command(): Command {
+  return commandLine('load', 'Moves login events from the SQS queue into staging, until the queue is empty', [
+    ['masked-logins load', 'load what is in the queue, then exit'],
+    ['masked-logins load --follow', 'go on until SIGTERM, as a service'],
+  ])
+    .option('--follow', 'go on until SIGTERM or Ctrl-C')
+    .option('--json', 'print the summary as JSON')
+    .action((options: Options) => runCommand(() => run(options)));
+}
+
+async function run({ follow, json }: Options): Promise<number> {
+  const settings = readSettings();
   const database = requireDatabase(settings);
   const queue = requireQueue(settings);
   const log = createLogger(settings.logLevel);
@@ -49,7 +53,7 @@ await runCommand(async () => {
   } finally {
     report.end();
   }
-});
+}
 
 /** Somebody at a terminal is told what they wait for, whatever LOG_LEVEL is. */
 function tellOfStopping(pollSeconds: number, log: Logger): void {

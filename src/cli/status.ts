@@ -1,3 +1,4 @@
+import type { Command } from 'commander';
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
 import { checkDatabase } from '../database/check.ts';
 import { createPool } from '../database/pool.ts';
@@ -6,14 +7,18 @@ import { createQueueClient } from '../queue/client.ts';
 import { collectStatus, renderStatus } from '../status.ts';
 import { commandLine, runCommand } from './command.ts';
 
-const command = commandLine('status', 'Shows where the messages are, from the queue to user_logins').option(
-  '--json',
-  'print an object for machines',
-);
+/** `status`: where the messages are. */
+export function command(): Command {
+  return commandLine('status', 'Shows where the messages are, from the queue to user_logins', [
+    ['masked-logins status', 'a table for people'],
+    ['masked-logins status --json', 'an object for machines'],
+  ])
+    .option('--json', 'print an object for machines')
+    .action((options: { json: boolean }) => runCommand(() => run(options)));
+}
 
-await runCommand(async () => {
-  const { json } = command.parse().opts<{ json?: boolean }>();
-  const settings = readSettings('worker');
+async function run({ json }: { json: boolean }): Promise<void> {
+  const settings = readSettings();
   const database = requireDatabase(settings);
   const queue = requireQueue(settings);
   const pool = createPool(database.url, { max: 1, applicationName: 'masked-logins status' });
@@ -23,9 +28,9 @@ await runCommand(async () => {
       await checkDatabase(pool);
       return collectStatus(pool, sqs, queue.url);
     });
-    process.stdout.write(`${json === true ? JSON.stringify(status) : renderStatus(status)}\n`);
+    process.stdout.write(`${json ? JSON.stringify(status) : renderStatus(status)}\n`);
   } finally {
     sqs.destroy();
     await pool.end();
   }
-});
+}

@@ -1,3 +1,4 @@
+import type { Command } from 'commander';
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
 import { silenceConsole } from '../database/library-logger.ts';
 import { describe } from '../errors.ts';
@@ -5,17 +6,26 @@ import { explaining } from '../explain.ts';
 import { createLogger } from '../log.ts';
 import { onceLine, onceProblems } from '../work/report.ts';
 import { runWorker, runWorkerOnce } from '../work/worker.ts';
+import { TASKS } from '../../tasks/index.ts';
 import { commandLine, runCommand } from './command.ts';
 import { stopSignal } from './signals.ts';
 
-const command = commandLine(
-  'worker',
-  'Masks staged batches, deletes their messages from SQS, and keeps house',
-).option('--once', 'work until no job is due and staging is empty of what is done, then exit');
+/** `worker`: masks staged batches and runs maintenance. */
+export function command(): Command {
+  return commandLine(
+    'worker',
+    'Masks staged batches, deletes their messages from SQS, and runs maintenance',
+    [
+      ['masked-logins worker', 'work until SIGTERM, as a service'],
+      ['masked-logins worker --once', 'do what is due, then exit: from cron, or after a load'],
+    ],
+  )
+    .option('--once', 'work until no job is due and staging is empty of what is done, then exit')
+    .action((options: { once: boolean }) => runCommand(() => run(options)));
+}
 
-await runCommand(async () => {
-  const { once } = command.parse().opts<{ once?: boolean }>();
-  const settings = readSettings('worker');
+async function run({ once }: { once: boolean }): Promise<number | void> {
+  const settings = readSettings();
   const log = createLogger(settings.logLevel);
   const stop = stopSignal(() => {
     log.info('stopping: the jobs under way end first; a second signal leaves at once');
@@ -26,16 +36,23 @@ await runCommand(async () => {
       process.exit(1);
     }, settings.shutdownGraceSeconds * 1_000).unref();
   });
-  const options = { settings, database: requireDatabase(settings), queue: requireQueue(settings), log, stop };
+  const options = {
+    settings,
+    database: requireDatabase(settings),
+    queue: requireQueue(settings),
+    log,
+    stop,
+    tasks: TASKS,
+  };
   silenceConsole(log);
   // A library's rejection that nobody awaits must not end a worker that can go on.
   process.on('unhandledRejection', (error) => log.warn(`unhandled: ${describe(error)}`));
 
-  if (once !== true) return runWorker(options);
+  if (!once) return runWorker(options);
   const situation = { command: 'worker', database: options.database, queue: options.queue } as const;
   const summary = await explaining(situation, () => runWorkerOnce(options));
   process.stdout.write(`${onceLine(summary)}\n`);
   const problems = onceProblems(summary, stop.aborted);
   for (const problem of problems) process.stderr.write(`${problem}\n`);
   return problems.length === 0 ? 0 : 1;
-});
+}

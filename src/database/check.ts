@@ -57,7 +57,7 @@ export async function checkDatabase(pool: Pool): Promise<void> {
   );
   if (rows[0]?.migrated !== true) {
     throw new FatalError(
-      'the database has no masked-logins in it: run npm run migrate, or check DATABASE_URL',
+      'the database has no masked-logins in it: run: masked-logins migrate, or check DATABASE_URL',
     );
   }
 }

@@ -21,7 +21,7 @@ const NOT_ALLOWED = fatal(
     `the login in DATABASE_URL may not do this in ${at}: as the login that migrated, grant it ${roles}`,
 );
 const NOT_MIGRATED = fatal(
-  (at) => `the database ${at} is not migrated, or not to this version: run npm run migrate`,
+  (at) => `the database ${at} is not migrated, or not to this version: run: masked-logins migrate`,
 );
 const BAD_CERTIFICATE = fatal(
   (at) =>

@@ -6,6 +6,7 @@ import * as graphileWorker from 'graphile-worker';
 import pg from 'pg';
 import { FatalError } from '../errors.ts';
 import type { Logger } from '../log.ts';
+import { packageFile } from '../package.ts';
 import { checkServer } from './check.ts';
 import { databaseFault, messageOf } from './faults.ts';
 import { libraryLogger } from './library-logger.ts';
@@ -15,7 +16,7 @@ import { refuseTransactionPooler } from './pooler.ts';
 import { pinSession, SESSION_SETTINGS } from './session.ts';
 import { databaseAt } from './url.ts';
 
-const MIGRATIONS = path.join(import.meta.dirname, '../../migrations');
+const MIGRATIONS = packageFile('migrations');
 
 /** How long to wait for somebody else's migration, in milliseconds. */
 const LOCK_WAIT_MS = 60_000;
@@ -77,8 +78,8 @@ export async function prepared(
     await checkLanguages(client);
     await lockMigrations(guard, lockWaitMs, log);
     await client.query('set client_min_messages = warning');
-    await client.query(await readFile(path.join(MIGRATIONS, 'roles.sql'), 'utf8'));
-    await client.query(await readFile(path.join(MIGRATIONS, 'database.sql'), 'utf8'));
+    await client.query(await readFile(path.join(MIGRATIONS, 'before/1-roles.sql'), 'utf8'));
+    await client.query(await readFile(path.join(MIGRATIONS, 'before/2-database.sql'), 'utf8'));
     await migrateGraphileWorker(url, log);
     await then(client, url);
   } catch (error) {
@@ -120,7 +121,7 @@ export async function migrateSettings(
   connectionString: string,
   log: Logger,
 ): Promise<graphileMigrate.Settings> {
-  const text = await readFile(path.join(MIGRATIONS, '../.gmrc'), 'utf8');
+  const text = await readFile(packageFile('.gmrc'), 'utf8');
   const gmrc = JSON.parse(text.replace(/^\s*\/\/.*$/gm, '')) as graphileMigrate.Settings;
   return {
     ...gmrc,
@@ -140,7 +141,7 @@ async function migrateGraphileWorker(connectionString: string, log: Logger): Pro
   });
   try {
     await graphileWorker.runMigrations({ pgPool: pool, logger: libraryLogger(graphileWorker.Logger, log) });
-    await pool.query(await readFile(path.join(MIGRATIONS, 'graphile_worker.sql'), 'utf8'));
+    await pool.query(await readFile(path.join(MIGRATIONS, 'before/3-graphile-worker.sql'), 'utf8'));
   } finally {
     await pool.end();
   }

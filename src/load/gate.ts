@@ -109,7 +109,7 @@ export class Gate {
     this.#toldOfPause = true;
     log.warn(
       this.#fields(),
-      'paused: too many rows wait to be masked, or for too long; if no worker is running, start one: npm run worker',
+      'paused: too many rows wait to be masked, or for too long; if no worker is running, start one: masked-logins worker',
     );
   }
 

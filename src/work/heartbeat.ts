@@ -1,6 +1,6 @@
 import { describe } from '../errors.ts';
 import { describeResidue, residueOf, rotateSlots } from './clear-staging.ts';
-import type { WorkContext } from './context.ts';
+import type { WorkContext } from './task.ts';
 import { isKeyProblem, unsealIfSealed } from './unseal.ts';
 
 /** A worker that is silent for three beats counts as dead (staging.heartbeat). */

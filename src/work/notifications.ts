@@ -5,7 +5,7 @@ const LOOK_EVERY_MS = 20;
 
 /**
  * Any login may NOTIFY on any channel, with any payload, as often as it likes. graphile-worker shuts down at
- * `worker:migrate` and logs its payload; its migrations are ours (`npm run migrate`), so nobody has to be told of one.
+ * `worker:migrate` and logs its payload; its migrations are ours (`masked-logins migrate`), so nobody has to be told of one.
  * Of `jobs:insert` it takes the number of jobs from the payload, where one is enough: each place looks for another job
  * when it is done with one.
  *

@@ -11,9 +11,8 @@ import {
 } from 'graphile-worker';
 import { libraryLogger } from '../database/library-logger.ts';
 import { describe } from '../errors.ts';
-import type { WorkContext } from './context.ts';
 import { onlyNewsOfJobs } from './notifications.ts';
-import { TaskError } from './task.ts';
+import { TaskError, type WorkContext, type WorkerTask } from './task.ts';
 import { createTaskLists, cronItems } from './tasks.ts';
 
 /** How often an idle worker looks for jobs although nobody notified it, in milliseconds. */
@@ -42,10 +41,14 @@ export interface Running {
  *
  * @param concurrency masking jobs at once
  */
-export async function startRunners(context: WorkContext, concurrency: number): Promise<Running> {
-  const { masking, upkeep } = createTaskLists(context);
+export async function startRunners(
+  context: WorkContext,
+  tasks: readonly WorkerTask[],
+  concurrency: number,
+): Promise<Running> {
+  const { masking, upkeep } = createTaskLists(context, tasks);
   const first = await startRunner(context, masking, concurrency, []);
-  const second = await startRunner(context, upkeep, UPKEEP_CONCURRENCY, cronItems()).catch(
+  const second = await startRunner(context, upkeep, UPKEEP_CONCURRENCY, cronItems(tasks)).catch(
     async (error: unknown) => {
       await first.stop();
       throw error;
@@ -92,11 +95,12 @@ async function startRunner(
  */
 export async function runUntilIdle(
   context: WorkContext,
+  tasks: readonly WorkerTask[],
   concurrency: number,
   stop: AbortSignal,
   onId: (id: string) => void,
 ): Promise<{ failed: number }> {
-  const { masking, upkeep } = createTaskLists(context);
+  const { masking, upkeep } = createTaskLists(context, tasks);
   const { events, broken } = watchedEvents();
   let failed = 0;
   let problem: unknown;

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf, LOCK_NOT_AVAILABLE } from '../errors.ts';
-import type { WorkContext } from './context.ts';
+import type { WorkContext } from './task.ts';
 
 /** A job gives its place to others after this long, in milliseconds; a minute after, cron starts it again. */
 const TURN_MS = 50_000;
@@ -48,7 +48,7 @@ export async function takeSteps(
       if (last.began === true) log.info(progressOf(last), `${last.work} began`);
       if (last.ended === 'done') log.info(progressOf(last), `${last.work} is done`);
       if (last.ended === 'paused')
-        log.warn(progressOf(last), `${last.work} paused itself: npm run status says why`);
+        log.warn(progressOf(last), `${last.work} paused itself: masked-logins status says why`);
       if (!last.more) return;
     } catch (error) {
       if (codeOf(error) !== LOCK_NOT_AVAILABLE) throw error;

@@ -1,7 +1,7 @@
 import type { Pool } from 'pg';
 import { isSealed, readKek, unseal } from '../database/kek.ts';
 import { codeOf, FatalError, LOCK_NOT_AVAILABLE, SettingError, SQLSTATE } from '../errors.ts';
-import type { WorkContext } from './context.ts';
+import type { WorkContext } from './task.ts';
 
 type Unsealer = Pick<WorkContext, 'pool' | 'kek' | 'log'>;
 

@@ -9,9 +9,9 @@ import { explain } from '../explain.ts';
 import type { Logger } from '../log.ts';
 import { createQueueClient } from '../queue/client.ts';
 import { clearStaging, describeResidue, type Residue } from './clear-staging.ts';
-import type { Done, WorkContext } from './context.ts';
 import { beat, startHeartbeat, type Heartbeat } from './heartbeat.ts';
 import { EXTRA_CONNECTIONS, runUntilIdle, startRunners } from './runner.ts';
+import type { Done, WorkContext, WorkerTask } from './task.ts';
 import { addUpkeep } from './tasks.ts';
 import { checkKek } from './unseal.ts';
 
@@ -36,6 +36,8 @@ export interface WorkerOptions {
   log: Logger;
   /** Aborted when the worker is to finish the jobs under way and end. */
   stop: AbortSignal;
+  /** What it can do. */
+  tasks: readonly WorkerTask[];
 }
 
 /**
@@ -108,10 +110,10 @@ export function runWorkerOnce(options: WorkerOptions): Promise<OnceSummary> {
     await beat(context, [`once-${process.pid}`]);
     // What failed earlier and has backed off is due now: somebody has come to see it done.
     await context.pool.query(`select staging.sweep_batches(overdue => interval '0')`);
-    await addUpkeep(context.pool);
+    await addUpkeep(context.pool, options.tasks);
     const heartbeats: Heartbeat[] = [];
     const [work] = await Promise.allSettled([
-      runUntilIdle(context, options.settings.workerConcurrency, options.stop, (id) => {
+      runUntilIdle(context, options.tasks, options.settings.workerConcurrency, options.stop, (id) => {
         heartbeats.push(startHeartbeat(context, [id]));
       }),
     ]);
@@ -151,7 +153,7 @@ async function workUntilBroken(
   formerIds: string[],
 ): Promise<void> {
   if (formerIds.length === 0) await clearAtStart(context);
-  const runners = await startRunners(context, options.settings.workerConcurrency);
+  const runners = await startRunners(context, options.tasks, options.settings.workerConcurrency);
   const heartbeat = startHeartbeat(context, runners.ids);
   const stopped = new Promise<void>((resolve) => {
     if (options.stop.aborted) resolve();

@@ -1,7 +1,7 @@
 /** The commands as people start them: real processes of package.json's scripts, with nothing in their environment but what is given. */
 import { execFile } from 'node:child_process';
 import path from 'node:path';
-import { childEnvironment } from '../../src/config.ts';
+import { childEnvironment } from '../../local/environment.ts';
 import { read } from '../house/files.ts';
 
 export const ROOT = path.join(import.meta.dirname, '../..');
@@ -9,7 +9,7 @@ export const ROOT = path.join(import.meta.dirname, '../..');
 /** Each script of ours, as the arguments of `node`. */
 export const COMMANDS = new Map(
   Object.entries((JSON.parse(read('package.json')) as { scripts: Record<string, string> }).scripts)
-    .filter(([, line]) => line.startsWith('node '))
+    .filter(([, line]) => line.startsWith('node --import'))
     .map(([name, line]) => [name, line.split(' ').slice(1)]),
 );
 

@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { childEnvironment } from '../../src/config.ts';
+import { childEnvironment } from '../../local/environment.ts';
 import { filesOf, read } from '../house/files.ts';
 import { ROOT, run } from './commands.ts';
 import { startWorld, type World } from './world.ts';
@@ -22,7 +22,7 @@ test('npm run --silent status -- --json prints JSON and nothing else, with ages 
   await waiting();
   const { stdout, stderr } = await promisify(execFile)('npm', ['run', '--silent', 'status', '--', '--json'], {
     cwd: ROOT,
-    env: childEnvironment({ ...world.right('auditor'), LOCAL_DIR: '/nowhere' }),
+    env: childEnvironment({ ...world.right('auditor') }),
   });
   const { staged } = JSON.parse(stdout) as { staged: { oldestUnmaskedSeconds: number } };
   expect(staged.oldestUnmaskedSeconds).toBeGreaterThan(3_600);

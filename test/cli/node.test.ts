@@ -1,6 +1,6 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
-import { childEnvironment } from '../../src/config.ts';
+import { childEnvironment } from '../../local/environment.ts';
 import { read } from '../house/files.ts';
 import { COMMANDS, complaints, ROOT, run } from './commands.ts';
 

@@ -4,10 +4,10 @@ import { chownSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { childEnvironment } from '../../src/config.ts';
-import { placeForData, serverUser } from '../../src/local/os-user.ts';
-import { freePort } from '../../src/local/ports.ts';
-import { startPostgres, type Postgres } from '../../src/local/postgres.ts';
+import { childEnvironment, MASKED_LOGINS } from '../../local/environment.ts';
+import { placeForData, serverUser } from '../../local/postgres/os-user.ts';
+import { freePort } from '../../local/ports.ts';
+import { startPostgres, type Postgres } from '../../local/postgres/postgres.ts';
 import { refusal, startFakeSqs, type FakeSqs } from '../queue/fake-sqs.ts';
 import { runCommandLine, type Outcome } from '../support/commands.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
@@ -143,9 +143,8 @@ describe('a server that may come back', () => {
   test.each(['load', 'load --follow', 'worker'])(
     '%s says what it waits for, and says it once',
     async (line) => {
-      const [command, ...args] = line.split(' ');
-      const child = spawn(process.execPath, [`src/cli/${command}.ts`, ...args], {
-        env: childEnvironment({ LOCAL_DIR: '/nowhere', ...variables(closed()) }),
+      const child = spawn(process.execPath, [MASKED_LOGINS, ...line.split(' ')], {
+        env: childEnvironment(variables(closed())),
         stdio: ['ignore', 'pipe', 'pipe'],
       });
       let output = '';

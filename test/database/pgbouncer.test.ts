@@ -7,6 +7,7 @@ import { FatalError } from '../../src/errors.ts';
 import { runLoader } from '../../src/load/run.ts';
 import { createLogger } from '../../src/log.ts';
 import { runWorker, runWorkerOnce } from '../../src/work/worker.ts';
+import { TASKS } from '../../tasks/index.ts';
 import { createTestDatabase, databaseNamed, type TestDatabase } from '../support/database.ts';
 import { createFreshDatabase, type FreshDatabase } from '../support/fresh-database.ts';
 import { findPgBouncer, startPgBouncer, type PgBouncer } from '../support/pgbouncer.ts';
@@ -28,6 +29,7 @@ describe.skipIf(binary === undefined)('through PgBouncer', () => {
     queue: sqs.queue,
     log,
     stop: new AbortController().signal,
+    tasks: TASKS,
   });
   const loggedIn = () => databaseAt(bouncer.through(db.urls.loader)).url;
   const advisoryLocks = async () =>

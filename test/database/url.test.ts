@@ -74,7 +74,7 @@ describe('the driver is told what libpq would be told', () => {
 
 function refusalOf(url: string): string {
   try {
-    readSettings('loader', { LOCAL_DIR: '/nowhere', DATABASE_URL: url });
+    readSettings({ DATABASE_URL: url });
     return 'it was taken';
   } catch (error) {
     if (error instanceof SettingError) return error.message;
@@ -122,8 +122,7 @@ test.each(['sslrootcert', 'sslcert', 'sslkey'])(
   'a file that is not there is told by its parameter, %s',
   (name) => {
     const read = () =>
-      readSettings('loader', {
-        LOCAL_DIR: '/nowhere',
+      readSettings({
         DATABASE_URL: `postgres://u:p@h/d?${name}=/no/such.crt`,
       });
     expect(read).toThrow(SettingError);

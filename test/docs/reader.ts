@@ -5,13 +5,11 @@ import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import pg from 'pg';
 import { expect } from 'vitest';
-import { childEnvironment } from '../../src/config.ts';
+import { childEnvironment, MASKED_LOGINS } from '../../local/environment.ts';
 import type { TestDatabase } from '../support/database.ts';
 import { makePlace, removePlace } from '../support/place.ts';
 import { sqlstate } from '../support/sqlstate.ts';
 import type { Step } from './sessions.ts';
-
-const KEYS = path.join(import.meta.dirname, '../../src/cli/keys.ts');
 
 /** The logins of the documentation, each a role of the cluster. The migrating login is that of the tests. */
 export const LOGINS = ['analyst', 'dba', 'lead', 'keeper', 'auditor', 'officer'];
@@ -91,7 +89,7 @@ async function run({ command, fails }: Step & { kind: 'sh' }, url: string, cwd: 
     return;
   }
   const [, variable, value, args] = /^(?:(\w+)=(\S+) )?npm run (?:--silent )?keys -- (.+)$/.exec(command)!;
-  const child = spawn(process.execPath, [KEYS, ...args!.split(' ')], {
+  const child = spawn(process.execPath, [MASKED_LOGINS, 'keys', ...args!.split(' ')], {
     cwd,
     env: childEnvironment({ DATABASE_URL: url, ...(variable === undefined ? {} : { [variable]: value! }) }),
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
-import type { LoginEvent } from '../../src/send/events.ts';
+import type { LoginEvent } from '../../local/send/events.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { check, complaints, type Remains } from '../support/faults/check.ts';
 import { ALL_STEPS, scheduleOf } from '../support/faults/schedule.ts';

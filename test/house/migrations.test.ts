@@ -214,7 +214,7 @@ describe('a second database of the cluster, and another login that migrates it',
     await client.query('alter role logins_auditor rename to elsewhere');
     await client.query('alter role second_migrator nocreaterole');
     await client.query('set local session authorization second_migrator');
-    const refused = await failure(client.query(read('migrations/roles.sql')));
+    const refused = await failure(client.query(read('migrations/before/1-roles.sql')));
     // All of it was in this transaction, so that no other test saw a role missing.
     client.release(true);
     expect(refused).toMatchObject({

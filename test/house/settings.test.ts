@@ -14,7 +14,7 @@ const NUMBERS = Object.entries(SPECS).filter(([, spec]) => typeof spec.default =
 
 function messageFor(environment: Record<string, string>): string {
   try {
-    readSettings('loader', { LOCAL_DIR: '/nowhere', ...environment });
+    readSettings({ ...environment });
     return 'none';
   } catch (error) {
     if (error instanceof SettingError) return error.message;
@@ -93,7 +93,7 @@ test.each([
   ['22', 20],
   ['3600', 20],
 ])('with %s s to stop, and nothing said of polls, they wait for %i s', (SHUTDOWN_GRACE_SECONDS, wait) => {
-  const settings = readSettings('loader', { LOCAL_DIR: '/nowhere', SHUTDOWN_GRACE_SECONDS });
+  const settings = readSettings({ SHUTDOWN_GRACE_SECONDS });
   expect(settings.waitTimeSeconds).toBe(wait);
 });
 

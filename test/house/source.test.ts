@@ -1,9 +1,12 @@
 import path from 'node:path';
 import { expect, test } from 'vitest';
+import { TASKS as ALL_TASKS } from '../../tasks/index.ts';
 import { filesOf, read } from './files.ts';
 
 const SRC = filesOf('src', '.ts');
-const TASKS = filesOf('tasks', '.ts');
+const TASKS = filesOf('tasks', '.ts').filter(({ name }) => name !== 'tasks/index.ts');
+const LOCAL = filesOf('local', '.ts');
+const CODE = [...SRC, ...LOCAL, ...filesOf('tasks', '.ts')];
 const MAX_LINES = 300;
 
 /** The modules of ours that a file imports, from the repository's root. */
@@ -19,18 +22,23 @@ test('there are files to look at, and their imports are seen', () => {
   expect(SRC.flatMap(importsOf)).toContain('src/database/copy.ts');
 });
 
-test('only src/config.ts reads the environment', () => {
-  const readers = [...SRC, ...TASKS].filter(({ text }) => /process\.env|process\[['"]env/.test(text));
-  expect(readers.map(({ name }) => name)).toEqual(['src/config.ts']);
+test('only src/config.ts reads the environment, and local/environment.ts for what is not shipped', () => {
+  const readers = CODE.filter(({ text }) => /process\.env|process\[['"]env/.test(text));
+  expect(readers.map(({ name }) => name)).toEqual(['src/config.ts', 'local/environment.ts']);
 });
 
 test.each([
-  ['src/load/', ['src/work/', 'tasks/', 'src/local/']],
-  ['src/work/', ['src/load/', 'src/local/']],
-  ['src/database/', ['src/load/', 'src/work/', 'tasks/', 'src/local/', 'src/queue/']],
-  ['src/queue/', ['src/load/', 'src/work/', 'tasks/', 'src/local/', 'src/database/']],
+  ['src/', ['local/', 'test/', 'bench/']],
+  ['tasks/', ['local/', 'test/', 'bench/', 'src/cli/', 'src/load/']],
+  ['src/load/', ['src/cli/', 'src/work/', 'tasks/']],
+  ['src/work/', ['src/cli/', 'src/load/', 'tasks/']],
+  ['src/database/', ['src/cli/', 'src/load/', 'src/work/', 'tasks/', 'src/queue/']],
+  ['src/queue/', ['src/cli/', 'src/load/', 'src/work/', 'tasks/', 'src/database/']],
+  ['local/', ['test/', 'bench/']],
 ])('%s imports nothing of %j', (from, forbidden) => {
-  const crossings = SRC.filter(({ name }) => name.startsWith(from)).flatMap((file) =>
+  const files = CODE.filter(({ name }) => name.startsWith(from));
+  expect(files).not.toHaveLength(0);
+  const crossings = files.flatMap((file) =>
     importsOf(file)
       .filter((target) => forbidden.some((prefix) => target.startsWith(prefix)))
       .map((target) => `${file.name} imports ${target}`),
@@ -38,20 +46,40 @@ test.each([
   expect(crossings).toEqual([]);
 });
 
+test('what ships imports no development dependency', () => {
+  const { devDependencies } = JSON.parse(read('package.json')) as { devDependencies: object };
+  const shipped = CODE.filter(({ name }) => !name.startsWith('local/'));
+  const imported = shipped.flatMap(({ name, text }) =>
+    [...text.matchAll(/^(?:import|export)(?! type) .*from '([^.'][^']*)'/gm)].map((match) => ({
+      name,
+      from: match[1]!
+        .split('/')
+        .slice(0, match[1]!.startsWith('@') ? 2 : 1)
+        .join('/'),
+    })),
+  );
+  expect(imported.map(({ from }) => from)).toContain('pg');
+  expect(imported.filter(({ from }) => from in devDependencies)).toEqual([]);
+});
+
 test('exports have names outside tasks, and a task has none but its default', () => {
-  expect(SRC.filter(({ text }) => /^export default/m.test(text)).map(({ name }) => name)).toEqual([]);
+  expect(
+    [...SRC, ...LOCAL].filter(({ text }) => /^export default/m.test(text)).map(({ name }) => name),
+  ).toEqual([]);
   for (const { text } of TASKS) {
     expect(text).toMatch(/^export default task\(/m);
     expect(text).not.toMatch(/^export (?!default)/m);
   }
 });
 
-test('a task is named like its file', () => {
-  for (const { name, text } of TASKS) expect(text).toContain(`task('${path.basename(name, '.ts')}'`);
+test('a task is named like its file, and a worker has every task', () => {
+  for (const { name, text } of TASKS) expect(text).toContain(`name: '${path.basename(name, '.ts')}'`);
+  const files = TASKS.map(({ name }) => path.basename(name, '.ts'));
+  expect(ALL_TASKS.map(({ name }) => name).sort()).toEqual(files);
 });
 
 test(`no file is longer than ${MAX_LINES} lines`, () => {
-  const files = [...SRC, ...TASKS, ...filesOf('migrations/fixtures', '.sql'), ...filesOf('test', '.ts')];
+  const files = [...CODE, ...filesOf('migrations/fixtures', '.sql'), ...filesOf('test', '.ts')];
   const long = files.filter(({ text }) => text.trimEnd().split('\n').length > MAX_LINES);
   expect(long.map(({ name }) => name)).toEqual([]);
 });
@@ -71,8 +99,8 @@ test('every dependency has an exact version', () => {
 test('every SQLSTATE of ours that SQL raises is explained, and nothing else is', () => {
   const sql = [
     ...filesOf('migrations/fixtures', '.sql').map(({ text }) => text),
-    read('migrations/roles.sql'),
-    read('migrations/database.sql'),
+    read('migrations/before/1-roles.sql'),
+    read('migrations/before/2-database.sql'),
   ];
   const raised = new Set(
     sql.flatMap((text) => [...text.matchAll(/errcode = '(ML\d{3})'/g)].map((match) => match[1])),

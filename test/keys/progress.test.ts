@@ -1,7 +1,7 @@
 import { SQSClient } from '@aws-sdk/client-sqs';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { Logger } from '../../src/log.ts';
-import type { WorkContext } from '../../src/work/context.ts';
+import type { WorkContext } from '../../src/work/task.ts';
 import { takeSteps } from '../../src/work/steps.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { load, rotate, sharedLogins, type Login } from '../support/keys.ts';

@@ -1,11 +1,9 @@
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
-import { childEnvironment } from '../../src/config.ts';
+import { childEnvironment, MASKED_LOGINS } from '../../local/environment.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { REGION, startQueue, type TestQueue } from './loader.ts';
-
-const LOAD = 'src/cli/load.ts';
 
 let db: TestDatabase;
 let sqs: TestQueue;
@@ -28,7 +26,6 @@ const environment = (more: Record<string, string> = {}) =>
     AWS_REGION: REGION,
     AWS_ACCESS_KEY_ID: 'test',
     AWS_SECRET_ACCESS_KEY: 'test',
-    LOCAL_DIR: '/nowhere',
     SQS_WAIT_TIME_SECONDS: '1',
     ...more,
   });
@@ -41,7 +38,7 @@ interface Outcome {
 
 const load = (args: string[], env: NodeJS.ProcessEnv) =>
   new Promise<Outcome>((resolve) => {
-    execFile(process.execPath, [LOAD, ...args], { env }, (error, stdout, stderr) => {
+    execFile(process.execPath, [MASKED_LOGINS, 'load', ...args], { env }, (error, stdout, stderr) => {
       resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr });
     });
   });
@@ -54,7 +51,10 @@ const stagedRows = async () => {
 /** A loader that follows the queue, when it has staged its first message. */
 async function startFollowing(more: Record<string, string> = {}): Promise<ChildProcess> {
   sqs.send(1);
-  const child = spawn(process.execPath, [LOAD, '--follow'], { env: environment(more), stdio: 'ignore' });
+  const child = spawn(process.execPath, [MASKED_LOGINS, 'load', '--follow'], {
+    env: environment(more),
+    stdio: 'ignore',
+  });
   await vi.waitFor(async () => expect(await stagedRows()).toBe(1), { timeout: 20_000, interval: 50 });
   return child;
 }

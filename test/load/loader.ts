@@ -45,8 +45,7 @@ export function queueAt(port: number, url: string): QueueSettings {
 }
 
 export function settingsWith(variables: Record<string, string> = {}): Settings {
-  return readSettings('loader', {
-    LOCAL_DIR: '/nowhere',
+  return readSettings({
     SQS_WAIT_TIME_SECONDS: '1',
     LOAD_BATCH_MS: '20',
     ...variables,

@@ -9,7 +9,7 @@ import {
   type SQSClient,
 } from '@aws-sdk/client-sqs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { startEmulator, type Emulator } from '../../src/local/emulator.ts';
+import { startEmulator, type Emulator } from '../../local/sqs/emulator.ts';
 import { createQueueClient } from '../../src/queue/client.ts';
 
 let directory: string;

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { loginEvents, type EventOptions, type LoginEvent } from '../../src/send/events.ts';
+import { loginEvents, type EventOptions, type LoginEvent } from '../../local/send/events.ts';
 
 const COUNT = 5_000;
 

@@ -3,9 +3,9 @@ import { once } from 'node:events';
 import path from 'node:path';
 import pg from 'pg';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { childEnvironment } from '../../src/config.ts';
-import { placeForData } from '../../src/local/os-user.ts';
-import { startPostgres, type Postgres } from '../../src/local/postgres.ts';
+import { childEnvironment } from '../../local/environment.ts';
+import { placeForData } from '../../local/postgres/os-user.ts';
+import { startPostgres, type Postgres } from '../../local/postgres/postgres.ts';
 import { makePlace, removePlace } from '../support/place.ts';
 
 let place: string;
@@ -127,7 +127,7 @@ describe('the embedded Postgres', () => {
 
 /** Starts a server and prints its process id. */
 const STARTER = `
-  import { startPostgres } from '${path.join(import.meta.dirname, '../../src/local/postgres.ts')}';
+  import { startPostgres } from '${path.join(import.meta.dirname, '../../local/postgres/postgres.ts')}';
   const [dataDirectory, place] = process.argv.slice(1);
   const postgres = await startPostgres({ dataDirectory, logFile: place + '/postgres.log', superuserPassword: 'test' });
   console.log(postgres.pid());

@@ -5,13 +5,13 @@ import path from 'node:path';
 import { promisify } from 'node:util';
 import { ReceiveMessageCommand, type SQSClient } from '@aws-sdk/client-sqs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { childEnvironment } from '../../src/config.ts';
-import { startEmulator, type Emulator } from '../../src/local/emulator.ts';
+import { childEnvironment } from '../../local/environment.ts';
+import { startEmulator, type Emulator } from '../../local/sqs/emulator.ts';
 import { createQueueClient } from '../../src/queue/client.ts';
 import { countMessages } from '../../src/queue/counts.ts';
-import { inBatches } from '../../src/send/batches.ts';
-import { linesOf } from '../../src/send/lines.ts';
-import { sendEvents } from '../../src/send/send.ts';
+import { inBatches } from '../../local/send/batches.ts';
+import { linesOf } from '../../local/send/lines.ts';
+import { sendEvents } from '../../local/send/send.ts';
 
 let directory: string;
 let emulator: Emulator;
@@ -121,7 +121,7 @@ describe('sending', () => {
 });
 
 describe('npm run send', () => {
-  const command = path.join(import.meta.dirname, '../../src/cli/send.ts');
+  const command = path.join(import.meta.dirname, '../../local/cli/send.ts');
 
   async function send(...options: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
     const env = childEnvironment({

@@ -2,8 +2,9 @@ import { existsSync, readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { readStackFile, type StackLogin } from '../../src/config.ts';
-import { startStack, type Stack } from '../../src/local/stack.ts';
+import { readStackFile } from '../../local/stack/state.ts';
+import type { StackLogin } from '../../local/stack/logins.ts';
+import { startStack, type Stack } from '../../local/stack/stack.ts';
 import { createLogger } from '../../src/log.ts';
 import { makePlace, removePlace } from '../support/place.ts';
 

@@ -2,8 +2,7 @@ import { expect, test } from 'vitest';
 import { readSettings, requireQueue } from '../../src/config.ts';
 import { SettingError } from '../../src/errors.ts';
 
-const queueOf = (variables: Record<string, string>) =>
-  requireQueue(readSettings('loader', { LOCAL_DIR: '/nowhere', ...variables }));
+const queueOf = (variables: Record<string, string>) => requireQueue(readSettings({ ...variables }));
 
 test.each([
   ['https://sqs.eu-west-1.amazonaws.com/123456789012/logins', 'eu-west-1'],

@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { StackLogin } from '../../src/config.ts';
+import type { StackLogin } from '../../local/stack/logins.ts';
 import { unseal } from '../../src/database/kek.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { sqlstate } from '../support/sqlstate.ts';

@@ -3,8 +3,8 @@
  * what anybody relies on. The list of functions is the catalogs', so a new function is tried without being named here.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { StackLogin } from '../../src/config.ts';
-import { loginName } from '../../src/local/logins.ts';
+import type { StackLogin } from '../../local/stack/logins.ts';
+import { loginName } from '../../local/stack/logins.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { finish, load, rotate, rotationsOf, sharedLogins, step } from '../support/keys.ts';
 import { maskAll, message, stage } from '../support/staging.ts';

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { StackLogin } from '../../src/config.ts';
+import type { StackLogin } from '../../local/stack/logins.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { maskAll, message, stage } from '../support/staging.ts';
 import { sqlstate } from '../support/sqlstate.ts';

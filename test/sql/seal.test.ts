@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import type { StackLogin } from '../../src/config.ts';
+import type { StackLogin } from '../../local/stack/logins.ts';
 import { bytea, copyIn, encodeRows } from '../../src/database/copy.ts';
 import { isSealed, unseal } from '../../src/database/kek.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';

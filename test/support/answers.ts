@@ -1,7 +1,7 @@
 /** All that a database answers about one fixed batch, in a form that is the same whatever keys, ids and moments are. */
 import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
-import type { StackLogin } from '../../src/config.ts';
+import type { StackLogin } from '../../local/stack/logins.ts';
 import type { TestDatabase } from './database.ts';
 import { request, reveal, rotate, type Pools } from './keys.ts';
 import { maskAll, ledgerOf, type Message } from './staging.ts';

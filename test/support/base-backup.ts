@@ -4,7 +4,7 @@ import { mkdirSync } from 'node:fs';
 import path from 'node:path';
 import type { Writable } from 'node:stream';
 import pg from 'pg';
-import { asUser, makePrivateDirectory, serverUser } from '../../src/local/os-user.ts';
+import { asUser, makePrivateDirectory, serverUser } from '../../local/postgres/os-user.ts';
 
 /**
  * Takes a base backup as pg_basebackup does: over a replication connection, by the protocol's BASE_BACKUP. What it

@@ -12,9 +12,9 @@ import {
   prepareDatabase,
   randomPasswords,
   type Passwords,
-} from '../../src/local/logins.ts';
-import { placeForData } from '../../src/local/os-user.ts';
-import { startPostgres } from '../../src/local/postgres.ts';
+} from '../../local/stack/logins.ts';
+import { placeForData } from '../../local/postgres/os-user.ts';
+import { startPostgres } from '../../local/postgres/postgres.ts';
 import { createLogger } from '../../src/log.ts';
 import { makePlace, removePlace } from './place.ts';
 

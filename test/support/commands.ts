@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import path from 'node:path';
-import { childEnvironment } from '../../src/config.ts';
+import { childEnvironment, MASKED_LOGINS } from '../../local/environment.ts';
 
 const ROOT = path.join(import.meta.dirname, '../..');
 /** A command that is still running then does not end by itself, in milliseconds. */
@@ -14,17 +14,17 @@ export interface Outcome {
   ms: number;
 }
 
-/** Runs a command as a person does: `worker --once`. It sees the variables given here and no local stack. */
+/** Runs a command as a person does: `worker --once`. It sees the variables given here and no other. */
 export function runCommandLine(line: string, variables: Record<string, string>): Promise<Outcome> {
   const [command, ...args] = line.split(' ');
   const startedAt = performance.now();
   return new Promise((resolve) => {
     const child = execFile(
       process.execPath,
-      [`src/cli/${command}.ts`, ...args],
+      [MASKED_LOGINS, command!, ...args],
       {
         cwd: ROOT,
-        env: childEnvironment({ LOCAL_DIR: '/nowhere', ...variables }),
+        env: childEnvironment(variables),
         timeout: TOO_LONG_MS,
         killSignal: 'SIGKILL',
       },

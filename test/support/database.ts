@@ -1,10 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { inject } from 'vitest';
-import type { StackLogin } from '../../src/config.ts';
+import type { StackLogin } from '../../local/stack/logins.ts';
 import { unseal } from '../../src/database/kek.ts';
 import { createPool } from '../../src/database/pool.ts';
-import { DATABASE, loginName } from '../../src/local/logins.ts';
+import { DATABASE, loginName } from '../../local/stack/logins.ts';
 
 /** A migrated database of a test file's own. */
 export interface TestDatabase {

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { inject } from 'vitest';
-import { loginName } from '../../src/local/logins.ts';
+import { loginName } from '../../local/stack/logins.ts';
 
 /** An empty database that nobody has migrated, and the login that may: no superuser, not the database's owner. */
 export interface FreshDatabase {

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { expect } from 'vitest';
-import type { StackLogin } from '../../src/config.ts';
+import type { StackLogin } from '../../local/stack/logins.ts';
 import pg from 'pg';
 import { until } from './pipeline.ts';
 import { event, maskAll } from './staging.ts';

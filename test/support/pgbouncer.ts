@@ -5,9 +5,9 @@ import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { inject } from 'vitest';
-import { loginName } from '../../src/local/logins.ts';
-import { asUser, serverUser } from '../../src/local/os-user.ts';
-import { freePort } from '../../src/local/ports.ts';
+import { loginName } from '../../local/stack/logins.ts';
+import { asUser, serverUser } from '../../local/postgres/os-user.ts';
+import { freePort } from '../../local/ports.ts';
 import { until } from './pipeline.ts';
 
 /** A PgBouncer in front of the tests' cluster. */

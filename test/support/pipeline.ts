@@ -4,9 +4,9 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SendMessageBatchCommand, SQSClient } from '@aws-sdk/client-sqs';
 import type pg from 'pg';
-import { childEnvironment } from '../../src/config.ts';
+import { childEnvironment } from '../../local/environment.ts';
 import { createPool } from '../../src/database/pool.ts';
-import { startStack, type Stack } from '../../src/local/stack.ts';
+import { startStack, type Stack } from '../../local/stack/stack.ts';
 import { createLogger } from '../../src/log.ts';
 import { makePlace, removePlace } from './place.ts';
 
@@ -17,7 +17,7 @@ const POLL_MS = 50;
 export interface Pipeline {
   stack: Stack;
   superuser: pg.Pool;
-  /** Starts `src/cli/<command>.ts`; what it prints is in `output`. */
+  /** Starts `masked-logins <command>` on the stack; what it prints is in `output`. */
   run(command: string, args?: string[], variables?: Record<string, string>): Run;
   send(bodies: readonly string[]): Promise<string[]>;
   stop(): Promise<void>;
@@ -44,7 +44,7 @@ export async function startPipeline(): Promise<Pipeline> {
     stack,
     superuser,
     run(command, args = [], variables = {}) {
-      const child = spawn(process.execPath, [path.join(ROOT, 'src/cli', `${command}.ts`), ...args], {
+      const child = spawn(process.execPath, [path.join(ROOT, 'local/on-stack.ts'), command, ...args], {
         cwd: ROOT,
         env: childEnvironment({ LOCAL_DIR: localDir, ...variables }),
         stdio: ['ignore', 'pipe', 'pipe'],

@@ -1,7 +1,7 @@
 import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { removeData } from '../../src/local/stack.ts';
+import { removeData } from '../../local/stack/stack.ts';
 
 /** A directory for a stack or a server of a test's own, through which the server's user gets. */
 export function makePlace(): string {

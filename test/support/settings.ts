@@ -1,8 +1,8 @@
 /** Sessions in which settings are turned, at each of the levels at which somebody may turn them. */
 import pg from 'pg';
-import type { StackLogin } from '../../src/config.ts';
+import type { StackLogin } from '../../local/stack/logins.ts';
 import { createPool } from '../../src/database/pool.ts';
-import { loginName } from '../../src/local/logins.ts';
+import { loginName } from '../../local/stack/logins.ts';
 import { ASKING, type Sessions } from './answers.ts';
 import type { TestDatabase } from './database.ts';
 

@@ -3,10 +3,10 @@ import { once } from 'node:events';
 import { appendFileSync, closeSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import pg from 'pg';
-import { childEnvironment } from '../../src/config.ts';
-import { findBinaries } from '../../src/local/binaries.ts';
-import { asUser, serverUser } from '../../src/local/os-user.ts';
-import { freePort } from '../../src/local/ports.ts';
+import { childEnvironment } from '../../local/environment.ts';
+import { findBinaries } from '../../local/postgres/binaries.ts';
+import { asUser, serverUser } from '../../local/postgres/os-user.ts';
+import { freePort } from '../../local/ports.ts';
 import { until } from './pipeline.ts';
 
 /** A hot standby of a test's own. `src/local` has none: it waits for a server that takes writes. */

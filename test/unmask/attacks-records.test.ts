@@ -1,6 +1,6 @@
 /** Records that somebody with every right has changed, and rights that nobody else has. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import type { StackLogin } from '../../src/config.ts';
+import type { StackLogin } from '../../local/stack/logins.ts';
 import { sqlstate } from '../support/sqlstate.ts';
 import { guard, loadPeople, request, REVEAL, setPolicy, setStage } from '../support/unmask.ts';
 import type { Person, Session, Stage } from '../support/unmask.ts';

@@ -5,10 +5,12 @@ import path from 'node:path';
 import pg from 'pg';
 import pino from 'pino';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { childEnvironment, readSettings } from '../../src/config.ts';
+import { childEnvironment, MASKED_LOGINS } from '../../local/environment.ts';
+import { readSettings } from '../../src/config.ts';
 import { createLogger, type Logger } from '../../src/log.ts';
 import { databaseAt } from '../../src/database/url.ts';
 import { runWorker, runWorkerOnce, type WorkerOptions } from '../../src/work/worker.ts';
+import { TASKS } from '../../tasks/index.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { until } from '../support/pipeline.ts';
 import { ledgerOf, message, stage } from '../support/staging.ts';
@@ -32,11 +34,11 @@ const never = new AbortController().signal;
 
 function options(stop: AbortSignal, log: Logger = createLogger('silent'), url = db.urls.worker) {
   const settings = {
-    ...readSettings('worker', { LOCAL_DIR: '/nonexistent' }),
+    ...readSettings({}),
     kek: { text: db.kek.toString('hex') },
     workerConcurrency: 2,
   };
-  return { settings, database: databaseAt(url), queue, log, stop } as WorkerOptions;
+  return { settings, database: databaseAt(url), queue, log, stop, tasks: TASKS } as WorkerOptions;
 }
 
 /** A logger that keeps every line. */
@@ -166,10 +168,9 @@ test.each([[['--once']], [[]]])(
   async (args) => {
     await db.superuser.query('revoke update on graphile_worker._private_jobs from logins_worker');
     await stage(db, [message()]);
-    const child = spawn(process.execPath, [path.join(ROOT, 'src/cli/worker.ts'), ...args], {
+    const child = spawn(process.execPath, [MASKED_LOGINS, 'worker', ...args], {
       cwd: ROOT,
       env: childEnvironment({
-        LOCAL_DIR: '/nonexistent',
         DATABASE_URL: db.urls.worker,
         SQS_QUEUE_URL: queue.url,
         AWS_ENDPOINT_URL_SQS: queue.endpoint,

@@ -4,6 +4,7 @@ import { readSettings } from '../../src/config.ts';
 import { databaseAt } from '../../src/database/url.ts';
 import { createLogger } from '../../src/log.ts';
 import { runWorkerOnce, type OnceSummary } from '../../src/work/worker.ts';
+import { TASKS } from '../../tasks/index.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { close, event, maskAll, message } from '../support/staging.ts';
 
@@ -24,13 +25,14 @@ const queue = {
 const workOnce = (): Promise<OnceSummary> =>
   runWorkerOnce({
     settings: {
-      ...readSettings('worker', { LOCAL_DIR: '/nonexistent' }),
+      ...readSettings({}),
       kek: { text: db.kek.toString('hex') },
     },
     database: databaseAt(db.urls.worker),
     queue,
     log: createLogger('silent'),
     stop: new AbortController().signal,
+    tasks: TASKS,
   });
 
 test('a worker that runs once drops what is past retention, and goes on with an erasure that has no job', async () => {

@@ -8,11 +8,12 @@ import { readSettings, type Settings } from '../../src/config.ts';
 import { bytea, copyIn, encodeRows } from '../../src/database/copy.ts';
 import { fingerprintOf, rewrap } from '../../src/database/kek.ts';
 import { databaseAt } from '../../src/database/url.ts';
-import { startEmulator, type Emulator } from '../../src/local/emulator.ts';
+import { startEmulator, type Emulator } from '../../local/sqs/emulator.ts';
 import { createLogger } from '../../src/log.ts';
 import { createQueueClient } from '../../src/queue/client.ts';
 import { countMessages } from '../../src/queue/counts.ts';
 import { runWorker, runWorkerOnce } from '../../src/work/worker.ts';
+import { TASKS } from '../../tasks/index.ts';
 import { event } from '../support/bodies.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { openTransaction } from '../support/keys.ts';
@@ -39,13 +40,14 @@ const queue = () => ({
 const never = new AbortController().signal;
 
 function options(kek: Settings['kek'], stop: AbortSignal = never) {
-  const settings = { ...readSettings('worker', { LOCAL_DIR: '/nonexistent' }), kek };
+  const settings = { ...readSettings({}), kek };
   return {
     settings,
     database: databaseAt(db.urls.worker),
     queue: queue(),
     log: createLogger('silent'),
     stop,
+    tasks: TASKS,
   };
 }
 

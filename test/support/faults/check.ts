@@ -1,5 +1,5 @@
 import type pg from 'pg';
-import type { LoginEvent } from '../../../src/send/events.ts';
+import type { LoginEvent } from '../../../local/send/events.ts';
 import type { Sent } from './traffic.ts';
 
 /** How many ids are where they should not be. All must be 0. */

@@ -2,7 +2,7 @@ import { execFile, execFileSync } from 'node:child_process';
 import { appendFileSync, chownSync, mkdirSync, rmSync, statfsSync } from 'node:fs';
 import path from 'node:path';
 import { promisify } from 'node:util';
-import { serverUser } from '../../../src/local/os-user.ts';
+import { serverUser } from '../../../local/postgres/os-user.ts';
 import { numberOf, until } from './asking.ts';
 import { retried } from './postgres-faults.ts';
 import { FaultError } from './protocol.ts';

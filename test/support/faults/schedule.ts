@@ -1,4 +1,4 @@
-import { seededRandom, type Random } from '../../../src/send/random.ts';
+import { seededRandom, type Random } from '../../../local/send/random.ts';
 import { fillRealDisk } from './disk.ts';
 import { killAt, MOMENTS } from './kills.ts';
 import { cut, fillDisk, reset, slow, stopImmediately, swallow, terminate } from './postgres-faults.ts';

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
-import { childEnvironment } from '../../../src/config.ts';
+import { childEnvironment, MASKED_LOGINS } from '../../../local/environment.ts';
 import { FaultError, OUTPUT_KEPT, type PointMessage, type RunnerMessage } from './protocol.ts';
 
 const ROOT = path.join(import.meta.dirname, '../../..');
@@ -36,7 +36,7 @@ export class Supervised {
     options: { preloads?: string[] } = {},
   ) {
     this.name = name;
-    this.#args = name === 'loader' ? ['src/cli/load.ts', '--follow'] : ['src/cli/worker.ts'];
+    this.#args = [MASKED_LOGINS, ...(name === 'loader' ? ['load', '--follow'] : ['worker'])];
     this.#variables = variables;
     this.#preloads = [POINTS, ...(options.preloads ?? [])];
   }

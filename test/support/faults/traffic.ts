@@ -1,7 +1,7 @@
 import { SendMessageBatchCommand, SQSClient } from '@aws-sdk/client-sqs';
-import { loginEvents, type LoginEvent } from '../../../src/send/events.ts';
-import { malformedBody } from '../../../src/send/malformed.ts';
-import { seededRandom, type Random } from '../../../src/send/random.ts';
+import { loginEvents, type LoginEvent } from '../../../local/send/events.ts';
+import { malformedBody } from '../../../local/send/malformed.ts';
+import { seededRandom, type Random } from '../../../local/send/random.ts';
 
 /** What was sent under a message id; without an event, a body that belongs into quarantine. */
 export interface Sent {

@@ -1,9 +1,9 @@
 import { readFileSync } from 'node:fs';
 import type pg from 'pg';
 import { createPool } from '../../../src/database/pool.ts';
-import { startStack, type Stack } from '../../../src/local/stack.ts';
+import { startStack, type Stack } from '../../../local/stack/stack.ts';
 import { createLogger } from '../../../src/log.ts';
-import { seededRandom, type Random } from '../../../src/send/random.ts';
+import { seededRandom, type Random } from '../../../local/send/random.ts';
 import { makePlace, removePlace } from '../place.ts';
 import { until } from './asking.ts';
 import type { Remains } from './check.ts';
@@ -76,7 +76,6 @@ export async function startWorld(options: WorldOptions): Promise<World> {
   const custodian = createPool(urls.custodian, { max: 1, applicationName: 'faults' });
   const variables = (url: string) => ({
     ...SETTINGS,
-    LOCAL_DIR: `${localDir}/none`,
     DATABASE_URL: postgres.through(url),
     SQS_QUEUE_URL: queueUrl.replace(endpoint, queue.endpoint),
     AWS_ENDPOINT_URL_SQS: queue.endpoint,

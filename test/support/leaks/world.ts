@@ -3,19 +3,20 @@ import { once } from 'node:events';
 import path from 'node:path';
 import { SendMessageBatchCommand } from '@aws-sdk/client-sqs';
 import pg from 'pg';
-import { childEnvironment, type StackLogin } from '../../../src/config.ts';
+import { childEnvironment, MASKED_LOGINS } from '../../../local/environment.ts';
+import type { StackLogin } from '../../../local/stack/logins.ts';
 import { migrate } from '../../../src/database/migrate.ts';
 import { createPool } from '../../../src/database/pool.ts';
-import { startEmulator, type Emulator } from '../../../src/local/emulator.ts';
+import { startEmulator, type Emulator } from '../../../local/sqs/emulator.ts';
 import {
   createMemberLogins,
   DATABASE,
   loginName,
   prepareDatabase,
   randomPasswords,
-} from '../../../src/local/logins.ts';
-import { placeForData } from '../../../src/local/os-user.ts';
-import { startPostgres, type Postgres } from '../../../src/local/postgres.ts';
+} from '../../../local/stack/logins.ts';
+import { placeForData } from '../../../local/postgres/os-user.ts';
+import { startPostgres, type Postgres } from '../../../local/postgres/postgres.ts';
 import { createLogger } from '../../../src/log.ts';
 import { createQueueClient } from '../../../src/queue/client.ts';
 import type { TestDatabase } from '../database.ts';
@@ -74,7 +75,7 @@ export interface World {
   directory: string;
   /** Everything that all commands printed. */
   printed(): string;
-  /** Runs `src/cli/<command>.ts` as a login; the environment holds nothing but what it needs and `variables`. */
+  /** Runs `masked-logins <command>` as a login; the environment holds nothing but what it needs and `variables`. */
   run(command: string, login: StackLogin, args?: string[], variables?: Record<string, string>): Run;
   send(bodies: readonly string[]): Promise<void>;
   stop(): Promise<void>;
@@ -187,12 +188,11 @@ function environmentOf(databaseUrl: string, emulator: Emulator, queue: QueueProx
     SQS_VISIBILITY_TIMEOUT_SECONDS: '5',
     LOAD_BATCH_MS: '100',
     LOG_LEVEL: 'trace',
-    LOCAL_DIR: '/nonexistent',
   };
 }
 
 function start(command: string, args: string[], variables: Record<string, string>): Run {
-  const child = spawn(process.execPath, [path.join(ROOT, 'src/cli', `${command}.ts`), ...args], {
+  const child = spawn(process.execPath, [MASKED_LOGINS, command, ...args], {
     cwd: ROOT,
     env: childEnvironment(variables),
     stdio: ['ignore', 'pipe', 'pipe'],

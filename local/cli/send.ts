@@ -1,0 +1,71 @@
+import { randomBytes } from 'node:crypto';
+import { readSettings, requireQueue } from '../../src/config.ts';
+import { explaining } from '../../src/explain.ts';
+import { createQueueClient } from '../../src/queue/client.ts';
+import { fillSettings } from '../environment.ts';
+import { linesOf } from '../send/lines.ts';
+import { loginEvents } from '../send/events.ts';
+import { sendOptions, type SendArguments } from '../send/options.ts';
+import { sendEvents } from '../send/send.ts';
+import { commandLine, runCommand } from '../../src/cli/command.ts';
+
+/** What shells report for a command that Ctrl-C ended. */
+const EXIT_INTERRUPTED = 130;
+
+await runCommand(async () => {
+  const program = commandLine(
+    'send',
+    'Sends login events to the queue: made-up ones, or the lines of a file.',
+  )
+    .option('--count <number>', 'how many events to make (default: 1000)')
+    .option('--rate <per second>', 'messages a second (default: as fast as the queue takes them)')
+    .option('--duplicates <share>', 'share of events that repeat an earlier ip and device (default: 0.2)')
+    .option('--malformed <share>', 'share of bodies that are no login event (default: 0.01)')
+    .option('--seed <text>', 'the same seed makes the same events (default: a random one)')
+    .option('--file <path>', 'send the lines of this file instead, each as it is')
+    .option('--json', 'print the summary as JSON', false)
+    .parse();
+  const given = sendOptions(program.opts<SendArguments>());
+  fillSettings('loader');
+  const queue = requireQueue(readSettings());
+
+  const seed = given.seed ?? randomBytes(4).toString('hex');
+  const bodies =
+    given.file === undefined
+      ? loginEvents({ seed, duplicates: given.duplicates, malformed: given.malformed }).take(given.count)
+      : linesOf(given.file);
+  const stopping = new AbortController();
+  // Ctrl-C under npm arrives twice: from the terminal, and forwarded by npm.
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopping.abort());
+
+  const client = createQueueClient(queue, { maxSockets: 16 });
+  try {
+    const { sent, rejected, seconds } = await explaining({ command: 'send', queue }, () =>
+      sendEvents({
+        client,
+        queueUrl: queue.url,
+        bodies,
+        rate: given.rate,
+        signal: stopping.signal,
+      }),
+    );
+    const interrupted = stopping.signal.aborted;
+    const origin = given.file === undefined ? { seed } : {};
+    if (given.json) {
+      process.stdout.write(`${JSON.stringify({ sent, rejected, seconds, interrupted, ...origin })}\n`);
+    } else {
+      const notes = [
+        `${sent} messages sent in ${seconds.toFixed(1)} s (${Math.round(sent / Math.max(seconds, 0.001))} a second)`,
+        ...(rejected > 0
+          ? [`${rejected} refused by SQS as too long or with characters it does not take`]
+          : []),
+        ...(given.file === undefined ? [`seed ${seed}`] : []),
+        ...(interrupted ? ['interrupted'] : []),
+      ];
+      process.stdout.write(`${notes.join(', ')}\n`);
+    }
+    return interrupted ? EXIT_INTERRUPTED : rejected > 0 ? 1 : 0;
+  } finally {
+    client.destroy();
+  }
+});

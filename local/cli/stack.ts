@@ -1,0 +1,52 @@
+import { once } from 'node:events';
+import path from 'node:path';
+import { readSettings } from '../../src/config.ts';
+import { localDirectory } from '../environment.ts';
+import { DATABASE } from '../stack/logins.ts';
+import { startStack, type Stack } from '../stack/stack.ts';
+import { createLogger } from '../../src/log.ts';
+import { commandLine, runCommand } from '../../src/cli/command.ts';
+
+await runCommand(async () => {
+  const program = commandLine(
+    'stack',
+    'Runs a local Postgres and SQS emulator, migrated and ready, until Ctrl-C. The data stays for the next time.',
+  )
+    .option('--fresh', 'delete the data of last time and start over', false)
+    .parse();
+  const { fresh } = program.opts<{ fresh: boolean }>();
+  const settings = readSettings();
+  const localDir = localDirectory();
+
+  // Listened for from the first moment: a Postgres that is half started must be stopped as well.
+  const stopping = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopping.abort());
+
+  const log = createLogger(settings.logLevel);
+  const stack = await startStack({ localDir, fresh, log });
+  try {
+    process.stdout.write(describeStack(stack, localDir));
+    if (!stopping.signal.aborted) await once(stopping.signal, 'abort');
+  } finally {
+    await stack.stop();
+  }
+  process.stdout.write('Stopped. The data stays; npm run stack brings it back.\n');
+  return 0;
+});
+
+function describeStack(stack: Stack, localDir: string): string {
+  const shown = path.relative(process.cwd(), localDir) || '.';
+  return `
+Ready.
+
+  Postgres     127.0.0.1:${stack.postgres.port}, database ${DATABASE}
+  Queue        ${stack.file.queueUrl}
+  Dead letters ${stack.file.deadLetterQueueUrl}
+  Logins       ${path.join(shown, 'stack.json')}, a connection string for each role
+  Server log   ${path.join(shown, 'postgres.log')}
+
+In another terminal:  npm run send -- --count 1000 && npm run load && npm run worker -- --once
+Ctrl-C stops both.
+
+`;
+}

@@ -1,0 +1,73 @@
+import { buildApp } from 'fauxqs';
+import { loadStores } from './emulator-stores.ts';
+import { freePort } from '../ports.ts';
+
+/** The emulator's own default: any other would be part of every ARN and of no use. */
+const REGION = 'us-east-1';
+const ACCOUNT = '000000000000';
+const QUEUE = 'login-queue';
+const DEAD_LETTER_QUEUE = 'login-queue-dead-letter';
+
+/**
+ * High on purpose: a message is received again each time Postgres was away when it came, and an outage must never
+ * send messages to the dead-letter queue, where nobody reads them.
+ */
+const MAX_RECEIVES = 50;
+
+export interface EmulatorOptions {
+  /** The port of last time; another is taken if it is no longer free. */
+  port?: number | undefined;
+  /** Where messages are kept over a restart; without it they live in memory. */
+  dataDirectory?: string | undefined;
+  visibilityTimeoutSeconds?: number;
+}
+
+export interface Emulator {
+  readonly port: number;
+  readonly endpoint: string;
+  readonly region: string;
+  readonly queueUrl: string;
+  readonly deadLetterQueueUrl: string;
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts an SQS emulator (fauxqs) in this process, with the login queue and its dead-letter queue.
+ *
+ * fauxqs's own `startFauxqs` is not used: it listens on every interface of the machine, and whoever is on the
+ * network could read the events.
+ */
+export async function startEmulator(options: EmulatorOptions = {}): Promise<Emulator> {
+  const stores = await loadStores(options.dataDirectory);
+  const app = buildApp({ logger: false, defaultRegion: REGION, stores });
+  app.addHook('preClose', (done) => {
+    stores.close();
+    done();
+  });
+  const port = await freePort(options.port);
+  const endpoint = `http://127.0.0.1:${port}`;
+  // Queues are found by name, so that a URL made here works with and without the endpoint set, and after a change of port.
+  const urlOf = (name: string) => `${endpoint}/${ACCOUNT}/${name}`;
+  const arnOf = (name: string) => `arn:aws:sqs:${REGION}:${ACCOUNT}:${name}`;
+  const ensureQueue = (name: string, attributes: Record<string, string>) => {
+    if (stores.sqsStore.getQueueByName(name) !== undefined) return;
+    stores.sqsStore.createQueue(name, urlOf(name), arnOf(name), attributes);
+  };
+  ensureQueue(DEAD_LETTER_QUEUE, { MessageRetentionPeriod: '1209600' });
+  ensureQueue(QUEUE, {
+    VisibilityTimeout: String(options.visibilityTimeoutSeconds ?? 300),
+    RedrivePolicy: JSON.stringify({
+      deadLetterTargetArn: arnOf(DEAD_LETTER_QUEUE),
+      maxReceiveCount: MAX_RECEIVES,
+    }),
+  });
+  await app.listen({ port, host: '127.0.0.1' });
+  return {
+    port,
+    endpoint,
+    region: REGION,
+    queueUrl: urlOf(QUEUE),
+    deadLetterQueueUrl: urlOf(DEAD_LETTER_QUEUE),
+    stop: () => app.close(),
+  };
+}

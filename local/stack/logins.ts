@@ -1,0 +1,101 @@
+import { randomBytes } from 'node:crypto';
+import pg from 'pg';
+
+/** The database of a local stack. */
+export const DATABASE = 'masked_logins';
+
+/** The logins that are a member of the group role of the same name, and nothing else. */
+const MEMBERS = ['loader', 'worker', 'analyst', 'unmasker', 'approver', 'custodian', 'auditor'] as const;
+
+type Member = (typeof MEMBERS)[number];
+
+/** The logins of a stack, a connection string each; `stack.json` holds them under `urls`. */
+export type StackLogin = 'superuser' | 'owner' | Member;
+export type Passwords = Record<Exclude<StackLogin, 'superuser'>, string>;
+
+/** A password nobody has to remember: 24 random bytes in hex, which needs no quoting anywhere. */
+export function randomPassword(): string {
+  return randomBytes(24).toString('hex');
+}
+
+/** New passwords for all logins but the superuser's. */
+export function randomPasswords(): Passwords {
+  const names = ['owner', ...MEMBERS] as const;
+  return Object.fromEntries(names.map((name) => [name, randomPassword()])) as Passwords;
+}
+
+/** The login's name in Postgres: `local_loader` is a member of `logins_loader`. */
+export function loginName(name: keyof Passwords): string {
+  return `local_${name}`;
+}
+
+/**
+ * Makes the database and the login that migrates it. That login is no superuser and does not own the database, as
+ * on managed Postgres: so every start of a local stack proves that the installation needs neither.
+ *
+ * @param url gives the superuser's connection string for a database
+ */
+export async function prepareDatabase(
+  url: (database: string) => string,
+  passwords: Passwords,
+): Promise<void> {
+  const owner = loginName('owner');
+  await withClient(url('postgres'), async (client) => {
+    await ensureLogin(client, owner, passwords.owner, 'createrole');
+    const { rowCount } = await client.query('select from pg_database where datname = $1', [DATABASE]);
+    if (rowCount === 0) await client.query(`create database ${DATABASE}`);
+    await client.query(`grant create on database ${DATABASE} to ${owner}`);
+    await client.query(`grant connect on database ${DATABASE} to ${owner} with grant option`);
+  });
+  await withClient(url(DATABASE), async (client) => {
+    // user_logins lives in schema public, where the migrations let logins_owner make tables.
+    await client.query(`grant usage, create on schema public to ${owner} with grant option`);
+  });
+}
+
+/** Makes a login for each role. The group roles exist, that is: the database is migrated. */
+export async function createMemberLogins(
+  url: (database: string) => string,
+  passwords: Passwords,
+): Promise<void> {
+  await withClient(url(DATABASE), async (client) => {
+    for (const name of MEMBERS) {
+      await ensureLogin(client, loginName(name), passwords[name], 'inherit');
+      await client.query(`grant ${groupOf(name)} to ${loginName(name)}`);
+    }
+  });
+}
+
+function groupOf(name: Member): string {
+  return `logins_${name}`;
+}
+
+async function ensureLogin(
+  client: pg.Client,
+  name: string,
+  password: string,
+  attribute: string,
+): Promise<void> {
+  const { rowCount } = await client.query('select from pg_roles where rolname = $1', [name]);
+  const verb = rowCount === 0 ? 'create' : 'alter';
+  await client.query(`${verb} role ${name} login ${attribute} password ${pg.escapeLiteral(password)}`);
+}
+
+async function withClient(
+  connectionString: string,
+  use: (client: pg.Client) => Promise<void>,
+): Promise<void> {
+  const client = new pg.Client({ connectionString, application_name: 'masked-logins stack' });
+  // A server that is killed meanwhile fails the query, which is thrown; without a listener it would end the process.
+  client.on('error', () => {});
+  await client.connect();
+  try {
+    // Statements here hold passwords, and one that fails must not take them into the server's log.
+    await client.query(
+      `set log_statement = 'none'; set log_min_error_statement = 'panic'; set log_min_duration_statement = -1`,
+    );
+    await use(client);
+  } finally {
+    await client.end();
+  }
+}

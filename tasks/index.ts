@@ -1,0 +1,20 @@
+/** All jobs that a worker can do. */
+import cleanLedger from './clean_ledger.ts';
+import forgetUsers from './forget_users.ts';
+import maintainPartitions from './maintain_partitions.ts';
+import maskBatch from './mask_batch.ts';
+import purgeVault from './purge_vault.ts';
+import retention from './retention.ts';
+import rotateKeys from './rotate_keys.ts';
+import sweepBatches from './sweep_batches.ts';
+
+export const TASKS = [
+  maskBatch,
+  sweepBatches,
+  maintainPartitions,
+  retention,
+  cleanLedger,
+  rotateKeys,
+  forgetUsers,
+  purgeVault,
+];
