@@ -9,7 +9,7 @@ import { asUser, serverUser } from '../../local/postgres/os-user.ts';
 import { freePort } from '../../local/ports.ts';
 import { until } from './pipeline.ts';
 
-/** A hot standby of a test's own. `src/local` has none: it waits for a server that takes writes. */
+/** A hot standby of a test's own. `local/postgres` has none: it waits for a server that takes writes. */
 export interface Standby {
   port: number;
   stop(): Promise<void>;
