@@ -2,7 +2,7 @@ import { parseCronItems, type CronItem, type ParsedCronItem, type TaskList } fro
 import type { Pool } from 'pg';
 import cleanLedger from '../../tasks/clean_ledger.ts';
 import maintainPartitions from '../../tasks/maintain_partitions.ts';
-import forgetUsers from '../../tasks/forget_users.ts';
+import eraseUsers from '../../tasks/erase_users.ts';
 import maskBatch from '../../tasks/mask_batch.ts';
 import purgeVault from '../../tasks/purge_vault.ts';
 import retention from '../../tasks/retention.ts';
@@ -16,7 +16,7 @@ const UPKEEP = {
   maintain_partitions: maintainPartitions,
   clean_ledger: cleanLedger,
   rotate_keys: rotateKeys,
-  forget_users: forgetUsers,
+  erase_users: eraseUsers,
   retention,
   purge_vault: purgeVault,
 };
@@ -34,7 +34,7 @@ export function createTaskLists(context: WorkContext): { masking: TaskList; upke
 }
 
 /** Begun by functions of the database, and gone on with every minute, should a worker have been killed. */
-const BACKGROUND = ['rotate_keys', 'forget_users', 'purge_vault'];
+const BACKGROUND = ['rotate_keys', 'erase_users', 'purge_vault'];
 
 function daily(task: string, match: string): CronItem {
   return { task, match, options: { jobKey: task, backfillPeriod: DAY_MS } };
