@@ -175,7 +175,7 @@ test('the order, its reason and its outcome are on the record', async () => {
   await eraseAll();
   const { rows } = await db
     .pool('auditor')
-    .query(`select actor, action, details from audit.events where action like 'forg%' order by event_id`);
+    .query(`select actor, action, details from audit.events where action like 'erase%' order by event_id`);
   expect(rows).toEqual([
     {
       actor: 'local_custodian', action: 'erase user', details: { erasure_id: 1, user_id: 'ann', reason: 'DSR-4711' },
