@@ -40,7 +40,7 @@ export async function staged({ loader }: BenchStack, bodies: readonly string[]):
 /** Takes what has been moved on out of staging. */
 export async function closeAll({ superuser }: BenchStack): Promise<void> {
   await superuser.query('update staging.batches set acked_at = now() where acked_at is null');
-  await superuser.query('select staging.rotate_slots()');
+  await superuser.query('select staging.recycle_slots()');
 }
 
 async function moved(

@@ -27,18 +27,15 @@ export interface Fault {
   fatal: boolean;
 }
 
-/** SQLSTATEs of ours; docs/errors.md lists them all. */
+/** The SQLSTATEs of class ML that a command or task handles. docs/errors.md lists all of them. */
 export const SQLSTATE = {
   sealed: 'ML001',
   wrongKek: 'ML002',
   alreadyUnsealed: 'ML003',
-  damaged: 'ML004',
   keyInUse: 'ML006',
   noSuchKey: 'ML007',
   rotationNotDone: 'ML008',
-  rowCountMismatch: 'ML010',
   alreadySubmitted: 'ML011',
-  unknownBatch: 'ML012',
 } as const;
 
 /** Postgres's SQLSTATE for a lock that was waited for as long as `lock_timeout` lets wait. */

@@ -43,7 +43,7 @@ export interface ErasureProgress {
 export interface Status {
   queue: { visible: number; inFlight: number; deadLettered: number | null };
   staged: { rows: number; oldestUnmaskedSeconds: number | null };
-  batches: { total: number; open: number; lost: number };
+  batches: { total: number; pending: number; lost: number };
   loaded: number;
   duplicates: number;
   /** Sound messages whose ip is no address. */
@@ -60,7 +60,7 @@ export interface Status {
 interface StatusRow {
   staged_rows: string;
   oldest_unmasked_seconds: number | null;
-  open_batches: string;
+  pending_batches: string;
   batches: string;
   loaded: string;
   duplicates: string;
@@ -92,7 +92,11 @@ export async function collectStatus(pool: Pool, sqs: SQSClient, queueUrl: string
   return {
     queue: { visible: queue.visible, inFlight: queue.inFlight, deadLettered: queue.deadLettered },
     staged: { rows: Number(row.staged_rows), oldestUnmaskedSeconds: toTenth(row.oldest_unmasked_seconds) },
-    batches: { total: Number(row.batches), open: Number(row.open_batches), lost: Number(row.lost_batches) },
+    batches: {
+      total: Number(row.batches),
+      pending: Number(row.pending_batches),
+      lost: Number(row.lost_batches),
+    },
     loaded: Number(row.loaded),
     duplicates: Number(row.duplicates),
     noAddresses: Number(row.no_addresses),
@@ -124,7 +128,7 @@ export function renderStatus(status: Status): string {
       `${staged.rows} rows${age === null ? '' : `, the oldest for ${age.toFixed(1)} s`}`,
     ],
     ['acknowledged, still on disk', renderResidue(status.residue)],
-    ['batches', `${batches.total}, of which ${batches.open} not yet acknowledged`],
+    ['batches', `${batches.total}, of which ${batches.pending} pending`],
     [
       'lost batches',
       `${batches.lost}${batches.lost > 0 ? ' (a crash emptied staging; SQS delivered them again)' : ''}`,

@@ -1,6 +1,6 @@
 /** All jobs that a worker can do. */
 import cleanLedger from './clean_ledger.ts';
-import forgetUsers from './forget_users.ts';
+import eraseUsers from './erase_users.ts';
 import maintainPartitions from './maintain_partitions.ts';
 import maskBatch from './mask_batch.ts';
 import purgeVault from './purge_vault.ts';
@@ -15,6 +15,6 @@ export const TASKS = [
   retention,
   cleanLedger,
   rotateKeys,
-  forgetUsers,
+  eraseUsers,
   purgeVault,
 ];

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:41c129d6820a062dd7451b00e441e7e5f779d6ae
+--! Hash: sha1:f645252fe33835dc36f4281086826de1d99ac800
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -63,13 +63,13 @@ select
   (l.create_date at time zone 'UTC')::date as create_date
 from public.user_logins l;
 
-comment on view public.user_logins_compat is 'user_logins as its older definition had it: major version, day, text masks';
+comment on view public.user_logins_compat is 'user_logins as its older definition had it: major version, day, tokens as text';
 --! EndIncluded tables/public.user_logins_compat.sql
 
 --! Included tables/staging.slots.sql
 -- The slots of staging.raw_messages: one is open and takes what comes in, the others are closed and wait to be emptied
--- (staging.rotate_slots). Row-level security without a policy keeps out pg_write_all_data, which could lock the open
--- slot's row and so stop the rotation.
+-- (staging.recycle_slots). Row-level security without a policy keeps out pg_write_all_data, which could lock the open
+-- slot's row and so stop recycling.
 create table if not exists staging.slots (
   slot integer primary key check (slot between 0 and 2),
   is_open boolean not null,
@@ -103,7 +103,7 @@ comment on column staging.slots.tried_at is 'When it last could not be emptied b
 -- body_key, which never leaves the row (storage plain).
 --
 -- This table itself is empty: the rows are in its children, the slots. One takes what comes in, while what the others
--- held is truncated (staging.rotate_slots). DELETE would leave bodies on disk until a vacuum and a later row overwrite
+-- held is truncated (staging.recycle_slots). DELETE would leave bodies on disk until a vacuum and a later row overwrite
 -- them; TRUNCATE gives the file back at once, and costs nothing a row.
 create unlogged table if not exists staging.raw_messages (
   batch_id uuid,
@@ -163,7 +163,7 @@ alter table staging.raw_messages reset (
 );
 
 comment on table staging.raw_messages is 'Raw messages on their way to masking; unlogged, in slots that are truncated in turn';
-comment on column staging.raw_messages.body_key is 'Where the body is too long for its row: the key that opens it (masking.staged_body)';
+comment on column staging.raw_messages.body_key is 'Where the body is too long for its row: the key that decrypts it (masking.staged_body)';
 comment on table staging.raw_messages_0 is 'Slot of staging.raw_messages';
 comment on table staging.raw_messages_1 is 'Slot of staging.raw_messages';
 comment on table staging.raw_messages_2 is 'Slot of staging.raw_messages';
@@ -187,7 +187,7 @@ select
   null::bytea[] as bodies
 where false;
 
-comment on view staging.inbox is 'Write-only inlet for raw messages: COPY staging.inbox FROM STDIN (FORMAT binary)';
+comment on view staging.inbox is 'Write-only inbox for raw messages: COPY staging.inbox FROM STDIN (FORMAT binary)';
 --! EndIncluded tables/staging.inbox.sql
 --! Included tables/staging.batches.sql
 -- The ledger: a row a batch, logged, no personal data. Status, metrics and recovery read it.
@@ -208,7 +208,7 @@ create table if not exists staging.batches (
 );
 
 -- What the loader's ceiling and the sweep look at: nearly always a handful of rows.
-create index if not exists batches_open on staging.batches (staged_at) where acked_at is null and lost_at is null;
+create index if not exists batches_pending on staging.batches (staged_at) where acked_at is null and lost_at is null;
 
 comment on table staging.batches is 'Ledger of batches; rows = inserted + duplicates + quarantined once masked';
 comment on column staging.batches.rows is 'Messages the loader staged';
@@ -306,7 +306,7 @@ comment on sequence masking.seal_count is 'How many times the database was seale
 -- a row the database is sealed.
 --
 -- UNLOGGED: absent from WAL, base backups and standbys, and gone after a crash or a restore. No CHECK and no
--- statistics: both would show it. It comes in through the view masking.kek_inlet.
+-- statistics: both would show it. It comes in through the view masking.kek_inbox.
 create unlogged table if not exists masking.kek (
   singleton boolean primary key default true,
   kek bytea not null,
@@ -318,17 +318,17 @@ alter table masking.kek alter column kek set statistics 0;
 comment on table masking.kek is 'The key-encryption key while the database is unsealed';
 comment on column masking.kek.seal_count is 'The value of masking.seal_count when this key came in; any other one now means: sealed since';
 --! EndIncluded tables/masking.kek.sql
---! Included tables/masking.kek_inlet.sql
--- The way in for the key-encryption key: COPY masking.kek_inlet FROM STDIN (FORMAT binary), one column of 32 bytes.
+--! Included tables/masking.kek_inbox.sql
+-- The way in for the key-encryption key: COPY masking.kek_inbox FROM STDIN (FORMAT binary), one column of 32 bytes.
 --
 -- Binary COPY data reaches no log, neither as statement nor as parameter nor in an error's context; statement text
 -- and bind parameters do. masking.receive_kek() checks the key before it is kept.
-create or replace view masking.kek_inlet as
+create or replace view masking.kek_inbox as
 select null::bytea as kek
 where false;
 
-comment on view masking.kek_inlet is 'Write-only inlet that unseals the database';
---! EndIncluded tables/masking.kek_inlet.sql
+comment on view masking.kek_inbox is 'Write-only inbox that unseals the database';
+--! EndIncluded tables/masking.kek_inbox.sql
 --! Included tables/masking.vault.sql
 -- What was masked, encrypted: a row a distinct value, found by its token.
 create table if not exists masking.vault (
@@ -342,7 +342,7 @@ alter table masking.vault alter column ciphertext set statistics 0;
 alter table masking.vault alter column ciphertext set storage external;
 
 comment on table masking.vault is 'Ciphertext of every masked value, one row a distinct value';
-comment on column masking.vault.token is 'The mask; its first byte is the version of the token key';
+comment on column masking.vault.token is 'The token; its first byte is the version of the token key';
 comment on column masking.vault.key_version is 'Version of the cipher key';
 comment on column masking.vault.ciphertext is 'OpenPGP message (RFC 4880): AES-256, padded plaintext, integrity-protected';
 --! EndIncluded tables/masking.vault.sql
@@ -403,17 +403,17 @@ create table if not exists masking.kek_history (
 comment on table masking.kek_history is 'Fingerprints of the key-encryption keys that were and are in use';
 comment on column masking.kek_history.fingerprint is 'HMAC-SHA256 under the key of a fixed text, cut to 8 bytes: tells nothing of the key';
 --! EndIncluded tables/masking.kek_history.sql
---! Included tables/masking.next_kek_inlet.sql
--- The way in for the key-encryption key that is to replace the present one: COPY masking.next_kek_inlet FROM STDIN
+--! Included tables/masking.next_kek_inbox.sql
+-- The way in for the key-encryption key that is to replace the present one: COPY masking.next_kek_inbox FROM STDIN
 -- (FORMAT binary), one column of 32 bytes. The trigger masking.receive_next_kek() rewraps the data keys.
-create or replace view masking.next_kek_inlet as
+create or replace view masking.next_kek_inbox as
 select null::bytea as kek
 where false;
 
-comment on view masking.next_kek_inlet is 'Write-only inlet that changes the key-encryption key';
---! EndIncluded tables/masking.next_kek_inlet.sql
+comment on view masking.next_kek_inbox is 'Write-only inbox that changes the key-encryption key';
+--! EndIncluded tables/masking.next_kek_inbox.sql
 --! Included tables/masking.erasures.sql
--- Whose values are to be, or have been, erased, and how far that is. The logins stay, with null masks.
+-- Whose values are to be, or have been, erased, and how far that is. The logins stay, with null tokens.
 create table if not exists masking.erasures (
   erasure_id bigint primary key generated always as identity,
   user_id text not null,
@@ -431,7 +431,7 @@ create table if not exists masking.erasures (
 
 comment on table masking.erasures is 'Erasures of users and how far each has come';
 comment on column masking.erasures.started_at is 'When its first step began';
-comment on column masking.erasures.logins_cleared is 'Logins whose masks were set to null';
+comment on column masking.erasures.logins_cleared is 'Logins whose tokens were set to null';
 comment on column masking.erasures.values_erased is 'Vault entries that no other login referred to, deleted';
 comment on column masking.erasures.bodies_erased is 'Quarantined messages of the user, deleted';
 --! EndIncluded tables/masking.erasures.sql
@@ -548,10 +548,10 @@ comment on table unmask.approvals is 'Approvals of requests';
 comment on column unmask.approvals.digest is 'Of the request as it was approved';
 comment on column unmask.approvals.event_id is 'The event in audit.events that says so';
 --! EndIncluded tables/unmask.approvals.sql
---! Included tables/unmask.open_requests.sql
+--! Included tables/unmask.pending_requests.sql
 -- The requests that somebody has something to do with now: an unmasker their own, an approver those that wait for
 -- them. An approver sees whose or which values they are to be, and no value.
-create or replace view unmask.open_requests
+create or replace view unmask.pending_requests
 with (security_barrier) as
 select
   r.request_id,
@@ -578,8 +578,8 @@ where r.expires_at > now()
     )
   );
 
-comment on view unmask.open_requests is 'One''s own requests, and for approvers those that wait for approval';
---! EndIncluded tables/unmask.open_requests.sql
+comment on view unmask.pending_requests is 'One''s own requests, and for approvers those that wait for approval';
+--! EndIncluded tables/unmask.pending_requests.sql
 
 --! Included functions/audit.refuse_change.sql
 -- audit.refuse_change() -> trigger, and the triggers that make tables append-only
@@ -895,9 +895,9 @@ grant execute on function audit.verify(bigint, text) to logins_auditor;
 --! Included functions/masking.require_member.sql
 -- masking.require_member(variadic roles name[]) -> void
 --
--- what:    refuses a login that is a member of none of these roles. A grant on an inlet is not enough: a member of
+-- what:    refuses a login that is a member of none of these roles. A grant on an inbox is not enough: a member of
 --          pg_write_all_data may insert anywhere.
--- called:  by the triggers of the inlets
+-- called:  by the triggers of the inboxes
 -- reads:   the catalogs
 -- twice:   yes
 -- raises:  42501 the login (session_user) is a member of none of them
@@ -1133,7 +1133,7 @@ exception
   when external_routine_invocation_exception then
     raise exception using
       errcode = 'ML002',
-      message = 'the key-encryption key does not open the data keys',
+      message = 'the key-encryption key does not decrypt the data keys',
       hint = 'A wrapped key in masking.keys was changed: docs/incidents.md says what to do';
 end
 $$;
@@ -1358,10 +1358,10 @@ revoke all on function masking.refuse_other_kek(bytea) from public;
 --! Included functions/masking.receive_kek.sql
 -- masking.receive_kek() -> trigger, and the trigger that unseals
 --
--- what:    takes the key-encryption key that was copied into masking.kek_inlet, checks its fingerprint and that it opens
+-- what:    takes the key-encryption key that was copied into masking.kek_inbox, checks its fingerprint and that it decrypts
 --          every data key, and keeps it. The first one that a database ever sees becomes its key, and the data keys are
 --          made. The key that is in use already is only compared: workers hand theirs over at every start.
--- called:  by COPY masking.kek_inlet, as logins_worker or logins_custodian
+-- called:  by COPY masking.kek_inbox, as logins_worker or logins_custodian
 -- reads:   masking.keys, masking.kek_history, masking.seal_count
 -- writes:  masking.kek, audit.events; masking.keys and masking.kek_history at the first unsealing
 -- twice:   yes: the key that is there already is taken again, and changes nothing
@@ -1410,20 +1410,20 @@ begin
 end
 $$;
 
-comment on function masking.receive_kek() is 'Checks and keeps the key-encryption key copied into masking.kek_inlet';
+comment on function masking.receive_kek() is 'Checks and keeps the key-encryption key copied into masking.kek_inbox';
 revoke all on function masking.receive_kek() from public;
 
 create or replace trigger receive_kek
-instead of insert on masking.kek_inlet
+instead of insert on masking.kek_inbox
 for each row execute function masking.receive_kek();
 --! EndIncluded functions/masking.receive_kek.sql
 --! Included functions/masking.receive_next_kek.sql
 -- masking.receive_next_kek() -> trigger, and the trigger that changes the key-encryption key
 --
--- what:    wraps every data key anew under the key that was copied into masking.next_kek_inlet, and puts it in the place
+-- what:    wraps every data key anew under the key that was copied into masking.next_kek_inbox, and puts it in the place
 --          of the present one, in one transaction: whatever is killed meanwhile, the data keys are wrapped under one
 --          of the two, and unsealing says which
--- called:  by COPY masking.next_kek_inlet, as logins_custodian (npm run keys -- rewrap)
+-- called:  by COPY masking.next_kek_inbox, as logins_custodian (npm run keys -- rewrap)
 -- reads:   masking.kek
 -- writes:  masking.keys, masking.kek, masking.kek_history, audit.events
 -- twice:   yes: with the key that is present already it changes nothing
@@ -1472,11 +1472,11 @@ begin
 end
 $$;
 
-comment on function masking.receive_next_kek() is 'Wraps the data keys under the key copied into masking.next_kek_inlet';
+comment on function masking.receive_next_kek() is 'Wraps the data keys under the key copied into masking.next_kek_inbox';
 revoke all on function masking.receive_next_kek() from public;
 
 create or replace trigger receive_next_kek
-instead of insert on masking.next_kek_inlet
+instead of insert on masking.next_kek_inbox
 for each row execute function masking.receive_next_kek();
 --! EndIncluded functions/masking.receive_next_kek.sql
 --! Included functions/masking.seal.sql
@@ -1896,9 +1896,9 @@ begin
   -- Each `offset 0` keeps the planner from pulling a level up and computing its expressions once per use.
   bodies as (
     select
-      m.message_id, m.sent_at, m.receive_count, m.opened as body,
-      case when lenient then masking.read_body(m.opened) else convert_from(m.opened, 'UTF8')::jsonb end as json
-    from (select s.*, masking.staged_body(s.body, s.body_key) as opened from staging.raw_messages s) m
+      m.message_id, m.sent_at, m.receive_count, m.received_body as body,
+      case when lenient then masking.read_body(m.received_body) else convert_from(m.received_body, 'UTF8')::jsonb end as json
+    from (select s.*, masking.staged_body(s.body, s.body_key) as received_body from staging.raw_messages s) m
     where m.batch_id = mask_rows.batch_id
       and (only_message_id is null or m.message_id = only_message_id)
     offset 0
@@ -2446,14 +2446,14 @@ $$;
 comment on function masking.current_tokens(uuid[]) is 'The tokens under which values are in the vault now';
 revoke all on function masking.current_tokens(uuid[]) from public;
 --! EndIncluded functions/masking.current_tokens.sql
---! Included functions/masking.opened_value.sql
--- masking.opened_value(token uuid, ciphertext bytea, password text, key_version integer, key bytea) -> text
+--! Included functions/masking.decrypted_value.sql
+-- masking.decrypted_value(token uuid, ciphertext bytea, password text, key_version integer, key bytea) -> text
 --
 -- what:    the value of a vault entry, in the clear, if it is the one that the entry's token stands for
 -- takes:   password: of the cipher key; key_version, key: the token key; null for keys that there are not
--- called:  by masking.open_values
+-- called:  by masking.decrypt_values
 -- raises:  ML004 the ciphertext was changed, or swapped with another's
-create or replace function masking.opened_value(
+create or replace function masking.decrypted_value(
   token uuid,
   ciphertext bytea,
   password text,
@@ -2487,11 +2487,11 @@ exception when external_routine_invocation_exception or character_not_in_reperto
 end
 $$;
 
-comment on function masking.opened_value(uuid, bytea, text, integer, bytea) is 'The value of a vault entry, in the clear and checked';
-revoke all on function masking.opened_value(uuid, bytea, text, integer, bytea) from public;
---! EndIncluded functions/masking.opened_value.sql
---! Included functions/masking.open_values.sql
--- masking.open_values(tokens uuid[]) -> setof (token uuid, value text)
+comment on function masking.decrypted_value(uuid, bytea, text, integer, bytea) is 'The value of a vault entry, in the clear and checked';
+revoke all on function masking.decrypted_value(uuid, bytea, text, integer, bytea) from public;
+--! EndIncluded functions/masking.decrypted_value.sql
+--! Included functions/masking.decrypt_values.sql
+-- masking.decrypt_values(tokens uuid[]) -> setof (token uuid, value text)
 --
 -- what:    the values of vault entries, in the clear, each checked: its token, computed again from the value, must be
 --          the one it stands under
@@ -2501,7 +2501,7 @@ revoke all on function masking.opened_value(uuid, bytea, text, integer, bytea) f
 -- reads:   masking.vault, masking.keys, masking.kek
 -- keeps:   what is in the clear in memory (work_mem), off the disk
 -- raises:  ML001 sealed; ML002 wrong key-encryption key; ML004 a ciphertext was changed or swapped
-create or replace function masking.open_values(tokens uuid[])
+create or replace function masking.decrypt_values(tokens uuid[])
 returns table (token uuid, value text)
 language plpgsql
 stable
@@ -2514,15 +2514,15 @@ as $$
 begin
   return query
     with keys as materialized (
-      select k.purpose, k.version, k.opened as key, encode(k.opened, 'hex') as password
+      select k.purpose, k.version, k.unwrapped as key, encode(k.unwrapped, 'hex') as password
       from (
-        select k.purpose, k.version, masking.unwrapped(k.wrapped) as opened
+        select k.purpose, k.version, masking.unwrapped(k.wrapped) as unwrapped
         from masking.keys k
         where k.state <> 'destroyed'
         offset 0
       ) k
     )
-    select v.token, masking.opened_value(v.token, v.ciphertext, c.password, t.version, t.key)
+    select v.token, masking.decrypted_value(v.token, v.ciphertext, c.password, t.version, t.key)
     from unnest(tokens) asked
     join masking.vault v on v.token = asked
     left join keys t on t.purpose = 'token' and t.version = get_byte(uuid_send(v.token), 0)
@@ -2530,18 +2530,18 @@ begin
 end
 $$;
 
-comment on function masking.open_values(uuid[]) is 'Values of vault entries, in the clear and checked';
-revoke all on function masking.open_values(uuid[]) from public;
---! EndIncluded functions/masking.open_values.sql
---! Included functions/masking.open_bodies.sql
--- masking.open_bodies(message_ids uuid[]) -> setof (message_id uuid, body bytea)
+comment on function masking.decrypt_values(uuid[]) is 'Values of vault entries, in the clear and checked';
+revoke all on function masking.decrypt_values(uuid[]) from public;
+--! EndIncluded functions/masking.decrypt_values.sql
+--! Included functions/masking.decrypt_bodies.sql
+-- masking.decrypt_bodies(message_ids uuid[]) -> setof (message_id uuid, body bytea)
 --
 -- what:    the bodies of quarantined messages, in the clear
--- called:  by unmask.reveal, staging.replay and masking.forget_step
+-- called:  by unmask.reveal, staging.replay and masking.erase_step
 -- reads:   staging.quarantine, masking.keys, masking.kek
 -- keeps:   what is in the clear in memory (work_mem), off the disk
 -- raises:  ML001 sealed; ML002 wrong key-encryption key; ML004 a ciphertext was changed
-create or replace function masking.open_bodies(message_ids uuid[])
+create or replace function masking.decrypt_bodies(message_ids uuid[])
 returns table (message_id uuid, body bytea)
 language plpgsql
 stable
@@ -2568,16 +2568,16 @@ exception when external_routine_invocation_exception then
 end
 $$;
 
-comment on function masking.open_bodies(uuid[]) is 'Bodies of quarantined messages, in the clear';
-revoke all on function masking.open_bodies(uuid[]) from public;
---! EndIncluded functions/masking.open_bodies.sql
+comment on function masking.decrypt_bodies(uuid[]) is 'Bodies of quarantined messages, in the clear';
+revoke all on function masking.decrypt_bodies(uuid[]) from public;
+--! EndIncluded functions/masking.decrypt_bodies.sql
 --! Included functions/masking.user_of_body.sql
 -- masking.user_of_body(message_id uuid) -> text
 --
 -- what:    the user_id in a quarantined message's body, in envelopes in it (up to three, one in the other), or in base64;
---          null where there is none, or where the body was changed and cannot be opened: one such body must not hold up
+--          null where there is none, or where the body was changed and cannot be decrypted: one such body must not hold up
 --          erasures. What is compressed cannot be looked into.
--- called:  by masking.forget_step
+-- called:  by masking.erase_step
 -- reads:   staging.quarantine, masking.keys, masking.kek
 -- raises:  ML001 sealed; ML002 wrong key-encryption key
 create or replace function masking.user_of_body(message_id uuid)
@@ -2591,7 +2591,7 @@ declare
   body bytea;
   event jsonb;
 begin
-  select b.body into body from masking.open_bodies(array[user_of_body.message_id]) b;
+  select b.body into body from masking.decrypt_bodies(array[user_of_body.message_id]) b;
   event := coalesce(masking.read_body(body), masking.read_body(masking.from_base64(body)));
   for depth in 1..3 loop
     exit when event ? 'user_id';
@@ -2698,7 +2698,7 @@ for each row execute function unmask.audit_policy();
 --
 -- what:    SHA-256 over all that a request says, so that one that was changed afterwards is not granted. event_id is
 --          left out: the event holds this digest.
--- called:  by unmask.open_request, unmask.approve and unmask.granted
+-- called:  by unmask.create_request, unmask.approve and unmask.granted
 create or replace function unmask.digest_of(request unmask.requests)
 returns bytea
 language sql
@@ -2730,7 +2730,7 @@ revoke all on function unmask.digest_of(unmask.requests) from public;
 --
 -- what:    the row of the policy that holds for session_user: of those whose role it is a member of, the one that allows
 --          most values in a request
--- called:  by unmask.open_request and unmask.distinct_tokens
+-- called:  by unmask.create_request and unmask.distinct_tokens
 -- reads:   unmask.policy
 -- raises:  ML106 no row covers the login
 create or replace function unmask.policy_of_login()
@@ -2762,7 +2762,7 @@ revoke all on function unmask.policy_of_login() from public;
 --! Included functions/unmask.distinct_tokens.sql
 -- unmask.distinct_tokens(tokens uuid[]) -> uuid[]
 --
--- what:    the tokens of a request without duplicates and nulls, in order: no more than the policy allows. A null mask
+-- what:    the tokens of a request without duplicates and nulls, in order: no more than the policy allows. A null token
 --          stands for a value that was absent or has been erased: there is nothing to reveal. The array's length is
 --          looked at before anything is done with it.
 -- called:  by the functions that make requests
@@ -2799,8 +2799,8 @@ $$;
 comment on function unmask.distinct_tokens(uuid[]) is 'The tokens of a request, each once, as many as the policy allows';
 revoke all on function unmask.distinct_tokens(uuid[]) from public;
 --! EndIncluded functions/unmask.distinct_tokens.sql
---! Included functions/unmask.open_request.sql
--- unmask.open_request(kind text, tokens uuid[], reason text, subject text) -> uuid
+--! Included functions/unmask.create_request.sql
+-- unmask.create_request(kind text, tokens uuid[], reason text, subject text) -> uuid
 --
 -- what:    checks a request against the policy, writes it down and on the record, and returns its id. Nothing is shown
 --          before the transaction is committed (unmask.granted).
@@ -2809,7 +2809,7 @@ revoke all on function unmask.distinct_tokens(uuid[]) from public;
 -- writes:  unmask.requests, audit.events
 -- twice:   makes another request
 -- raises:  ML106 over a limit of the policy, or no policy covers the login; ML110 no reason, or nothing to reveal
-create or replace function unmask.open_request(kind text, tokens uuid[], reason text, subject text)
+create or replace function unmask.create_request(kind text, tokens uuid[], reason text, subject text)
 returns uuid
 language plpgsql
 volatile
@@ -2832,7 +2832,7 @@ begin
     raise exception using
       errcode = 'ML110',
       message = 'there is nothing to reveal: these logins carry no value, or there are none',
-      hint = 'A null mask stands for a value that was absent or has been erased';
+      hint = 'A null token stands for a value that was absent or has been erased';
   end if;
   policy := unmask.policy_of_login();
 
@@ -2850,9 +2850,9 @@ begin
   end if;
 
   request.request_id := gen_random_uuid();
-  request.kind := open_request.kind;
-  request.reason := btrim(open_request.reason);
-  request.subject := open_request.subject;
+  request.kind := create_request.kind;
+  request.reason := btrim(create_request.reason);
+  request.subject := create_request.subject;
   request.requested_by := session_user;
   request.role_name := policy.role_name;
   request.requested_at := clock_timestamp();
@@ -2882,14 +2882,14 @@ begin
 end
 $$;
 
-comment on function unmask.open_request(text, uuid[], text, text) is 'Checks a request against the policy and writes it down';
-revoke all on function unmask.open_request(text, uuid[], text, text) from public;
---! EndIncluded functions/unmask.open_request.sql
+comment on function unmask.create_request(text, uuid[], text, text) is 'Checks a request against the policy and writes it down';
+revoke all on function unmask.create_request(text, uuid[], text, text) from public;
+--! EndIncluded functions/unmask.create_request.sql
 --! Included functions/unmask.request.sql
 -- unmask.request(field text, tokens uuid[], reason text) -> uuid
 --
 -- what:    asks to see the values behind tokens of one field. Commit, then reveal.
--- takes:   field: ip or device_id; tokens: masks of that field; duplicates and nulls are left out, so that
+-- takes:   field: ip or device_id; tokens: tokens of that field; duplicates and nulls are left out, so that
 --          array(select masked_ip …) fits; reason: why, for the record
 -- called:  by unmaskers
 -- reads:   masking.keys, masking.vault, unmask.policy
@@ -2930,7 +2930,7 @@ begin
   if wanted <> '{}' and not exists (select from masking.current_tokens(wanted)) then
     raise exception using errcode = 'ML107', message = 'all of these values have been erased';
   end if;
-  return unmask.open_request(field, wanted, reason, null);
+  return unmask.create_request(field, wanted, reason, null);
 end
 $$;
 
@@ -2973,7 +2973,7 @@ begin
     cross join unnest(array[l.masked_ip, l.masked_device_id]) t
    where l.user_id = request_user.user_id
      and t is not null;
-  return unmask.open_request('user', tokens, reason, user_id);
+  return unmask.create_request('user', tokens, reason, user_id);
 end
 $$;
 
@@ -3003,7 +3003,7 @@ begin
   if wanted <> '{}' and not exists (select from staging.quarantine q where q.message_id = any (wanted)) then
     raise exception using errcode = 'ML107', message = 'none of these messages is in quarantine (any more)';
   end if;
-  return unmask.open_request('body', wanted, reason, null);
+  return unmask.create_request('body', wanted, reason, null);
 end
 $$;
 
@@ -3037,7 +3037,7 @@ begin
       errcode = 'ML110',
       message = 'a search needs a field, ip or device_id, and a value of up to 256 bytes, which is what an event can have';
   end if;
-  return unmask.open_request('find', array(select masking.tokens_of_value(field, value)), reason, field);
+  return unmask.create_request('find', array(select masking.tokens_of_value(field, value)), reason, field);
 end
 $$;
 
@@ -3268,19 +3268,19 @@ begin
       hint = format('Run: select * from unmask.find(%L, …)', request.subject);
   elsif request.kind = 'body' then
     return query
-      select b.message_id, masking.body_as_text(b.body) from masking.open_bodies(request.tokens) b;
+      select b.message_id, masking.body_as_text(b.body) from masking.decrypt_bodies(request.tokens) b;
     get diagnostics shown = row_count;
   else
     return query
       with current as materialized (
         select c.asked, c.token from masking.current_tokens(request.tokens) c
       ),
-      opened as materialized (
-        select o.token, o.value from masking.open_values(array(select distinct c.token from current c)) o
+      decrypted as materialized (
+        select d.token, d.value from masking.decrypt_values(array(select distinct c.token from current c)) d
       )
-      select c.asked, o.value from current c join opened o on o.token = c.token
+      select c.asked, d.value from current c join decrypted d on d.token = c.token
       union
-      select o.token, o.value from opened o;
+      select d.token, d.value from decrypted d;
     select count(distinct c.asked) into shown from masking.current_tokens(request.tokens) c;
   end if;
 
@@ -3420,7 +3420,7 @@ revoke all on function masking.require_read_committed() from public;
 -- masking.check_step(max_rows integer) -> void
 --
 -- what:    refuses a step of a size that is none, and one in a transaction that does not see what others have committed
--- called:  by masking.rotate_step, masking.forget_step and masking.purge_step, before anything else
+-- called:  by masking.rotate_step, masking.erase_step and masking.purge_step, before anything else
 -- raises:  22023 max_rows is null or not from 1 to 100000; 25000 another isolation level than READ COMMITTED
 create or replace function masking.check_step(max_rows integer)
 returns void
@@ -3442,12 +3442,12 @@ revoke all on function masking.check_step(integer) from public;
 --! Included functions/masking.is_carried.sql
 -- masking.is_carried(key_version integer) -> boolean
 --
--- what:    whether any login still carries a mask of this token key whose value is in the vault under another mask by now.
---          Forgetting which mask became which would leave such a login without its value.
+-- what:    whether any login still carries a token of this token key whose value is in the vault under another token by now.
+--          Deleting which token became which would leave such a login without its value.
 -- called:  by masking.retoken_logins and masking.destroy_key
 -- reads:   public.user_logins, masking.retokened
 --
--- The masks of a key lie together in the indexes, and usually there is none: a probe of two indexes, whatever the
+-- The tokens of a key lie together in the indexes, and usually there is none: a probe of two indexes, whatever the
 -- statistics of before the rotation make the planner think.
 create or replace function masking.is_carried(key_version integer)
 returns boolean
@@ -3479,7 +3479,7 @@ begin
 end
 $$;
 
-comment on function masking.is_carried(integer) is 'Whether logins still carry masks of a token key whose values have moved';
+comment on function masking.is_carried(integer) is 'Whether logins still carry tokens of a token key whose values have moved';
 revoke all on function masking.is_carried(integer) from public;
 --! EndIncluded functions/masking.is_carried.sql
 --! Included functions/masking.rows_to_rotate.sql
@@ -3555,7 +3555,7 @@ begin
     select d.token as old_token, masking.token_of(d.digest, rotation.to_version) as new_token
     from (
       select o.token, crypto.hmac(convert_to(o.value, 'UTF8'), new_key, 'sha256') as digest
-      from masking.open_values(chunk) o
+      from masking.decrypt_values(chunk) o
       offset 0
     ) d
   ),
@@ -3714,7 +3714,7 @@ begin
   update masking.vault v
      set key_version = rotation.to_version,
          ciphertext = crypto.pgp_sym_encrypt_bytea(masking.padded(o.value), new_password, masking.cipher_options())
-    from masking.open_values(chunk) o
+    from masking.decrypt_values(chunk) o
    where v.token = o.token
      and v.key_version = rotation.from_version;
 
@@ -3770,7 +3770,7 @@ begin
   update staging.quarantine q
      set key_version = rotation.to_version,
          body = crypto.pgp_sym_encrypt_bytea(b.body, new_password, masking.cipher_options())
-    from masking.open_bodies(chunk) b
+    from masking.decrypt_bodies(chunk) b
    where q.message_id = b.message_id;
 
   rotation.rows_done := rotation.rows_done + cardinality(chunk);
@@ -3788,7 +3788,7 @@ revoke all on function masking.reencrypt_bodies(masking.rotations, integer) from
 -- masking.rotate_step(max_rows integer default 500)
 --   -> (more boolean, began boolean, ended text, work text, rows bigint, total bigint, seconds double precision)
 --
--- what:    takes the oldest rotation that is running a step further. A vault entry that cannot be opened pauses its
+-- what:    takes the oldest rotation that is running a step further. A vault entry that cannot be decrypted pauses its
 --          rotation, with a word why: rotating must not make a swapped ciphertext good.
 -- returns: more: whether anything is left to do; then, for the worker's log, of the rotation that this step was about:
 --          whether it was the first step, `done` or `paused` where it was the last, what it is, rows done and in total,
@@ -4029,17 +4029,17 @@ grant execute on function masking.resume_rotation() to logins_custodian;
 -- masking.destroy_key(purpose text, version integer, losing bigint default 0) -> void
 --
 -- what:    destroys a retiring key: its wrapped form is removed, and what was still under it is deleted, because nobody
---          can open it any more. What backups and WAL hold of the key is wrapped under the key-encryption key.
+--          can decrypt it any more. What backups and WAL hold of the key is wrapped under the key-encryption key.
 -- takes:   losing: how many values (or quarantined messages) are lost. 0 means none, which is so after a rotation. To
 --          lose some on purpose, name the very number: it is in the error's message. No number loses values that have
---          left the key while logins still carry its masks.
+--          left the key while logins still carry its tokens.
 -- called:  by custodians
 -- reads:   masking.vault, public.user_logins, staging.quarantine
--- writes:  masking.keys, masking.vault, staging.quarantine, masking.retokened (old tokens of a token key are forgotten),
+-- writes:  masking.keys, masking.vault, staging.quarantine, masking.retokened (old tokens of a token key are deleted),
 --          masking.rotations, audit.events
 -- twice:   raises ML007
 -- raises:  ML006 another number of values is under the key; ML007 there is no such retiring key; ML008 its rotation is
---          not done yet, or logins still carry its masks; 22023 losing is null or below 0; 25000 not READ COMMITTED
+--          not done yet, or logins still carry its tokens; 22023 losing is null or below 0; 25000 not READ COMMITTED
 create or replace function masking.destroy_key(purpose text, version integer, losing bigint default 0)
 returns void
 language plpgsql
@@ -4105,11 +4105,11 @@ begin
   elsif key.purpose = 'token' and masking.is_carried(key.version) then
     raise exception using
       errcode = 'ML008',
-      message = 'logins still carry masks of this key whose values are under another key by now: they would lose them',
+      message = 'logins still carry tokens of this key whose values are under another key by now: they would lose them',
       hint = 'Let its rotation get through the logins; where none is under way, rotate the token key of this field once more';
   end if;
 
-  -- What nobody can open any more is deleted, so that a value that comes again is new.
+  -- What nobody can decrypt any more is deleted, so that a value that comes again is new.
   if key.purpose = 'token' then
     delete from masking.retokened r
      where r.old_token >= masking.first_token(key.version) and r.old_token < masking.first_token(key.version + 1)
@@ -4148,7 +4148,7 @@ grant execute on function masking.destroy_key(text, integer, bigint) to logins_c
 --
 -- what:    deletes the vault entries of tokens that no login carries any more, under this token or under one it had
 --          before a rotation; returns how many
--- called:  by masking.forget_step and masking.purge_step
+-- called:  by masking.erase_step and masking.purge_step
 -- reads:   public.user_logins
 -- writes:  masking.vault, masking.retokened
 -- locks:   masking.vault: a batch that relies on an entry commits first or looks again after this (masking.mask_staged)
@@ -4192,10 +4192,10 @@ $$;
 comment on function masking.delete_unreferenced(uuid[]) is 'Deletes vault entries that no login refers to';
 revoke all on function masking.delete_unreferenced(uuid[]) from public;
 --! EndIncluded functions/masking.delete_unreferenced.sql
---! Included functions/masking.forget_user.sql
--- masking.forget_user(user_id text, reason text) -> bigint
+--! Included functions/masking.erase_user.sql
+-- masking.erase_user(user_id text, reason text) -> bigint
 --
--- what:    has the masks of a user's logins set to null, and the vault entries that nobody else refers to deleted, by
+-- what:    has the tokens of a user's logins set to null, and the vault entries that nobody else refers to deleted, by
 --          workers in the background, in small steps. Quarantined messages of the user are deleted as well. Returns the
 --          erasure's id; npm run status and masking.erasures show how far it is. Logins that come later are masked as
 --          ever. Backups keep what they hold until they are thrown away.
@@ -4203,7 +4203,7 @@ revoke all on function masking.delete_unreferenced(uuid[]) from public;
 -- writes:  masking.erasures, graphile_worker's jobs, audit.events
 -- twice:   yes: another erasure, of what has come since
 -- raises:  ML110 no user or no reason
-create or replace function masking.forget_user(user_id text, reason text)
+create or replace function masking.erase_user(user_id text, reason text)
 returns bigint
 language plpgsql
 volatile
@@ -4217,35 +4217,35 @@ begin
     raise exception using errcode = 'ML110', message = 'an erasure needs a user and a reason';
   end if;
   insert into masking.erasures (user_id, reason)
-  values (forget_user.user_id, btrim(forget_user.reason))
+  values (erase_user.user_id, btrim(erase_user.reason))
   returning erasure_id into new_erasure_id;
   perform audit.append(
-    'forget user',
+    'erase user',
     jsonb_build_object('erasure_id', new_erasure_id, 'user_id', user_id, 'reason', btrim(reason))
   );
-  perform graphile_worker.add_job('forget_users', job_key => 'forget_users', priority => 10);
+  perform graphile_worker.add_job('erase_users', job_key => 'erase_users', priority => 10);
   return new_erasure_id;
 end
 $$;
 
-comment on function masking.forget_user(text, text) is 'Has the masked values of a user erased';
-revoke all on function masking.forget_user(text, text) from public;
-grant execute on function masking.forget_user(text, text) to logins_custodian;
---! EndIncluded functions/masking.forget_user.sql
---! Included functions/masking.forget_step.sql
--- masking.forget_step(max_rows integer default 500)
+comment on function masking.erase_user(text, text) is 'Has the masked values of a user erased';
+revoke all on function masking.erase_user(text, text) from public;
+grant execute on function masking.erase_user(text, text) to logins_custodian;
+--! EndIncluded functions/masking.erase_user.sql
+--! Included functions/masking.erase_step.sql
+-- masking.erase_step(max_rows integer default 500)
 --   -> (more boolean, began boolean, ended text, work text, rows bigint, total bigint, seconds double precision)
 --
 -- what:    takes the oldest erasure a step further. It is done when no login of the user that was there before the request
---          has a mask, and all of the quarantine was looked through.
+--          has a token, and all of the quarantine was looked through.
 -- returns: as masking.rotate_step does; rows are logins cleared and bodies deleted, and nobody knows their total
--- called:  by the worker's task forget_users, a transaction a step
+-- called:  by the worker's task erase_users, a transaction a step
 -- reads:   masking.keys and masking.kek (for quarantined bodies)
 -- writes:  public.user_logins, masking.vault, staging.quarantine, masking.erasures; audit.events at the end
 -- twice:   yes: each call is the next step
 -- raises:  55P03 a lock was not to be had within two seconds; ML001 sealed; ML002 wrong key-encryption key; 22023 max_rows is not from 1 to 100000; 25000
 --          not READ COMMITTED
-create or replace function masking.forget_step(
+create or replace function masking.erase_step(
   max_rows integer default 500,
   out more boolean,
   out began boolean,
@@ -4356,7 +4356,7 @@ begin
    where e.erasure_id = erasure.erasure_id;
   if erasure.phase = 'done' then
     perform audit.append(
-      'forgotten user',
+      'erased user',
       jsonb_build_object(
         'erasure_id', erasure.erasure_id, 'logins', erasure.logins_cleared,
         'values', erasure.values_erased, 'bodies', erasure.bodies_erased
@@ -4371,10 +4371,10 @@ begin
 end
 $$;
 
-comment on function masking.forget_step(integer) is 'Takes the oldest erasure a step further';
-revoke all on function masking.forget_step(integer) from public;
-grant execute on function masking.forget_step(integer) to logins_worker;
---! EndIncluded functions/masking.forget_step.sql
+comment on function masking.erase_step(integer) is 'Takes the oldest erasure a step further';
+revoke all on function masking.erase_step(integer) from public;
+grant execute on function masking.erase_step(integer) to logins_worker;
+--! EndIncluded functions/masking.erase_step.sql
 --! Included functions/masking.set_retention.sql
 -- masking.set_retention(keep_months integer) -> void
 --
@@ -4761,7 +4761,7 @@ grant execute on function staging.backlog() to logins_loader, logins_worker, log
 --! Included functions/staging.close_batch.sql
 -- staging.close_batch(batch_id uuid) -> (inserted integer, duplicates integer, quarantined integer)
 --
--- what:    notes that a masked batch was acknowledged, and returns what became of its messages; staging.rotate_slots
+-- what:    notes that a masked batch was acknowledged, and returns what became of its messages; staging.recycle_slots
 --          then takes its rows off the disk
 -- called:  by the worker's task mask_batch after the batch's messages were deleted from SQS
 -- writes:  staging.batches
@@ -4829,7 +4829,7 @@ grant execute on function staging.batch_state(uuid) to logins_worker;
 --
 -- what:    whether a slot of staging.raw_messages has anything in its file: rows, or what rolled-back transactions left.
 --          A slot that somebody has locked against readers counts as filled.
--- called:  by staging.rotate_slots and staging.residue
+-- called:  by staging.recycle_slots and staging.residue
 -- reads:   the size of the slot's file
 -- locks:   the slot, against DROP and TRUNCATE, given back at once
 -- twice:   yes
@@ -4854,9 +4854,9 @@ revoke all on function staging.is_filled(integer) from public;
 -- staging.slot_holders(slots integer[]) -> integer[]
 --
 -- what:    the process ids of sessions that keep slots of staging.raw_messages from being emptied: they hold a lock on one
---          of these slots, or on the row of the open one, which whoever rotates locks. 0 stands for a prepared
+--          of these slots, or on the row of the open one, which staging.recycle_slots locks. 0 stands for a prepared
 --          transaction, which has no session. Null where there are none. Sessions that only pass by are among them.
--- called:  by staging.rotate_slots and staging.residue
+-- called:  by staging.recycle_slots and staging.residue
 -- reads:   staging.slots, pg_locks
 create or replace function staging.slot_holders(slots integer[])
 returns integer[]
@@ -4888,7 +4888,7 @@ revoke all on function staging.slot_holders(integer[]) from public;
 --          open one. Returns true where that is done, false where somebody's lock is in the way, and null where the slot
 --          holds nothing but batches that are not acknowledged.
 -- takes:   everything: move and truncate in any case; waits: wait for the lock until lock_timeout, rather than not at all
--- called:  by staging.rotate_slots
+-- called:  by staging.recycle_slots
 -- reads:   staging.batches
 -- writes:  staging.raw_messages
 -- locks:   the slot, until the transaction ends; none where it returns false, because the sub-transaction is rolled back
@@ -4939,8 +4939,8 @@ $$;
 comment on function staging.empty_slot(integer, integer, boolean, boolean) is 'Truncates a closed slot of raw_messages, moving what is still needed';
 revoke all on function staging.empty_slot(integer, integer, boolean, boolean) from public;
 --! EndIncluded functions/staging.empty_slot.sql
---! Included functions/staging.rotate_slots.sql
--- staging.rotate_slots(filled_until timestamptz default null) -> (emptied integer, remaining integer, held_by integer[])
+--! Included functions/staging.recycle_slots.sql
+-- staging.recycle_slots(filled_until timestamptz default null) -> (emptied integer, remaining integer, held_by integer[])
 --
 -- what:    takes bodies that have served their purpose off the disk. Empties the closed slots of staging.raw_messages,
 --          where their batches are acknowledged by now; rows of batches that are not are moved to the open slot. Then
@@ -4958,7 +4958,7 @@ revoke all on function staging.empty_slot(integer, integer, boolean, boolean) fr
 --          without waiting.
 -- twice:   yes
 -- raises:  25000 not READ COMMITTED: it would truncate rows that it does not see
-create or replace function staging.rotate_slots(
+create or replace function staging.recycle_slots(
   filled_until timestamptz default null,
   out emptied integer,
   out remaining integer,
@@ -5043,10 +5043,10 @@ begin
 end
 $$;
 
-comment on function staging.rotate_slots(timestamptz) is 'Empties the slots of raw_messages whose batches are acknowledged';
-revoke all on function staging.rotate_slots(timestamptz) from public;
-grant execute on function staging.rotate_slots(timestamptz) to logins_worker;
---! EndIncluded functions/staging.rotate_slots.sql
+comment on function staging.recycle_slots(timestamptz) is 'Empties the slots of raw_messages whose batches are acknowledged';
+revoke all on function staging.recycle_slots(timestamptz) from public;
+grant execute on function staging.recycle_slots(timestamptz) to logins_worker;
+--! EndIncluded functions/staging.recycle_slots.sql
 --! Included functions/staging.residue.sql
 -- staging.residue() -> (bodies bigint, oldest_seconds integer, slot_seconds integer, held_by integer[])
 --
@@ -5376,7 +5376,7 @@ grant execute on function staging.maintain_partitions(integer) to logins_worker;
 -- staging.clean_ledger(keep interval default '30 days') -> integer
 --
 -- what:    removes the ledger's rows of batches that ended (acknowledged or lost) longer than keep ago, adds them to
---          staging.totals, and forgets workers not seen for a day. What somebody else has locked is left to the next
+--          staging.totals, and removes workers not seen for a day. What somebody else has locked is left to the next
 --          call. Returns how many batches it removed.
 -- called:  by the worker's task clean_ledger, every day
 -- writes:  staging.batches, staging.totals, staging.workers
@@ -5504,7 +5504,7 @@ begin
 
   insert into staging.inbox (batch_id, message_ids, receipt_handles, sent_ats, receive_counts, bodies)
   select replay_batch_id, array[q.message_id], array[''], array[q.sent_at], array[0], array[b.body]
-  from masking.open_bodies(message_ids) b
+  from masking.decrypt_bodies(message_ids) b
   join staging.quarantine q on q.message_id = b.message_id;
   delete from staging.quarantine q using staging.raw_messages m
    where m.batch_id = replay_batch_id
@@ -5538,7 +5538,7 @@ grant execute on function staging.replay(uuid[]) to logins_custodian, logins_wor
 -- staging.status() -> one row of figures, none of them about anybody
 --
 -- what:    what npm run status shows of the database: rows staged and not yet masked, the age of the oldest in
---          seconds, open batches (not yet acknowledged), and since the beginning: batches, rows loaded, duplicates,
+--          seconds, pending batches, and since the beginning: batches, rows loaded, duplicates,
 --          messages quarantined, lost batches, sound messages whose ip is no address; how many are in quarantine now; sealed or not; the keys
 --          [{purpose, field, version, state}]; rotations and erasures that are not done
 --          [{purpose, field, from, to, state, phase, rows, total, percent, seconds_left, problem}],
@@ -5550,7 +5550,7 @@ grant execute on function staging.replay(uuid[]) to logins_custodian, logins_wor
 create or replace function staging.status(
   out staged_rows bigint,
   out oldest_unmasked_seconds double precision,
-  out open_batches bigint,
+  out pending_batches bigint,
   out batches bigint,
   out loaded bigint,
   out duplicates bigint,
@@ -5575,7 +5575,7 @@ as $$
   select
     k.staged_rows,
     k.oldest_age_seconds,
-    b.open_batches,
+    b.pending_batches,
     t.batches + b.batches,
     t.inserted + b.inserted,
     t.duplicates + b.duplicates,
@@ -5636,7 +5636,7 @@ as $$
   cross join (
     select
       count(*) as batches,
-      count(*) filter (where l.acked_at is null and l.lost_at is null) as open_batches,
+      count(*) filter (where l.acked_at is null and l.lost_at is null) as pending_batches,
       coalesce(sum(l.inserted), 0) as inserted,
       coalesce(sum(l.duplicates), 0) as duplicates,
       coalesce(sum(l.quarantined), 0) as quarantined,
@@ -5666,11 +5666,11 @@ grant select on public.user_logins, public.user_logins_compat to logins_analyst;
 grant insert on staging.inbox to logins_loader;
 grant select on staging.batches, staging.totals to logins_auditor;
 
-grant insert on masking.kek_inlet to logins_worker, logins_custodian;
-grant insert on masking.next_kek_inlet to logins_custodian;
+grant insert on masking.kek_inbox to logins_worker, logins_custodian;
+grant insert on masking.next_kek_inbox to logins_custodian;
 grant select on masking.rotations, masking.erasures, masking.retention_policy to logins_custodian, logins_auditor;
 
-grant select on unmask.open_requests to logins_unmasker, logins_approver;
+grant select on unmask.pending_requests to logins_unmasker, logins_approver;
 grant select on unmask.policy to logins_unmasker, logins_approver, logins_auditor;
 grant select on unmask.requests, unmask.approvals, audit.events to logins_auditor;
 --! EndIncluded grants/tables.sql

@@ -67,7 +67,7 @@ export function fingerprintOf(kek: Buffer): string {
  *   else's unsealing is not over yet
  */
 export function unseal(pool: Pool, kek: Buffer): Promise<void> {
-  return handOver(pool, 'masking.kek_inlet', kek);
+  return handOver(pool, 'masking.kek_inbox', kek);
 }
 
 /**
@@ -77,7 +77,7 @@ export function unseal(pool: Pool, kek: Buffer): Promise<void> {
  * @throws SQLSTATE ML001 where the database is sealed, ML002 for a key that was in use before
  */
 export function rewrap(pool: Pool, nextKek: Buffer): Promise<void> {
-  return handOver(pool, 'masking.next_kek_inlet', nextKek);
+  return handOver(pool, 'masking.next_kek_inbox', nextKek);
 }
 
 /** Whether the database is sealed. */
@@ -86,10 +86,10 @@ export async function isSealed(pool: Pool): Promise<boolean> {
   return rows[0]?.sealed === true;
 }
 
-async function handOver(pool: Pool, inlet: string, kek: Buffer): Promise<void> {
+async function handOver(pool: Pool, inbox: string, kek: Buffer): Promise<void> {
   const client = await pool.connect();
   try {
-    await copyIn(client, `copy ${inlet} from stdin (format binary)`, encodeRows([bytea], [[kek]]));
+    await copyIn(client, `copy ${inbox} from stdin (format binary)`, encodeRows([bytea], [[kek]]));
     client.release();
   } catch (error) {
     client.release(true);

@@ -42,7 +42,7 @@ export interface MigrateOptions {
  * @throws {FatalError} saying what is in the way and what to do
  */
 export async function migrate(options: MigrateOptions): Promise<void> {
-  await prepared(options, async (client, connectionString) => {
+  await withPreparedDatabase(options, async (client, connectionString) => {
     const settings = await migrateSettings(connectionString, options.log);
     await graphileMigrate
       .migrate({ ...settings, pgSettings: { ...settings.pgSettings, role: 'logins_owner' } })
@@ -62,7 +62,7 @@ export async function migrate(options: MigrateOptions): Promise<void> {
  * @param then is called with a connection of the migrating login; nobody else migrates meanwhile
  * @throws {FatalError} saying what is in the way and what to do
  */
-export async function prepared(
+export async function withPreparedDatabase(
   options: MigrateOptions,
   then: (client: pg.Client, connectionString: string) => Promise<void>,
 ): Promise<void> {

@@ -17,7 +17,7 @@ export interface Residue {
   heldBy: number[];
 }
 
-interface Rotation {
+interface Recycled {
   remaining: string | number;
 }
 
@@ -31,7 +31,7 @@ interface Rotation {
 export async function clearStaging(pool: Pool, withinMs: number): Promise<Residue | undefined> {
   const deadline = performance.now() + withinMs;
   const { rows } = await pool.query<{ now: string }>('select clock_timestamp()::text as now');
-  while ((await rotateSlots(pool, rows[0]!.now)) > 0) {
+  while ((await recycleSlots(pool, rows[0]!.now)) > 0) {
     if (performance.now() > deadline) return residueOf(pool);
     await sleep(PAUSE_MS);
   }
@@ -44,10 +44,10 @@ export async function clearStaging(pool: Pool, withinMs: number): Promise<Residu
  * @param filledUntil everything that was staged until then is to go
  * @returns how many slots could not be emptied, or wait for the next call
  */
-export async function rotateSlots(pool: Pool, filledUntil?: string): Promise<number> {
+export async function recycleSlots(pool: Pool, filledUntil?: string): Promise<number> {
   try {
-    const { rows } = await pool.query<Rotation>(
-      'select remaining from staging.rotate_slots(filled_until => $1)',
+    const { rows } = await pool.query<Recycled>(
+      'select remaining from staging.recycle_slots(filled_until => $1)',
       [filledUntil ?? null],
     );
     return Number(rows[0]!.remaining);

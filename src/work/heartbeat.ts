@@ -1,5 +1,5 @@
 import { describe } from '../errors.ts';
-import { describeResidue, residueOf, rotateSlots } from './clear-staging.ts';
+import { describeResidue, residueOf, recycleSlots } from './clear-staging.ts';
 import type { WorkContext } from './task.ts';
 import { isKeyProblem, unsealIfSealed } from './unseal.ts';
 
@@ -48,7 +48,7 @@ export function startHeartbeat(context: WorkContext, workerIds: readonly string[
 
 /** Empties slots whose turn it is. Returns false where it has warned that one stays. */
 async function emptySlots({ pool, log }: WorkContext, isTold: boolean): Promise<boolean> {
-  if ((await rotateSlots(pool)) === 0 || isTold) return true;
+  if ((await recycleSlots(pool)) === 0 || isTold) return true;
   const residue = await residueOf(pool);
   if ((residue.slotSeconds ?? 0) < SLOT_LATE_SECONDS) return true;
   log.warn(describeResidue(residue));

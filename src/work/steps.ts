@@ -32,7 +32,7 @@ interface Step {
  */
 export async function takeSteps(
   { pool, log }: Pick<WorkContext, 'pool' | 'log'>,
-  step: 'masking.rotate_step' | 'masking.forget_step' | 'masking.purge_step',
+  step: 'masking.rotate_step' | 'masking.erase_step' | 'masking.purge_step',
   stop: AbortSignal | undefined,
   turnMs = TURN_MS,
 ): Promise<void> {

@@ -103,7 +103,7 @@ async function run({ command, fails }: Step & { kind: 'sh' }, url: string, cwd: 
 /** What a worker does in the background, until nothing is left to do. */
 async function work(db: TestDatabase): Promise<void> {
   await db.pool('worker').query('select masking.retention()');
-  for (const step of ['rotate_step', 'forget_step', 'purge_step']) {
+  for (const step of ['rotate_step', 'erase_step', 'purge_step']) {
     for (let more = true; more;) {
       const { rows } = await db.pool('worker').query<{ more: boolean }>(`select more from masking.${step}()`);
       more = rows[0]!.more || (await isRotating(db));

@@ -85,7 +85,7 @@ test('load and then a worker that runs once leave no body on the disk, and the w
   expect(worker.output()).toMatch(/\b20 messages\b/);
 });
 
-test('a worker that runs once leaves none although a loader holds a lock on its inlet', async () => {
+test('a worker that runs once leaves none although a loader holds a lock on its inbox', async () => {
   const canary = await load();
   const loader = createPool(pipeline.stack.file.urls.loader, { max: 1, applicationName: 'test' });
   const client = await loader.connect();

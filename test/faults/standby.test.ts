@@ -15,7 +15,7 @@ import {
   expectAllReveal,
   liftLimits,
   load,
-  masks,
+  maskedLogins,
   request,
   reveal,
   type Login,
@@ -108,7 +108,7 @@ const expectSealed = async (db: TestDatabase, requestId: string) => {
   expect(await sqlstate(reveal(db, requestId))).toBe('ML001');
 };
 const requestAll = async (db: TestDatabase) =>
-  request(db, 'ip', distinct((await masks(db)).map(({ ip }) => ip)));
+  request(db, 'ip', distinct((await maskedLogins(db)).map(({ ip }) => ip)));
 /** The parts of a relation on disk, where it is not empty. */
 const contentsOf = (directory: string, file: string) => {
   const folder = path.join(directory, path.dirname(file));
@@ -154,14 +154,14 @@ describe('a server restored from a base backup', () => {
       superuserPassword: '',
     });
     db = databaseAt(server.port);
-    expect(await masks(db)).toHaveLength(2);
+    expect(await maskedLogins(db)).toHaveLength(2);
     await expectSealed(db, earlier);
     await expectSealed(db, await requestAll(db));
     expect(await sqlstate(mask(db, await stage(db, [message()])))).toBe('ML001');
     expect((await db.superuser.query('select from masking.kek')).rowCount).toBe(0);
   });
 
-  test('another key does not open it', async () => {
+  test('another key does not unseal it', async () => {
     expect(await sqlstate(unseal(db.pool('worker'), randomBytes(32)))).toBe('ML002');
     await expectSealed(db, earlier);
   });
@@ -192,7 +192,7 @@ describe('a standby', () => {
     for (const [id, login] of await load(primary, [{ user: 'cyd', ip: '10.0.0.3', device: 'streamed' }]))
       sent.set(id, login);
     earlier = await requestAll(primary);
-    await until(async () => (await masks(db)).length === sent.size);
+    await until(async () => (await maskedLogins(db)).length === sent.size);
     await until(
       async () =>
         (await db.superuser.query('select from unmask.requests where request_id = $1', [earlier]))
@@ -202,7 +202,7 @@ describe('a standby', () => {
   afterAll(() => standby?.stop());
 
   test('analysts read it, while nobody reads what is unlogged, a superuser included', async () => {
-    expect((await masks(db)).map(({ user }) => user).sort()).toEqual(['ann', 'bob', 'cyd']);
+    expect((await maskedLogins(db)).map(({ user }) => user).sort()).toEqual(['ann', 'bob', 'cyd']);
     for (const table of ['masking.kek', 'staging.raw_messages']) {
       expect(await sqlstate(db.superuser.query(`select * from ${table}`))).toBe('0A000');
     }

@@ -86,8 +86,8 @@ const CALLS = new Map(
 const IN_THE_CLEAR = new Set([
   'masking.unwrapped',
   'masking.active_key',
-  'masking.open_values',
-  'masking.open_bodies',
+  'masking.decrypt_values',
+  'masking.decrypt_bodies',
 ]);
 const handles = (text: string) => /\b(?:m\.body|new\.bodies|new\.kek)\b/.test(codeOf(text));
 const settingsOf = (text: string) => text.slice(text.indexOf('create or replace'), text.indexOf('as $$'));

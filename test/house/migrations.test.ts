@@ -3,7 +3,7 @@ import path from 'node:path';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { faultOfVersion } from '../../src/database/check.ts';
-import { migrate, prepared } from '../../src/database/migrate.ts';
+import { migrate, withPreparedDatabase } from '../../src/database/migrate.ts';
 import { FatalError } from '../../src/errors.ts';
 import { createLogger } from '../../src/log.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
@@ -54,7 +54,7 @@ function fixtures(): string {
 
 test('a database made by the migrations equals one made from the fixtures', async () => {
   const [byMigrations, byFixtures] = [await migrated(), await fresh()];
-  await prepared({ connectionString: byFixtures.migratorUrl, log }, async (client) => {
+  await withPreparedDatabase({ connectionString: byFixtures.migratorUrl, log }, async (client) => {
     await client.query('set role logins_owner');
     await client.query('set search_path = pg_catalog, pg_temp');
     await client.query(fixtures());
@@ -82,7 +82,7 @@ describe('the comparison notices', () => {
     'drop index masking.keys_one_active',
     'alter table staging.quarantine alter column quarantined_at drop default',
     'alter table masking.keys drop constraint keys_state_check',
-    'drop trigger receive_kek on masking.kek_inlet',
+    'drop trigger receive_kek on masking.kek_inbox',
     'alter view public.user_logins_compat reset (security_barrier)',
   ])('%s', async (change) => {
     const client = await db.superuser.connect();

@@ -33,20 +33,20 @@ const keys = (args: string[], variables: Record<string, string> = {}) => run('ke
 /** Has a worker do whatever there is to do, and returns what it logged. */
 async function work(): Promise<{ msg: string; rows?: number; total?: number }[]> {
   const worker = pipeline.run('worker');
-  await until(async () => (await open()) === 0);
+  await until(async () => (await pending()) === 0);
   worker.process.kill('SIGTERM');
   expect(await worker.ended).toBe(0);
   const lines = worker.output().trim().split('\n');
   return lines.filter((line) => line.startsWith('{')).map((line) => JSON.parse(line));
 }
-const open = async (): Promise<number> =>
+const pending = async (): Promise<number> =>
   Number(
     (
       await pipeline.superuser.query(
         `select (select count(*) from staging.batches where acked_at is null)
-              + (select count(*) from masking.rotations where state = 'running') as open`,
+              + (select count(*) from masking.rotations where state = 'running') as pending`,
       )
-    ).rows[0].open,
+    ).rows[0].pending,
   );
 const states = async () =>
   (

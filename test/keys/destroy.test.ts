@@ -9,7 +9,7 @@ import {
   keysIn,
   liftLimits,
   load,
-  masks,
+  maskedLogins,
   openTransaction,
   request,
   reveal,
@@ -33,8 +33,8 @@ beforeEach(async () => {
 });
 afterEach(() => db.drop());
 
-const ips = async () => distinct((await masks(db)).map(({ ip }) => ip));
-const devices = async () => distinct((await masks(db)).map(({ device }) => device));
+const ips = async () => distinct((await maskedLogins(db)).map(({ ip }) => ip));
+const devices = async () => distinct((await maskedLogins(db)).map(({ device }) => device));
 const events = async (action: string) =>
   (await db.pool('auditor').query('select details from audit.events where action = $1', [action])).rows;
 /** Whether the key is still anywhere in its row. */
@@ -117,7 +117,7 @@ test.each(['token', 'cipher'] as const)(
   async (purpose) => {
     const { lost, kept } = await loseAddresses(purpose);
     expect(await rotationsOf(db)).toMatchObject([{ state: 'done' }]);
-    const later = (await masks(db)).filter(({ id }) => kept.has(id));
+    const later = (await maskedLogins(db)).filter(({ id }) => kept.has(id));
     const shown = await revealAll(db, 'ip', [...lost, ...later.map(({ ip }) => ip!)]);
     expect([...shown.values()]).toEqual(['10.200.0.1']);
     expect(new Set((await revealAll(db, 'device_id', await devices())).values())).toEqual(
@@ -136,7 +136,7 @@ test.each(['token', 'cipher'] as const)(
 
 test('the record counts what was shown, and not what was lost', async () => {
   const { lost, kept } = await loseAddresses('cipher');
-  const later = (await masks(db)).filter(({ id }) => kept.has(id));
+  const later = (await maskedLogins(db)).filter(({ id }) => kept.has(id));
   await revealAll(db, 'ip', [...lost, ...later.map(({ ip }) => ip!)]);
   expect(await events('reveal')).toMatchObject([{ details: { values: 1 } }]);
 });
@@ -144,7 +144,7 @@ test('the record counts what was shown, and not what was lost', async () => {
 test('a value that was lost can be revealed once it has come again', async () => {
   await loseAddresses('cipher');
   const again = await load(db, [{ user: 'again', ip: [...sent.values()][0]!.ip, device: 'device-again' }]);
-  const token = (await masks(db)).find(({ id }) => again.has(id))!.ip!;
+  const token = (await maskedLogins(db)).find(({ id }) => again.has(id))!.ip!;
   expect((await revealAll(db, 'ip', [token])).get(token)).toBe([...again.values()][0]!.ip);
 });
 
@@ -158,7 +158,7 @@ test('a token rotation after values were lost with their cipher key comes to its
   const { kept } = await loseAddresses('cipher');
   await rotate(db, 'token', 'ip');
   await finish(db, 7);
-  const later = (await masks(db)).find(({ id }) => kept.has(id))!;
+  const later = (await maskedLogins(db)).find(({ id }) => kept.has(id))!;
   expect([...(await revealAll(db, 'ip', [later.ip!])).values()]).toEqual(['10.200.0.1']);
 });
 
@@ -227,7 +227,7 @@ test('only custodians destroy keys', async () => {
   }
 });
 
-test('nobody requests values by tokens of before once these are forgotten, those of now they do', async () => {
+test('nobody requests values by tokens of before once these are deleted, those of now they do', async () => {
   const old = await ips();
   const earlier = await request(db, 'ip', old);
   await rotate(db, 'token', 'ip');

@@ -6,7 +6,7 @@ import {
   expectDuplicatesExact,
   liftLimits,
   load,
-  masks,
+  maskedLogins,
   request,
   reveal,
   revealAll,
@@ -72,7 +72,7 @@ test('at every step of rotating all keys, with logins coming in, every login rev
 });
 
 test('at every step, a request and tokens of before reveal the same values', async () => {
-  const old = distinct((await masks(db)).map(({ device }) => device));
+  const old = distinct((await maskedLogins(db)).map(({ device }) => device));
   const [earlier, values] = [await request(db, 'device_id', old), await revealAll(db, 'device_id', old)];
   await rotate(db);
   await atEveryStep(async () => {
@@ -127,15 +127,15 @@ test('at every step, tokens of different values and of different fields differ',
 });
 
 test('a cipher key being rotated shows an analyst nothing at all', async () => {
-  const before = new Map((await masks(db)).map((mask) => [mask.id, mask]));
+  const before = new Map((await maskedLogins(db)).map((login) => [login.id, login]));
   await rotate(db, 'cipher');
   await atEveryStep(async () => {
-    expect(new Map((await masks(db)).map((mask) => [mask.id, mask]))).toEqual(before);
+    expect(new Map((await maskedLogins(db)).map((login) => [login.id, login]))).toEqual(before);
   });
 });
 
 test('a request for tokens of the other field is refused while both have two keys', async () => {
-  const devices = distinct((await masks(db)).map(({ device }) => device));
+  const devices = distinct((await maskedLogins(db)).map(({ device }) => device));
   await rotate(db, 'token');
   await atEveryStep(async () => expect(await sqlstate(request(db, 'ip', devices))).toBe('ML110'));
 });

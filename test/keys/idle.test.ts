@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
-import { distinct, load, masks, request, sharedLogins } from '../support/keys.ts';
+import { distinct, load, maskedLogins, request, sharedLogins } from '../support/keys.ts';
 import { sqlstate } from '../support/sqlstate.ts';
 import { inTransaction } from '../support/staging.ts';
 
@@ -12,7 +12,7 @@ afterAll(() => db.drop());
 
 test('a reveal right after its request does not wait for WAL that nobody flushes', async () => {
   await load(db, sharedLogins(3));
-  const tokens = distinct((await masks(db)).map(({ ip }) => ip));
+  const tokens = distinct((await maskedLogins(db)).map(({ ip }) => ip));
   const id = await request(db, 'ip', tokens);
   await db.superuser.query(`select pg_logical_emit_message(false, 'test', 'neither committed nor flushed')`);
   const revealed = inTransaction(db.pool('unmasker'), async (client) => {

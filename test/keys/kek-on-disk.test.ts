@@ -66,12 +66,12 @@ test('a query that began before a wipe still finds the key', async () => {
   const holder = await openTransaction(db.superuser);
   await holder.client.query('select pg_advisory_xact_lock(7)');
   const waiting = superuser.client.query(
-    `select masking.unwrapped(k.wrapped) is not null as opened
+    `select masking.unwrapped(k.wrapped) is not null as decrypted
        from (select pg_advisory_xact_lock(7) offset 0) l, masking.keys k where k.version = 1 and k.purpose = 'token'`,
   );
   await untilBlocked(db, superuser.pid);
   expect(await wipe()).toBe(true);
   await holder.client.query('commit');
-  expect((await waiting).rows).toEqual([{ opened: true }]);
+  expect((await waiting).rows).toEqual([{ decrypted: true }]);
   for (const { client } of [superuser, holder]) client.release();
 });

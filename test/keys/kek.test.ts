@@ -91,7 +91,7 @@ test('a key of another length is refused, and so is none', async () => {
   }
   const client = await custodian().connect();
   const data = encodeRows([bytea], [[null]]);
-  expect(await sqlstate(copyIn(client, 'copy masking.next_kek_inlet from stdin (format binary)', data))).toBe(
+  expect(await sqlstate(copyIn(client, 'copy masking.next_kek_inbox from stdin (format binary)', data))).toBe(
     'ML002',
   );
   client.release(true);
@@ -140,7 +140,7 @@ test.each(['after the rows were copied', 'while it waits for its turn'])(
     const { client, pid } = await openTransaction(custodian());
     const holder = await openTransaction(db.superuser);
     const copy = () =>
-      copyIn(client, 'copy masking.next_kek_inlet from stdin (format binary)', encodeRows([bytea], [[NEXT]]));
+      copyIn(client, 'copy masking.next_kek_inbox from stdin (format binary)', encodeRows([bytea], [[NEXT]]));
     let copied: Promise<unknown> = Promise.resolve();
     if (moment.startsWith('while')) {
       // Its fingerprint is among the last things that it writes, and somebody else is writing the same.
@@ -213,7 +213,7 @@ test('rewrapping waits for a batch that is being masked', async () => {
   const pid = async () =>
     (
       await db.superuser.query(
-        `select pid from pg_stat_activity where query like 'copy masking.next_kek_inlet%'`,
+        `select pid from pg_stat_activity where query like 'copy masking.next_kek_inbox%'`,
       )
     ).rows;
   await expect.poll(pid).toHaveLength(1);
@@ -247,11 +247,11 @@ test('sealing, unsealing and rewrapping are on the record, with who did it and n
   ]);
 });
 
-test('only custodians change the key-encryption key and seal, and nobody reads from the inlets', async () => {
+test('only custodians change the key-encryption key and seal, and nobody reads from the inboxes', async () => {
   for (const login of ['worker', 'loader', 'analyst', 'unmasker', 'auditor'] as const) {
     expect(await sqlstate(rewrap(db.pool(login), NEXT))).toBe('42501');
     expect(await sqlstate(db.pool(login).query('select masking.seal()'))).toBe('42501');
   }
-  expect(await sqlstate(custodian().query('select * from masking.next_kek_inlet'))).toBe('42501');
+  expect(await sqlstate(custodian().query('select * from masking.next_kek_inbox'))).toBe('42501');
   expect(await sqlstate(custodian().query('select * from masking.kek_history'))).toBe('42501');
 });

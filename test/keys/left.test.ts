@@ -9,7 +9,7 @@ import {
   keysIn,
   liftLimits,
   load,
-  masks,
+  maskedLogins,
   openTransaction,
   rotate,
   rotationsOf,
@@ -30,7 +30,7 @@ beforeEach(async () => {
 });
 afterEach(() => db.drop());
 
-const STEPS = ['rotate_step', 'forget_step', 'purge_step'] as const;
+const STEPS = ['rotate_step', 'erase_step', 'purge_step'] as const;
 const call = (name: (typeof STEPS)[number], rows: number | null) =>
   db.pool('worker').query(`select masking.${name}(max_rows => $1)`, [rows]);
 const custodian = (sql: string) => db.pool('custodian').query(sql);
@@ -69,7 +69,7 @@ describe.each([0, -1, null, 100_001, 2_147_483_647])('a step of %s rows', (rows)
   test('is refused, and neither rotation, erasure nor purge is taken for done', async () => {
     await rotate(db, 'token', 'ip');
     await untilPhase('logins');
-    await custodian(`select masking.forget_user('user-1', 'DSR-1')`);
+    await custodian(`select masking.erase_user('user-1', 'DSR-1')`);
     await startPurge();
     const before = await untouched();
     for (const name of STEPS) expect(await sqlstate(call(name, rows))).toBe('22023');
@@ -77,7 +77,7 @@ describe.each([0, -1, null, 100_001, 2_147_483_647])('a step of %s rows', (rows)
   });
 });
 
-test('a login that comes back with its old mask behind the pass is rotated before the rotation is done', async () => {
+test('a login that comes back with its old token behind the pass is rotated before the rotation is done', async () => {
   const saved = await firstLogin();
   await rotate(db, 'token', 'ip');
   await untilPhase('logins');
@@ -102,21 +102,21 @@ test('a value that comes back under the old key while logins are rotated is move
   await expectAllReveal(db, sent);
 });
 
-test('a login that comes back with its masks while the quarantine is looked through is cleared before the erasure is done', async () => {
+test('a login that comes back with its tokens while the quarantine is looked through is cleared before the erasure is done', async () => {
   await maskAll(db, [message('no JSON')]);
   const saved = await firstLogin();
-  await db.pool('custodian').query('select masking.forget_user($1, $2)', [saved['user_id'], 'DSR-1']);
-  while ((await all('masking.erasures'))[0].phase === 'logins') await call('forget_step', 500);
+  await db.pool('custodian').query('select masking.erase_user($1, $2)', [saved['user_id'], 'DSR-1']);
+  while ((await all('masking.erasures'))[0].phase === 'logins') await call('erase_step', 500);
   await restore(saved);
   for (let more = true; more;) {
-    more = (await db.pool('worker').query('select more from masking.forget_step()')).rows[0].more;
+    more = (await db.pool('worker').query('select more from masking.erase_step()')).rows[0].more;
   }
-  const theirs = (await masks(db)).filter(({ user }) => user === saved['user_id']);
+  const theirs = (await maskedLogins(db)).filter(({ user }) => user === saved['user_id']);
   expect(theirs.filter(({ ip, device }) => ip !== null || device !== null)).toEqual([]);
   expect(await all('masking.erasures')).toMatchObject([{ phase: 'done' }]);
 });
 
-describe('a token key whose logins still carry its masks although its rotation is said to be done', () => {
+describe('a token key whose logins still carry its tokens although its rotation is said to be done', () => {
   beforeEach(async () => {
     await rotate(db, 'token', 'ip');
     await untilPhase('logins');
@@ -163,7 +163,7 @@ test.each([null, -1])('a key is not destroyed losing %s values', async (losing) 
 
 test.each([
   ['rotate_step', 'worker', 'select masking.rotate_step()'],
-  ['forget_step', 'worker', 'select masking.forget_step()'],
+  ['erase_step', 'worker', 'select masking.erase_step()'],
   ['purge_step', 'worker', 'select masking.purge_step()'],
   ['destroy_key', 'custodian', `select masking.destroy_key('cipher', 1)`],
 ] as const)('%s is refused where it would not see what others have committed', async (_, login, sql) => {

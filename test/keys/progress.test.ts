@@ -77,13 +77,13 @@ test('a rotation that paused itself is a warning', async () => {
 });
 
 test('beginning and end of an erasure and of a purge are lines as well, and nothing to do is none', async () => {
-  for (const step of ['masking.rotate_step', 'masking.forget_step', 'masking.purge_step'] as const) {
+  for (const step of ['masking.rotate_step', 'masking.erase_step', 'masking.purge_step'] as const) {
     await take(step);
   }
   expect(lines).toEqual([]);
   await maskAll(db, [message(JSON.stringify({ user_id: 'user-1', ip: 7 }))]);
-  await custodian(`select masking.forget_user('user-1', 'DSR-1')`);
-  await take('masking.forget_step');
+  await custodian(`select masking.erase_user('user-1', 'DSR-1')`);
+  await take('masking.erase_step');
   const theirs = [...sent.values()].filter(({ user }) => user === 'user-1').length;
   expect(lines).toHaveLength(2);
   expect(lines[1]!.rows).toBe(theirs + 1);
@@ -97,12 +97,12 @@ test('beginning and end of an erasure and of a purge are lines as well, and noth
   expect(lines[3]!.rows).toBe(rows[0].entries);
 });
 
-test('no line names a user, a value or a mask', async () => {
+test('no line names a user, a value or a token', async () => {
   const { rows } = await db.superuser.query('select masked_ip, masked_device_id from public.user_logins');
   await rotate(db);
-  await custodian(`select masking.forget_user('user-1', 'DSR-1')`);
+  await custodian(`select masking.erase_user('user-1', 'DSR-1')`);
   await take('masking.rotate_step');
-  await take('masking.forget_step');
+  await take('masking.erase_step');
   const text = JSON.stringify(lines);
   const secrets = [
     ...[...sent.values()].flatMap(({ user, ip, device }) => [user, ip, device]),

@@ -7,7 +7,7 @@ import {
   finish,
   liftLimits,
   load,
-  masks,
+  maskedLogins,
   openTransaction,
   request,
   rotate,
@@ -27,11 +27,11 @@ beforeEach(async () => {
 afterEach(() => db.drop());
 
 test('a step that is committed in the middle of a reveal takes no value away from it', async () => {
-  const tokens = distinct((await masks(db)).map(({ ip }) => ip));
+  const tokens = distinct((await maskedLogins(db)).map(({ ip }) => ip));
   const id = await request(db, 'ip', tokens);
   await rotate(db, 'token', 'ip');
   const stepping = await openTransaction(db.superuser);
-  // Where opening begins: everything before it has been done by then.
+  // Where decryption begins: everything before it has been done by then.
   await stepping.client.query('lock table masking.keys in access exclusive mode');
   const revealing = await openTransaction(db.pool('unmasker'));
   const revealed = revealing.client.query('select * from unmask.reveal($1)', [id]);

@@ -6,7 +6,7 @@ import {
   finish,
   liftLimits,
   load,
-  masks,
+  maskedLogins,
   openTransaction,
   rotate,
   sharedLogins,
@@ -48,7 +48,7 @@ async function purge(rows = 500): Promise<void> {
 const vault = async (): Promise<string[]> =>
   (await db.superuser.query('select token from masking.vault order by 1')).rows.map(({ token }) => token);
 const referenced = async (): Promise<string[]> =>
-  distinct((await masks(db)).flatMap(({ ip, device }) => [ip, device])).sort();
+  distinct((await maskedLogins(db)).flatMap(({ ip, device }) => [ip, device])).sort();
 const startPurge = () =>
   db.superuser.query(
     `update masking.retention_policy set purge_position = '00000000-0000-0000-0000-000000000000'`,
@@ -60,7 +60,7 @@ test('without a policy nothing is dropped and nothing purged', async () => {
   await load(db, owned('old'), await inMonth(-30));
   expect(await retain()).toBe(0);
   expect(await purgeStep(10)).toBe(false);
-  expect(await masks(db)).toHaveLength(1);
+  expect(await maskedLogins(db)).toHaveLength(1);
 });
 
 test('partitions of months before those to keep are dropped with their logins, and no other', async () => {
@@ -71,7 +71,7 @@ test('partitions of months before those to keep are dropped with their logins, a
   const left = await partitions();
   for (const name of [four, three]) expect(left).not.toContain(name);
   expect(left).toContain(two);
-  expect((await masks(db)).map(({ user }) => user).sort()).toEqual(['month-1', 'month-2', 'month0']);
+  expect((await maskedLogins(db)).map(({ user }) => user).sort()).toEqual(['month-1', 'month-2', 'month0']);
   expect(await retain()).toBe(0);
 });
 
@@ -79,7 +79,7 @@ test('old logins in the default partition are deleted as well, and the others th
   for (const month of [-40, -3, -2, 20]) await load(db, owned(`month${month}`), await inMonth(month));
   await keepMonths(2);
   expect(await retain()).toBe(0);
-  expect((await masks(db)).map(({ user }) => user).sort()).toEqual(['month-2', 'month20']);
+  expect((await maskedLogins(db)).map(({ user }) => user).sort()).toEqual(['month-2', 'month20']);
   await purge(1);
   expect(await vault()).toEqual(await referenced());
 });
@@ -230,7 +230,7 @@ test('a policy of no months, or beyond a century, is refused; none again keeps l
   await keepMonths(null);
   await load(db, owned('old'), await inMonth(-9));
   await retain();
-  expect(await masks(db)).toHaveLength(1);
+  expect(await maskedLogins(db)).toHaveLength(1);
 });
 
 test('only custodians say how long, and only workers drop and purge', async () => {
@@ -261,7 +261,7 @@ test.each([
     await holder.client.query('rollback');
     holder.client.release();
     expect(await retained()).toEqual({ dropped: 1, overdue: 0 });
-    expect(await masks(db)).toEqual([]);
+    expect(await maskedLogins(db)).toEqual([]);
   },
 );
 

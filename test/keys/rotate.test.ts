@@ -9,7 +9,7 @@ import {
   keysIn,
   liftLimits,
   load,
-  masks,
+  maskedLogins,
   request,
   reveal,
   revealAll,
@@ -49,20 +49,20 @@ test('the list of keys says what they are for and in which state, and does not s
 });
 
 test('rotating one token key renews that field alone', async () => {
-  const before = await masks(db);
+  const before = await maskedLogins(db);
   expect(await rotate(db, 'token', 'ip')).toHaveLength(1);
   await finish(db);
   expect(await keysIn(db, 'retiring')).toEqual(['token ip 1']);
   expect(await versionsIn(db, 'ip')).toEqual([3]);
   expect(await versionsIn(db, 'device')).toEqual([2]);
   const devices = (rows: typeof before) => rows.map(({ id, device }) => [id, device]).sort();
-  expect(devices(await masks(db))).toEqual(devices(before));
+  expect(devices(await maskedLogins(db))).toEqual(devices(before));
   await expectAllReveal(db, sent);
   await expectDuplicatesExact(db, sent);
 });
 
-test('rotating cipher keys changes every ciphertext and no mask', async () => {
-  const [maskedBefore, before] = [await masks(db), await ciphertexts()];
+test('rotating cipher keys changes every ciphertext and no token', async () => {
+  const [maskedBefore, before] = [await maskedLogins(db), await ciphertexts()];
   expect(await rotate(db, 'cipher')).toHaveLength(3);
   await finish(db);
   const after = await ciphertexts();
@@ -70,7 +70,7 @@ test('rotating cipher keys changes every ciphertext and no mask', async () => {
   expect(distinct(after.map(({ version }) => version)).sort()).toEqual([4, 5]);
   const unchanged = after.filter(({ ciphertext }, n) => ciphertext.equals(before[n].ciphertext));
   expect(unchanged).toEqual([]);
-  expect(await masks(db)).toEqual(expect.arrayContaining(maskedBefore));
+  expect(await maskedLogins(db)).toEqual(expect.arrayContaining(maskedBefore));
   await expectAllReveal(db, sent);
 });
 
@@ -146,10 +146,10 @@ async function rotateThrice(): Promise<void> {
 
 describe('after three rotations in a row', () => {
   test('a request of before still reveals, under the tokens asked for and those of now', async () => {
-    const old = distinct((await masks(db)).map(({ device }) => device));
+    const old = distinct((await maskedLogins(db)).map(({ device }) => device));
     const [earlier, values] = [await request(db, 'device_id', old), await revealAll(db, 'device_id', old)];
     await rotateThrice();
-    const now = distinct((await masks(db)).map(({ device }) => device));
+    const now = distinct((await maskedLogins(db)).map(({ device }) => device));
     const shown = await reveal(db, earlier);
     expect([...shown.keys()].sort()).toEqual([...old, ...now].sort());
     for (const token of old) expect(shown.get(token)).toBe(values.get(token));
@@ -157,7 +157,7 @@ describe('after three rotations in a row', () => {
   });
 
   test('tokens that somebody noted before any of them can be requested', async () => {
-    const noted = distinct((await masks(db)).map(({ ip }) => ip));
+    const noted = distinct((await maskedLogins(db)).map(({ ip }) => ip));
     const values = await revealAll(db, 'ip', noted);
     await rotateThrice();
     const shown = await revealAll(db, 'ip', noted);
@@ -165,7 +165,7 @@ describe('after three rotations in a row', () => {
   });
 
   test('old keys can be destroyed, and then tokens of before resolve no more while those of now do', async () => {
-    const noted = distinct((await masks(db)).map(({ ip }) => ip));
+    const noted = distinct((await maskedLogins(db)).map(({ ip }) => ip));
     await rotateThrice();
     for (const version of [1, 3, 5]) await destroy(db, 'token', version);
     expect(await keysIn(db, 'destroyed')).toEqual(['token ip 1', 'token ip 3', 'token ip 5']);

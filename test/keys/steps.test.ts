@@ -265,7 +265,7 @@ test('a body rotation pauses itself at a damaged body', async () => {
   expect(await rotationsOf(db)).toMatchObject([{ state: 'done', problem: null }]);
 });
 
-test('a token rotation deletes no entry that it could not open', async () => {
+test('a token rotation deletes no entry that it could not decrypt', async () => {
   const { rows } = await db.superuser.query(
     'update masking.vault set key_version = 99 where token = (select token from masking.vault order by token limit 1) returning token',
   );

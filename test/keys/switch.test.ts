@@ -8,7 +8,7 @@ import {
   keysIn,
   liftLimits,
   load,
-  masks,
+  maskedLogins,
   openTransaction,
   rotate,
   sharedLogins,
@@ -79,7 +79,7 @@ test('a batch that comes while the keys change waits, and uses the new ones', as
   await masking;
   await batch.client.query('commit');
   batch.client.release();
-  const late = (await masks(db)).filter(({ user }) => user === 'late');
+  const late = (await maskedLogins(db)).filter(({ user }) => user === 'late');
   expect(late.map(({ ip, device }) => [ip!.slice(0, 2), device!.slice(0, 2)])).toEqual([
     ['03', '04'],
     ['03', '04'],

@@ -123,7 +123,7 @@ test('a key-encryption key that is logged', async () => {
 
 test('a key-encryption key that comes as a parameter', async () => {
   const kek = canaries.key('KEK');
-  const call = world.db.pool('custodian').query('insert into masking.kek_inlet values ($1)', [kek]);
+  const call = world.db.pool('custodian').query('insert into masking.kek_inbox values ($1)', [kek]);
   expect(await world.witness.codeOf(call)).toBe('ML003');
   expect(await found()).toEqual(['errors: KEK', 'server log: KEK']);
 }); // prettier-ignore

@@ -69,8 +69,8 @@ test('values are revealed, and refused', async () => {
   });
 });
 
-test('messages are replayed and a user is forgotten', async () => {
-  await keys.replayAndForget(world);
+test('messages are replayed and a user is erased', async () => {
+  await keys.replayAndErase(world);
   expect(await journeys.count(world, 'masking.erasures where values_erased = 2 and bodies_erased = 1')).toBe(
     1,
   );

@@ -19,7 +19,7 @@ afterAll(() => world.stop());
 
 const filler = (bytes: number): string => randomBytes(bytes / 2).toString('hex');
 
-/** A row of the inlet with one message, whose body is a canary; whole but for what it is given. */
+/** A row of the inbox with one message, whose body is a canary; whole but for what it is given. */
 function rowOf(body: string, columns: Record<number, null | readonly never[]>) {
   const whole = [randomUUID(), [randomUUID()], ['r'], [0], [1], [body]];
   return Object.assign(whole, columns) as unknown as RowOf<typeof INBOX_FIELDS>;

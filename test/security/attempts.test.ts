@@ -45,7 +45,7 @@ const except = (...logins: StackLogin[]) => LOGINS.filter((login) => !logins.inc
 const RESERVED: [string[], string[]][] = [
   [SECRETS.map((table) => `select from ${table}`), []],
   [SECRETS.map((table) => `delete from ${table}`), []],
-  [['select from staging.inbox', 'select from masking.kek_inlet'], []],
+  [['select from staging.inbox', 'select from masking.kek_inbox'], []],
   [['select from staging.batches', 'select from staging.totals'], ['auditor']],
   [['select from staging.workers', 'update staging.batches set lost_at = now()'], []],
   [['select from public.user_logins', 'select from public.user_logins_compat'], ['analyst', 'unmasker']],
@@ -99,7 +99,7 @@ describe('a login with pg_read_all_data', () => {
     url.password = 'reader';
     const reader = createPool(url.toString(), { max: 1, applicationName: 'test reader' });
     try {
-      for (const table of [...SECRETS, 'staging.inbox', 'masking.kek_inlet']) {
+      for (const table of [...SECRETS, 'staging.inbox', 'masking.kek_inbox']) {
         const { rows } = await reader.query(`select count(*)::int as n from ${table}`);
         expect({ table, rows }).toEqual({ table, rows: [{ n: 0 }] });
       }

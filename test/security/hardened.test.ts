@@ -82,7 +82,7 @@ async function expectJourney(name: string): Promise<void> {
   expect(jobs).toBeGreaterThan(0);
   expect(await mask(db, batchId)).toHaveLength(1);
   await close(db, batchId);
-  await db.pool('worker').query('select staging.rotate_slots()');
+  await db.pool('worker').query('select staging.recycle_slots()');
   await db.pool('worker').query('select staging.maintain_partitions()');
 
   for (const login of ['analyst', 'unmasker'] as const) {

@@ -115,7 +115,7 @@ describe('after', () => {
     expect(await mask(stage.db, batchId)).toHaveLength(1);
     const worker = stage.db.pool('worker');
     await worker.query('select staging.close_batch($1)', [batchId]);
-    await worker.query('select staging.rotate_slots()');
+    await worker.query('select staging.recycle_slots()');
     await worker.query('select staging.maintain_partitions()');
     await worker.query('select * from staging.status()');
     const unmasker = await stage.join('unmasker', 'logins_unmasker');

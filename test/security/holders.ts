@@ -33,13 +33,13 @@ export const CALLS: Record<string, [Login, string]> = {
   mask_batch: ['worker', `select masking.mask_batch('$staged')`],
   submit_batch: ['loader', `${intoInbox('$new')}; select staging.submit_batch('$new', 1)`],
   heartbeat: ['worker', `select staging.heartbeat('alive')`],
-  rotate_slots: ['worker', 'select staging.rotate_slots()'],
+  recycle_slots: ['worker', 'select staging.recycle_slots()'],
   sweep_batches: ['worker', `select staging.sweep_batches(interval '0')`],
   clean_ledger: ['worker', 'select staging.clean_ledger()'],
   maintain_partitions: ['worker', 'select staging.maintain_partitions(6)'],
   retention: ['worker', 'select masking.retention()'],
   rotate_step: ['worker', 'select masking.rotate_step(5)'],
-  forget_step: ['worker', 'select masking.forget_step(5)'],
+  erase_step: ['worker', 'select masking.erase_step(5)'],
   purge_step: ['worker', 'select masking.purge_step(5)'],
 };
 export const TRAFFIC = new Set(['mask_batch', 'submit_batch']);
@@ -51,17 +51,17 @@ export const OPEN: Record<Login, Record<string, string>> = {
     'masking.mask_batch': `select masking.mask_batch('$other')`,
     'staging.close_batch': `select staging.close_batch('$old')`,
     'staging.heartbeat': `select staging.heartbeat('alive')`,
-    'staging.rotate_slots': 'select staging.rotate_slots()',
+    'staging.recycle_slots': 'select staging.recycle_slots()',
     'masking.wipe_kek': 'select masking.wipe_kek()',
     'staging.sweep_batches': `select staging.sweep_batches(interval '0')`,
     'staging.clean_ledger': 'select staging.clean_ledger()',
     'staging.maintain_partitions': 'select staging.maintain_partitions(6)',
     'masking.retention': 'select masking.retention()',
     'masking.rotate_step': 'select masking.rotate_step(5)',
-    'masking.forget_step': 'select masking.forget_step(5)',
+    'masking.erase_step': 'select masking.erase_step(5)',
     'masking.purge_step': 'select masking.purge_step(5)',
     'staging.replay': `select staging.replay('{$quarantined}')`,
-    'masking.kek_inlet': `insert into masking.kek_inlet values ('$kek')`,
+    'masking.kek_inbox': `insert into masking.kek_inbox values ('$kek')`,
   },
   analyst: {},
   unmasker: {
@@ -80,11 +80,11 @@ export const OPEN: Record<Login, Record<string, string>> = {
     'masking.pause_rotation': 'select masking.pause_rotation()',
     'masking.resume_rotation': 'select masking.resume_rotation()',
     'masking.destroy_key': `select masking.destroy_key('cipher', $retiring)`,
-    'masking.forget_user': `select masking.forget_user('another', 'why')`,
+    'masking.erase_user': `select masking.erase_user('another', 'why')`,
     'masking.set_retention': 'select masking.set_retention(24)',
     'staging.replay': `select staging.replay('{$quarantined}')`,
-    'masking.kek_inlet': `insert into masking.kek_inlet values ('$kek')`,
-    'masking.next_kek_inlet': `insert into masking.next_kek_inlet values (decode(repeat('ab', 32), 'hex'))`,
+    'masking.kek_inbox': `insert into masking.kek_inbox values ('$kek')`,
+    'masking.next_kek_inbox': `insert into masking.next_kek_inbox values (decode(repeat('ab', 32), 'hex'))`,
   },
   auditor: { 'audit.verify': 'select * from audit.verify()' },
 };
@@ -97,10 +97,10 @@ export const STOPS: Record<string, string[]> = {
   // Jobs are the worker's, and submitting a batch adds one.
   'worker locks graphile_worker': ['submit_batch'],
   // Whoever deletes values waits for batches, and batches for whoever deletes values.
-  'worker has called masking.forget_step': ['mask_batch'],
+  'worker has called masking.erase_step': ['mask_batch'],
   'worker has called masking.purge_step': ['mask_batch'],
   // It truncates a slot, which batches and submissions look into.
-  'worker has called staging.rotate_slots': ['mask_batch', 'submit_batch'],
+  'worker has called staging.recycle_slots': ['mask_batch', 'submit_batch'],
   // It drops partitions under the logins.
   'worker has called masking.retention': ['mask_batch'],
   'worker has called staging.maintain_partitions': ['mask_batch'],
@@ -110,5 +110,5 @@ export const STOPS: Record<string, string[]> = {
   // New keys are used from the next batch on; a sealed database masks nothing.
   'custodian has called masking.rotate': ['mask_batch'],
   'custodian has called masking.seal': ['mask_batch'],
-  'custodian has called masking.next_kek_inlet': ['mask_batch'],
+  'custodian has called masking.next_kek_inbox': ['mask_batch'],
 };

@@ -27,7 +27,7 @@ beforeAll(async () => {
   await superuser(`update staging.batches set acked_at = now() - interval '60 days'`);
   // A slot whose batches are acknowledged, and is not the open one.
   await superuser(`update staging.slots set opened_at = opened_at - interval '1 minute'`);
-  await db.pool('worker').query('select staging.rotate_slots()');
+  await db.pool('worker').query('select staging.recycle_slots()');
   const [staged, other] = [await stage(db, [message()]), await stage(db, [message()])];
 
   await superuser('update unmask.policy set approval_above = 2');
@@ -35,7 +35,7 @@ beforeAll(async () => {
   const pending = await db.pool('unmasker').query(request(5));
 
   await db.pool('custodian').query(`select masking.rotate('cipher', 'ip')`);
-  await db.pool('custodian').query(`select masking.forget_user('user', 'why')`);
+  await db.pool('custodian').query(`select masking.erase_user('user', 'why')`);
   await db.pool('custodian').query('select masking.set_retention(12)');
   await superuser(`set timezone = 'UTC'; do $$ begin
     execute format('create table public.user_logins_2001_02 partition of public.user_logins for values from (%L) to (%L)',
@@ -151,13 +151,13 @@ test('each of them has something to do', async () => {
     await client.query('rollback to savepoint before');
     return rows[0];
   };
-  expect(await answer('select emptied as n from staging.rotate_slots()')).toEqual({ n: 1 });
+  expect(await answer('select emptied as n from staging.recycle_slots()')).toEqual({ n: 1 });
   expect(await answer(`select staging.heartbeat('alive') as n`)).toEqual({ n: 1 });
   expect(await answer(`select staging.sweep_batches(interval '0') as n`)).toEqual({ n: 2 });
   expect(await answer('select staging.clean_ledger() as n')).toEqual({ n: 1 });
   expect(await answer('select * from staging.maintain_partitions(6)')).toEqual({ made: 3, missing: 0 });
   expect(await answer('select * from masking.retention()')).toEqual({ dropped: 1, overdue: 0 });
-  for (const step of ['rotate', 'forget', 'purge']) {
+  for (const step of ['rotate', 'erase', 'purge']) {
     expect(await answer(`select more from masking.${step}_step(5)`)).toEqual({ more: true });
   }
   await client.end();

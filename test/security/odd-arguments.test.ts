@@ -33,8 +33,8 @@ const MEANINGS: [call: RegExp, changes: string[]][] = [
   // null: for ever.
   [/^masking\.set_retention\(keep_months => null\)$/, ['retention']],
   // A user whom nobody knows, and a reason at length.
-  [/^masking\.forget_user\((user_id|reason) => x+\)$/, ['erasures']],
-  [/^masking\.forget_user\(user_id => {2}\)$/, ['erasures']],
+  [/^masking\.erase_user\((user_id|reason) => x+\)$/, ['erasures']],
+  [/^masking\.erase_user\(user_id => {2}\)$/, ['erasures']],
 ];
 
 /** What must stay as it is, by name. */
@@ -205,7 +205,7 @@ test('nor while rotations, an erasure and a purge begin', async () => {
   await rotate(db, 'token', 'ip');
   await rotate(db, 'cipher', 'ip');
   await rotate(db, 'cipher', 'body');
-  await db.pool('custodian').query(`select masking.forget_user('user-1', 'DSR-1')`);
+  await db.pool('custodian').query(`select masking.erase_user('user-1', 'DSR-1')`);
   await db.superuser.query(
     `update masking.retention_policy set purge_position = '00000000-0000-0000-0000-000000000000'`,
   );
@@ -215,8 +215,8 @@ test('nor while rotations, an erasure and a purge begin', async () => {
 test('nor while logins are rotated, and the quarantine is looked through for an erasure', async () => {
   while ((await rotationsOf(db))[0]!.phase === 'vault') await step(db, 9);
   await step(db, 9);
-  await db.pool('worker').query('select masking.forget_step()');
-  await db.pool('worker').query('select masking.forget_step()');
+  await db.pool('worker').query('select masking.erase_step()');
+  await db.pool('worker').query('select masking.erase_step()');
   expect(await faults()).toEqual([]);
 });
 

@@ -12,10 +12,10 @@ import type { Person, Session, Stage } from '../support/unmask.ts';
 
 /** Those of the operating system's files and programs are as good as a superuser, and no service hands them out. */
 const NOT_HANDED_OUT = /server_files|server_program|database_owner/;
-/** What a reader of all data does see, because analysts' queries would pay for hiding it: masks. */
+/** What a reader of all data does see, because analysts' queries would pay for hiding it: tokens. */
 const READABLE = ['public.user_logins', 'public.user_logins_compat'];
-/** The inlets, which have triggers: their rows are made in tests of their own. */
-const INLETS = ['staging.inbox', 'masking.kek_inlet', 'masking.next_kek_inlet'];
+/** The inboxes, which have triggers: their rows are made in tests of their own. */
+const INBOXES = ['staging.inbox', 'masking.kek_inbox', 'masking.next_kek_inbox'];
 
 let stage: Stage;
 let people: Person[];
@@ -30,7 +30,7 @@ beforeAll(async () => {
   await stageBatch(stage.db, [message()]);
   const unmasker = await stage.join('earlier', 'logins_unmasker');
   await request(unmasker, 'ip', [people[0]!.ipToken]);
-  await stage.db.pool('custodian').query(`select masking.forget_user('nobody', 'DSR-1')`);
+  await stage.db.pool('custodian').query(`select masking.erase_user('nobody', 'DSR-1')`);
 
   const roles = await stage.db.superuser.query<{ name: string }>(
     `select rolname as name from pg_roles where rolname ~ '^pg_'`,
@@ -145,16 +145,16 @@ test('partitions that are made later are closed as well', async () => {
   }
 });
 
-describe('the inlets ask who the login is', () => {
+describe('the inboxes ask who the login is', () => {
   test('so a right to write everywhere opens none of them', async () => {
     expect(await sqlstate(unseal(insiderPool, randomBytes(32)))).toBe('42501');
     expect(await sqlstate(rewrap(insiderPool, randomBytes(32)))).toBe('42501');
     const client = await insiderPool.connect();
     expect(await sqlstate(copyIn(client, COPY_INBOX, inbox()))).toBe('42501');
     client.release();
-    for (const inlet of INLETS) {
-      expect(await insider.state(`insert into ${inlet} select * from ${inlet}`)).toBe('none');
-      expect(await insider.state(`insert into ${inlet} default values`)).toBe('42501');
+    for (const inbox of INBOXES) {
+      expect(await insider.state(`insert into ${inbox} select * from ${inbox}`)).toBe('none');
+      expect(await insider.state(`insert into ${inbox} default values`)).toBe('42501');
     }
     expect(await sqlstate(unseal(stage.db.pool('worker'), stage.db.kek))).toBe('none');
   });
@@ -167,7 +167,7 @@ describe('the inlets ask who the login is', () => {
     ['unmasker', []],
     ['approver', []],
     ['auditor', []],
-  ] as const)('with it, a member of logins_%s gets through %j', async (role, inlets) => {
+  ] as const)('with it, a member of logins_%s gets through %j', async (role, inboxes) => {
     const session = await stage.join(`both_${role}`, `logins_${role}`, 'pg_write_all_data');
     const pool = await poolOf(session);
     const client = await pool.connect();
@@ -179,9 +179,9 @@ describe('the inlets ask who the login is', () => {
     };
     client.release();
     await pool.end();
-    for (const [inlet, state] of Object.entries(states)) {
-      const allowed = (inlets as readonly string[]).includes(inlet);
-      expect({ inlet, state }).toEqual({ inlet, state: allowed ? 'none' : '42501' });
+    for (const [inbox, state] of Object.entries(states)) {
+      const allowed = (inboxes as readonly string[]).includes(inbox);
+      expect({ inbox, state }).toEqual({ inbox, state: allowed ? 'none' : '42501' });
     }
   });
 });
@@ -223,7 +223,7 @@ test('no predefined role gives the right to call a function of ours', async () =
 });
 
 test('who may set sequences stops what takes numbers, and no more: nothing is lost or shown', async () => {
-  const forget = `select masking.forget_user('nobody else', 'DSR-2')`;
+  const erase = `select masking.erase_user('nobody else', 'DSR-2')`;
   const submit = () => sqlstate(stageBatch(stage.db, [message()]));
   const sequence = (
     await stage.db.superuser.query<{ name: string }>(
@@ -232,13 +232,13 @@ test('who may set sequences stops what takes numbers, and no more: nothing is lo
   ).rows[0]!.name;
   expect(await insider.state(`select setval('masking.erasures_erasure_id_seq', 1, false)`)).toBe('none');
   expect(await insider.state(`select setval('${sequence}', 1, false)`)).toBe('none');
-  expect(await sqlstate(stage.db.pool('custodian').query(forget))).toBe('23505');
+  expect(await sqlstate(stage.db.pool('custodian').query(erase))).toBe('23505');
   expect(await submit()).toBe('23505');
   // A superuser, or the owner, puts it right.
   await stage.db.superuser.query(
     `select setval('masking.erasures_erasure_id_seq', 1000), setval('${sequence}', 1000)`,
   );
-  expect(await sqlstate(stage.db.pool('custodian').query(forget))).toBe('none');
+  expect(await sqlstate(stage.db.pool('custodian').query(erase))).toBe('none');
   expect(await submit()).toBe('none');
 });
 

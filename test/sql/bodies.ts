@@ -118,7 +118,7 @@ function lengths(field: string, limit: number, character: string): Case[] {
   ];
 }
 
-/** Masks of nothing are nothing, in every field that may be absent. */
+/** Nothing has no token, in every field that may be absent. */
 export const ABSENT: Case[] = ['ip', 'device_id', 'device_type', 'locale', 'app_version'].flatMap((field) => [
   loaded(`${field} that is null`, () => event({ [field]: null })),
   loaded(`${field} that is absent`, () => event({ [field]: undefined })),

@@ -74,7 +74,7 @@ test('the day is the day in UTC, whatever time zone the reader is in', async () 
   expect(days).toEqual([{ day: '2026-01-14' }, { day: '2026-01-15' }]);
 });
 
-test('masks and texts are those of user_logins', async () => {
+test('tokens and texts are those of user_logins', async () => {
   const row = await compatOf({ device_type: 'ios', locale: 'RU', ip: '192.0.2.5', device_id: null });
   const { rows } = await db.superuser.query(
     'select masked_ip::text from public.user_logins where user_id = $1',

@@ -159,8 +159,8 @@ test('an erasure finds whose a quarantined envelope is, however often it is wrap
     (body) => message(body),
   );
   await maskAll(db, [...theirs, ...others]);
-  await db.pool('custodian').query(`select masking.forget_user($1, reason => 'a test')`, [user]);
-  const step = 'select more from masking.forget_step()';
+  await db.pool('custodian').query(`select masking.erase_user($1, reason => 'a test')`, [user]);
+  const step = 'select more from masking.erase_step()';
   while ((await db.pool('worker').query<{ more: boolean }>(step)).rows[0]!.more);
   for (const { id } of theirs) expect(await outcomesOf(db, id)).toEqual([]);
   for (const { id } of others) expect(await outcomesOf(db, id)).toHaveLength(1);

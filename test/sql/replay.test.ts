@@ -57,10 +57,10 @@ test('a replay of null is refused', async () => {
 
 test('a replay is refused while an erasure is not done, which would miss what is replayed', async () => {
   const ids = await quarantine([JSON.stringify({ user_id: 'ann', ip: 7 })]);
-  await db.pool('custodian').query(`select masking.forget_user('ann', 'DSR-1')`);
+  await db.pool('custodian').query(`select masking.erase_user('ann', 'DSR-1')`);
   for (let more = true; more;) {
     expect(await sqlstate(replay(ids))).toBe('ML008');
-    more = (await db.pool('worker').query('select more from masking.forget_step()')).rows[0].more;
+    more = (await db.pool('worker').query('select more from masking.erase_step()')).rows[0].more;
   }
   expect(await replay(ids)).toMatchObject({ rows: 0 });
   expect(await outcomesOf(db, ids[0]!)).toEqual([]);
@@ -71,14 +71,14 @@ test('an erasure that is ordered during a replay waits for it, and erases what i
   const replaying = await openTransaction(db.pool('worker'));
   await replaying.client.query('select staging.replay($1)', [ids]);
   const ordering = await openTransaction(db.pool('custodian'));
-  const ordered = ordering.client.query(`select masking.forget_user('ann', 'DSR-1')`);
+  const ordered = ordering.client.query(`select masking.erase_user('ann', 'DSR-1')`);
   await untilBlocked(db, ordering.pid);
   await replaying.client.query('commit');
   await ordered;
   await ordering.client.query('commit');
   for (const { client } of [replaying, ordering]) client.release();
   for (let more = true; more;) {
-    more = (await db.pool('worker').query('select more from masking.forget_step()')).rows[0].more;
+    more = (await db.pool('worker').query('select more from masking.erase_step()')).rows[0].more;
   }
   expect(await outcomesOf(db, ids[0]!)).toEqual([]);
 });

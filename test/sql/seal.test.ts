@@ -216,7 +216,7 @@ test('a seal while somebody unseals wins', async () => {
   const worker = await openTransaction(db.pool('worker'));
   await copyIn(
     worker.client,
-    'copy masking.kek_inlet from stdin (format binary)',
+    'copy masking.kek_inbox from stdin (format binary)',
     encodeRows([bytea], [[db.kek]]),
   );
   await seal();
@@ -232,7 +232,7 @@ test('an unsealing that is not committed keeps others from unsealing for seconds
   const worker = await openTransaction(db.pool('worker'));
   await copyIn(
     worker.client,
-    'copy masking.kek_inlet from stdin (format binary)',
+    'copy masking.kek_inbox from stdin (format binary)',
     encodeRows([bytea], [[db.kek]]),
   );
   expect(await sqlstate(unsealWith(db.kek))).toBe('55P03');

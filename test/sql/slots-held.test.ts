@@ -11,7 +11,7 @@ import {
   openSlot,
   residue,
   rollBack,
-  rotate,
+  recycle,
   sizes,
   tried,
 } from '../support/slots.ts';
@@ -24,37 +24,39 @@ beforeEach(async () => {
 });
 afterEach(() => db.drop());
 
-test('rotation leaves out a slot that somebody holds, empties the others, and does it the next time', async () => {
+test('recycling leaves out a slot that somebody holds, empties the others, and does it the next time', async () => {
   await fillAndClose(db);
-  await rotate(db);
+  await recycle(db);
   const reader = await open(db, 'select from staging.raw_messages_0');
   await fillAndClose(db);
-  await rotate(db);
-  await rotate(db);
+  await recycle(db);
+  await recycle(db);
   expect(await sizes(db)).toEqual({ 0: true, 1: false, 2: false });
   await end(reader);
-  expect(await rotate(db)).toBe(1);
+  expect(await recycle(db)).toBe(1);
   expect(await sizes(db)).toEqual({ 0: false, 1: false, 2: false });
 });
 
-test('rotation is refused in a transaction that does not see all that it would truncate', async () => {
+test('recycling is refused in a transaction that does not see all that it would truncate', async () => {
   const worker = await open(db, 'rollback; begin isolation level repeatable read; select', 'worker');
   const batchId = await stage(db, [message(event())]);
-  expect(await sqlstate(worker.client.query('select staging.rotate_slots(clock_timestamp())'))).toBe('25000');
+  expect(await sqlstate(worker.client.query('select staging.recycle_slots(clock_timestamp())'))).toBe(
+    '25000',
+  );
   await end(worker);
   expect(await mask(db, batchId)).toHaveLength(1);
 });
 
 test('a slot that somebody holds takes nothing more', async () => {
   await fillAndClose(db);
-  await rotate(db);
+  await recycle(db);
   const reader = await open(db, 'select from staging.raw_messages_0');
   const seen: number[] = [];
   for (let turn = 0; turn < 4; turn += 1) {
     seen.push(await openSlot(db));
     await fillAndClose(db);
-    await rotate(db);
-    await rotate(db);
+    await recycle(db);
+    await recycle(db);
   }
   expect(seen).toEqual([1, 2, 1, 2]);
   await end(reader);
@@ -62,55 +64,55 @@ test('a slot that somebody holds takes nothing more', async () => {
 
 test('where all others are held, the open slot stays open', async () => {
   await fillAndClose(db);
-  await rotate(db);
+  await recycle(db);
   await fillAndClose(db);
   const reader = await open(db, 'select from staging.raw_messages_0');
-  await rotate(db);
+  await recycle(db);
   const other = await open(db, 'select from staging.raw_messages_1');
   await fillAndClose(db);
-  await rotate(db);
+  await recycle(db);
   expect(await openSlot(db)).toBe(2);
-  await rotate(db);
+  await recycle(db);
   expect(await openSlot(db)).toBe(2);
   await end(reader);
   await end(other);
 });
 
-test('rotation waits once for a lock, and then tries without waiting, so that masking need not queue behind it', async () => {
+test('recycling waits once for a lock, and then tries without waiting, so that masking need not queue behind it', async () => {
   await fillAndClose(db);
-  await rotate(db);
+  await recycle(db);
   const reader = await open(db, 'select from staging.raw_messages_0');
-  await rotate(db);
+  await recycle(db);
   const first = await tried(db);
   expect(first).not.toBeNull();
-  await rotate(db);
+  await recycle(db);
   expect(await tried(db)).toBe(first);
   await end(reader);
-  await rotate(db);
+  await recycle(db);
   expect(await tried(db)).toBeNull();
 });
 
-test('a lock on an inlet reaches no table', async () => {
-  for (const [login, inlet] of [
+test('a lock on an inbox reaches no table', async () => {
+  for (const [login, inbox] of [
     ['loader', 'staging.inbox'],
-    ['worker', 'masking.kek_inlet'],
-    ['custodian', 'masking.next_kek_inlet'],
+    ['worker', 'masking.kek_inbox'],
+    ['custodian', 'masking.next_kek_inbox'],
   ] as const) {
     const locked = await inTransaction(db.pool(login), async (client) => {
-      await client.query(`lock table ${inlet} in row exclusive mode`);
+      await client.query(`lock table ${inbox} in row exclusive mode`);
       const { rows } = await client.query<{ name: string }>(
         `select relation::regclass::text as name from pg_locks
           where pid = pg_backend_pid() and locktype = 'relation' and mode = 'RowExclusiveLock'`,
       );
       return rows.map(({ name }) => name);
     });
-    expect(locked).toEqual([inlet]);
+    expect(locked).toEqual([inbox]);
   }
 });
 
 test('a loader that hangs before its COMMIT keeps the slot that it has filled, and no other', async () => {
   await fillAndClose(db);
-  await rotate(db);
+  await recycle(db);
   const loader = await db.pool('loader').connect();
   await loader.query('begin');
   const batch = randomUUID();
@@ -120,7 +122,7 @@ test('a loader that hangs before its COMMIT keeps the slot that it has filled, a
     [batch, event()],
   );
   await loader.query('select staging.submit_batch($1, 1)', [batch]);
-  expect(await rotate(db)).toBe(1);
+  expect(await recycle(db)).toBe(1);
   await loader.query('commit');
   loader.release();
   expect(await mask(db, batch)).toHaveLength(1);
@@ -153,7 +155,7 @@ describe('everything that was staged until now', () => {
   test('is so although a loader goes on, whose rows stay', async () => {
     const { batchId } = await maskAll(db, [canary()]);
     await close(db, batchId);
-    await rotate(db);
+    await recycle(db);
     const loader = await db.pool('loader').connect();
     await loader.query('begin');
     const batch = randomUUID();
@@ -162,7 +164,7 @@ describe('everything that was staged until now', () => {
        select $1, array[gen_random_uuid()], '{r}', array[now()], '{1}', array[convert_to($2, 'UTF8')]`,
       [batch, event()],
     );
-    await db.pool('worker').query('select staging.rotate_slots(filled_until => clock_timestamp())');
+    await db.pool('worker').query('select staging.recycle_slots(filled_until => clock_timestamp())');
     expect(await residue(db)).toEqual([]);
     await loader.query('select staging.submit_batch($1, 1)', [batch]);
     await loader.query('commit');
@@ -183,9 +185,9 @@ describe('everything that was staged until now', () => {
     expect(await clear(db)).toMatchObject({ remaining: 0 });
   });
 
-  test('remains where a worker has begun to rotate and does not end, who is named', async () => {
+  test('remains where a worker has begun to recycle and does not end, who is named', async () => {
     await fillAndClose(db);
-    const holder = await open(db, 'select staging.rotate_slots()', 'worker');
+    const holder = await open(db, 'select staging.recycle_slots()', 'worker');
     expect(await clear(db)).toEqual({ remaining: 1, held_by: [holder.pid] });
     await end(holder);
   });

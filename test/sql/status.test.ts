@@ -51,7 +51,7 @@ test('the status of an empty database is zeros, unsealed, and five keys', async 
   expect(await status()).toMatchObject({
     staged_rows: '0',
     oldest_unmasked_seconds: null,
-    open_batches: '0',
+    pending_batches: '0',
     batches: '0',
     loaded: '0',
     duplicates: '0',
@@ -74,7 +74,7 @@ test('the status adds everything up', async () => {
   const figures = await status();
   expect(figures).toMatchObject({
     staged_rows: '2',
-    open_batches: '2',
+    pending_batches: '2',
     batches: '6',
     loaded: '4',
     duplicates: '2',
@@ -89,11 +89,11 @@ const residue = async () => {
   const { residue_bodies, residue_seconds, residue_slot_seconds, residue_held_by } = await status();
   return { residue_bodies, residue_seconds, residue_slot_seconds, residue_held_by };
 };
-const rotate = () =>
-  db.pool('worker').query('select staging.rotate_slots(filled_until => clock_timestamp())');
+const recycle = () =>
+  db.pool('worker').query('select staging.recycle_slots(filled_until => clock_timestamp())');
 
 describe('what is still on the disk and serves no purpose', () => {
-  test('is counted with the age of the oldest, and what is open is not', async () => {
+  test('is counted with the age of the oldest, and what is pending is not', async () => {
     await close(db, (await maskAll(db, [message(), message()])).batchId);
     await close(db, (await maskAll(db, [message()])).batchId);
     await maskAll(db, [message()]);
@@ -121,8 +121,8 @@ describe('what is still on the disk and serves no purpose', () => {
 
   test('is nothing after a rotation', async () => {
     await close(db, (await maskAll(db, [message()])).batchId);
-    await rotate();
-    await rotate();
+    await recycle();
+    await recycle();
     expect(await residue()).toMatchObject({ residue_bodies: '0', residue_slot_seconds: null });
   });
 
@@ -134,7 +134,7 @@ describe('what is still on the disk and serves no purpose', () => {
          select gen_random_uuid(), array[gen_random_uuid()], '{r}', array[now()], '{1}', '{b}';
        rollback`,
     );
-    await rotate();
+    await recycle();
     const { rows } = await client.query(
       `update staging.slots set closed_at = closed_at - interval '70 seconds' where not is_open
        returning pg_backend_pid() as pid`,
@@ -215,7 +215,7 @@ test.each(['59 minutes', '-1 day', null])('keeping for %s is out of range', asyn
   expect(await sqlstate(clean(keep))).toBe('22023');
 });
 
-test('cleaning the ledger forgets workers that were not seen for a day', async () => {
+test('cleaning the ledger removes workers that were not seen for a day', async () => {
   await db.superuser.query(
     `insert into staging.workers values ('old', now() - interval '25 hours'), ('new', now() - interval '23 hours')`,
   );
@@ -239,7 +239,7 @@ test('what people read says how many ip values are no address, where there are a
   const figures = {
     queue: { visible: 0, inFlight: 0, deadLettered: null },
     staged: { rows: 0, oldestUnmaskedSeconds: null },
-    batches: { total: 0, open: 0, lost: 0 },
+    batches: { total: 0, pending: 0, lost: 0 },
     loaded: 0,
     duplicates: 0,
     quarantined: { total: 0, now: 0 },

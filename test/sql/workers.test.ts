@@ -138,7 +138,7 @@ describe('a heartbeat', () => {
     expect(rows).toEqual([{ worker_id: 'alive' }]);
   });
 
-  test('frees the job of a worker that fell silent, and forgets that worker', async () => {
+  test('frees the job of a worker that fell silent, and removes that worker', async () => {
     await beat('dead');
     const batchId = await stage(db, [message()]);
     await changeJob(batchId, `${LOCKED}, locked_by = 'dead'`);

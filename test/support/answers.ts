@@ -115,7 +115,7 @@ async function finish(worker: pg.Pool): Promise<void> {
   }
 }
 
-/** What each login's masks stand for, and which of the logins share a mask with it. */
+/** What each login's tokens stand for, and which of the logins share a token with it. */
 async function shownOf(db: Pools, ids: string[]): Promise<unknown[]> {
   const { rows } = await db.pool('analyst').query<Record<'ip' | 'device', string | null>>(
     `select masked_ip as ip, masked_device_id as device from public.user_logins

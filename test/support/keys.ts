@@ -18,7 +18,7 @@ export interface Login {
   device: string | null;
 }
 
-export interface Mask {
+export interface MaskedLogin {
   id: string;
   user: string;
   ip: string | null;
@@ -121,10 +121,10 @@ export async function rotationsOf(db: Pools): Promise<Rotation[]> {
 }
 
 /** What an analyst sees of every login. */
-export async function masks(db: Pools): Promise<Mask[]> {
+export async function maskedLogins(db: Pools): Promise<MaskedLogin[]> {
   const { rows } = await db
     .pool('analyst')
-    .query<Mask>(
+    .query<MaskedLogin>(
       'select message_id as id, user_id as user, masked_ip as ip, masked_device_id as device from public.user_logins',
     );
   return rows;
@@ -145,7 +145,7 @@ export async function reveal(db: Pools, requestId: string): Promise<Map<string, 
   return new Map(rows.map(({ token, value }) => [token, value]));
 }
 
-/** Every value that any login's mask stands for. */
+/** Every value that any login's token stands for. */
 export async function revealAll(
   db: Pools,
   field: 'ip' | 'device_id',
@@ -158,9 +158,9 @@ export function distinct<T>(values: Iterable<T | null>): T[] {
   return [...new Set(values)].filter((value) => value !== null);
 }
 
-/** Every login still reveals to what was sent, through the masks that it has now. */
+/** Every login still reveals to what was sent, through the tokens that it has now. */
 export async function expectAllReveal(db: Pools, sent: ReadonlyMap<string, Login>): Promise<void> {
-  const seen = await masks(db);
+  const seen = await maskedLogins(db);
   const ips = await revealAll(db, 'ip', distinct(seen.map(({ ip }) => ip)));
   const devices = await revealAll(db, 'device_id', distinct(seen.map(({ device }) => device)));
   const shown = seen.map(({ id, user, ip, device }) => [
@@ -177,9 +177,9 @@ export async function tokensByValue(
   field: 'ip' | 'device',
 ): Promise<Map<string, Set<string>>> {
   const byValue = new Map<string, Set<string>>();
-  for (const mask of await masks(db)) {
-    const value = sent.get(mask.id)?.[field];
-    const token = mask[field];
+  for (const login of await maskedLogins(db)) {
+    const value = sent.get(login.id)?.[field];
+    const token = login[field];
     if (value == null || token === null) continue;
     byValue.set(value, (byValue.get(value) ?? new Set()).add(token));
   }
@@ -197,9 +197,9 @@ export async function expectDuplicatesExact(db: Pools, sent: ReadonlyMap<string,
   expect(rows[0].entries).toBe(values);
 }
 
-/** The versions of token keys in the logins' masks of a field. */
+/** The versions of token keys in the logins' tokens of a field. */
 export async function versionsIn(db: Pools, field: 'ip' | 'device'): Promise<number[]> {
-  const tokens = distinct((await masks(db)).map((mask) => mask[field]));
+  const tokens = distinct((await maskedLogins(db)).map((login) => login[field]));
   return distinct(tokens.map((token) => Number.parseInt(token.slice(0, 2), 16))).sort((a, b) => a - b);
 }
 

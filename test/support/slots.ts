@@ -6,9 +6,9 @@ import { close, event, maskAll, message, type Message } from './staging.ts';
 export const CANARY = 'residue-canary-5d1c';
 
 /** Lets the open slot be as old as it has to be, and does what a worker does every ten seconds. */
-export async function rotate(db: TestDatabase): Promise<number> {
+export async function recycle(db: TestDatabase): Promise<number> {
   await db.superuser.query(`update staging.slots set opened_at = opened_at - interval '1 minute'`);
-  const { rows } = await db.pool('worker').query('select emptied from staging.rotate_slots()');
+  const { rows } = await db.pool('worker').query('select emptied from staging.recycle_slots()');
   return rows[0].emptied;
 }
 
@@ -32,7 +32,7 @@ export async function clear(db: TestDatabase): Promise<{ remaining: number; held
   for (let call = 1; ; call += 1) {
     const { rows } = await db
       .pool('worker')
-      .query('select remaining, held_by from staging.rotate_slots(filled_until => $1)', [now[0].now]);
+      .query('select remaining, held_by from staging.recycle_slots(filled_until => $1)', [now[0].now]);
     const { remaining, held_by } = rows[0];
     if (remaining === 0 || call === 3) return { remaining: remaining, held_by };
   }

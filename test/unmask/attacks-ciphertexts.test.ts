@@ -103,7 +103,7 @@ test.each([
 
 test('the right value under another key of the same database', async () => {
   const reencrypt = `update masking.vault v set ciphertext = crypto.pgp_sym_encrypt_bytea(
-      masking.padded((select o.value from masking.open_values(array[v.token]) o)),
+      masking.padded((select o.value from masking.decrypt_values(array[v.token]) o)),
       encode(crypto.gen_random_bytes(32), 'hex'), masking.cipher_options()) where token = $1`;
   expect((await afterTampering(reencrypt, [people[0]!.ipToken]))[0]).toBe('ML004');
 });
@@ -131,12 +131,12 @@ test('any one byte flipped, wherever in the ciphertext', async () => {
         'update masking.vault set ciphertext = set_byte(ciphertext, $2, get_byte(ciphertext, $2) # $3) where token = $1',
         [token, n, 1 << (n % 8)],
       );
-      const opened = client.query<{ value: string }>(
-        'select value from masking.open_values(array[$1::uuid])',
+      const decrypted = client.query<{ value: string }>(
+        'select value from masking.decrypt_values(array[$1::uuid])',
         [token],
       );
-      const state = await sqlstate(opened);
-      outcomes.push(state === 'none' ? (await opened).rows.map(({ value }) => value).join() : state);
+      const state = await sqlstate(decrypted);
+      outcomes.push(state === 'none' ? (await decrypted).rows.map(({ value }) => value).join() : state);
       await client.query('rollback');
     }
   } finally {

@@ -54,7 +54,7 @@ test('a reveal that runs out of time shows nothing and records nothing but its l
   expect(await superuser.value<number>(EVENTS)).toBe(before);
 });
 
-/** Makes whoever opens values wait: for a key that somebody changes. */
+/** Makes whoever decrypts values wait: for a key that somebody changes. */
 async function holdUp(): Promise<Session> {
   const holder = await stage.superuser();
   await holder.run('begin; lock table masking.keys in access exclusive mode');

@@ -46,7 +46,7 @@ test("a member of the requester's role cannot reveal as the requester", async ()
     const state = await member.state(REVEAL, [id]);
     expect({ role, state }).toEqual({ role, state: role === 'logins_analyst' ? '42501' : 'ML102' });
   }
-  const { rows } = await member.run('reset role; select from unmask.open_requests');
+  const { rows } = await member.run('reset role; select from unmask.pending_requests');
   expect(rows).toEqual([]);
 });
 
@@ -149,7 +149,7 @@ test.each(['analyst', 'approver', 'custodian', 'auditor', 'worker', 'loader'])(
       await session.state(`select unmask.request_find('ip', '203.0.113.1', 'INC-1')`),
       await session.state(`select unmask.find('ip', '203.0.113.1')`),
       await session.state(`select unmask.granted($1)`, [id]),
-      await session.state(`select * from masking.open_values($1)`, [[person.ipToken]]),
+      await session.state(`select * from masking.decrypt_values($1)`, [[person.ipToken]]),
     ];
     expect(states).toEqual(Array(8).fill('42501'));
   },
@@ -159,10 +159,10 @@ test('an unmasker cannot call what reveal is made of', async () => {
   const id = await request(victim, 'ip', [person.ipToken]);
   const states = [
     await victim.state('select * from unmask.granted($1)', [id]),
-    await victim.state('select * from masking.open_values($1)', [[person.ipToken]]),
-    await victim.state('select * from masking.open_bodies($1)', [[person.ipToken]]),
+    await victim.state('select * from masking.decrypt_values($1)', [[person.ipToken]]),
+    await victim.state('select * from masking.decrypt_bodies($1)', [[person.ipToken]]),
     await victim.state(`select * from masking.tokens_of_value('ip', '203.0.113.1')`),
-    await victim.state(`select unmask.open_request('ip', $1, 'INC-1', null)`, [[person.ipToken]]),
+    await victim.state(`select unmask.create_request('ip', $1, 'INC-1', null)`, [[person.ipToken]]),
     await victim.state(`select audit.append('reveal', '{}')`),
     await victim.state(`select unmask.approve($1)`, [id]),
   ];

@@ -37,7 +37,7 @@ const tables = (schema: string) => `
   create table ${schema}.kek (kek bytea);
   create table ${schema}.events (event_id bigint);
   create table ${schema}.head (event_id bigint, hash bytea);
-  create view ${schema}.open_requests as select * from ${schema}.requests;
+  create view ${schema}.pending_requests as select * from ${schema}.requests;
   create view ${schema}.user_logins as select null::uuid as masked_ip`;
 
 const routines = (schema: string) => `
@@ -143,40 +143,40 @@ test('a leaky function in a WHERE sees no more of a view than its reader', async
   };
   // Of one table's column alone, the planner could ask before it joins and filters.
   for (const column of ['reason', 'requested_by', 'expires_at', 'approved_by']) {
-    expect((await seenIn('unmask.open_requests', `v.${column}`)).seen.length).toBeLessThanOrEqual(1);
+    expect((await seenIn('unmask.pending_requests', `v.${column}`)).seen.length).toBeLessThanOrEqual(1);
   }
-  const requests = await seenIn('unmask.open_requests');
+  const requests = await seenIn('unmask.pending_requests');
   expect(requests.rows).toBe(1);
   expect(requests.seen).toEqual([expect.stringContaining('what the attacker is after')]);
   expect(requests.seen[0]).not.toContain(foreign);
   const logins = await seenIn('public.user_logins_compat');
   expect({ ...logins, seen: logins.seen.length }).toEqual({ state: 'none', rows: 3, seen: 3 });
-  for (const view of ['staging.inbox', 'masking.kek_inlet', 'masking.next_kek_inlet']) {
+  for (const view of ['staging.inbox', 'masking.kek_inbox', 'masking.next_kek_inbox']) {
     expect(await seenIn(view)).toEqual({ state: '42501', rows: 0, seen: [] });
   }
 });
 
-test('nor does one of somebody who may put things into an inlet', async () => {
+test('nor does one of somebody who may put things into an inbox', async () => {
   const custodian = await stage.join('custodian', 'logins_custodian');
   const loader = await stage.join('loader', 'logins_loader');
-  for (const [session, inlet] of [
-    [custodian, 'masking.kek_inlet'],
-    [custodian, 'masking.next_kek_inlet'],
+  for (const [session, inbox] of [
+    [custodian, 'masking.kek_inbox'],
+    [custodian, 'masking.next_kek_inbox'],
     [loader, 'staging.inbox'],
   ] as const) {
     await session.run(LEAK.replace('function', 'or replace function'));
-    expect(await session.state(`select from ${inlet} v where pg_temp.leak(v::text)`)).toBe('42501');
-    // 55000: an inlet refers to no table, so there is nothing to update; staging.inbox has no column of that name.
-    expect(await session.state(`update ${inlet} v set kek = kek where pg_temp.leak(v::text)`)).toMatch(
+    expect(await session.state(`select from ${inbox} v where pg_temp.leak(v::text)`)).toBe('42501');
+    // 55000: an inbox refers to no table, so there is nothing to update; staging.inbox has no column of that name.
+    expect(await session.state(`update ${inbox} v set kek = kek where pg_temp.leak(v::text)`)).toMatch(
       /^(55000|42703)$/,
     );
-    expect(await session.state(`delete from ${inlet} v where pg_temp.leak(v::text)`)).toBe('55000');
-    expect(await session.state(`create temp view mine as select * from ${inlet}; select * from mine`)).toBe(
+    expect(await session.state(`delete from ${inbox} v where pg_temp.leak(v::text)`)).toBe('55000');
+    expect(await session.state(`create temp view mine as select * from ${inbox}; select * from mine`)).toBe(
       '42501',
     );
     expect(session.notices).toEqual([]);
   }
-  expect(await custodian.state(`insert into masking.kek_inlet values ('\\x00') returning kek`)).toBe('42501');
+  expect(await custodian.state(`insert into masking.kek_inbox values ('\\x00') returning kek`)).toBe('42501');
   stage.refuteLeaks(custodian, loader);
 });
 

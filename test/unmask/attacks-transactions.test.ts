@@ -92,7 +92,9 @@ test('a request in one statement with its reveal is not revealed', async () => {
 
 test('two statements sent at once are one transaction', async () => {
   expect(
-    await attacker.state(`${asked()}; select v.* from unmask.open_requests o, unmask.reveal(o.request_id) v`),
+    await attacker.state(
+      `${asked()}; select v.* from unmask.pending_requests o, unmask.reveal(o.request_id) v`,
+    ),
   ).toBe('ML103');
 });
 

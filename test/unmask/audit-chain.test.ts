@@ -139,7 +139,7 @@ describe.each(HOLDERS)('%s holds up nobody:', (name, hold) => {
     'select masking.seal()',
     `select masking.rotate('cipher', 'device_id')`,
     'select masking.set_retention(12)',
-    `select masking.forget_user('nobody', 'Art. 17')`,
+    `select masking.erase_user('nobody', 'Art. 17')`,
   ])('%s', async (statement) => {
     const client = await stage.db.pool('custodian').connect();
     await client.query(`begin; set local lock_timeout = '1ms'`);
@@ -200,7 +200,7 @@ test('the actions of custodians are on the record', async () => {
   await custodian.query('select masking.resume_rotation()');
   await custodian.query('select masking.set_retention(12)');
   await custodian.query('select staging.replay($1)', [await quarantine(stage.db, ['no JSON'])]);
-  await custodian.query(`select masking.forget_user($1, 'Art. 17')`, [people[0]!.user]);
+  await custodian.query(`select masking.erase_user($1, 'Art. 17')`, [people[0]!.user]);
   const { rows } = await auditor.run(
     'select action, actor from audit.events where event_id > $1 order by event_id',
     [last[0]!.id],
@@ -213,7 +213,7 @@ test('the actions of custodians are on the record', async () => {
     'resume rotation',
     'set retention',
     'replay',
-    'forget user',
+    'erase user',
   ]);
   expect(new Set(rows.map(({ actor }) => actor))).toEqual(new Set(['local_custodian']));
   expect(await verify()).toMatchObject({ intact: true });

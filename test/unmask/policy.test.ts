@@ -19,13 +19,13 @@ beforeAll(async () => {
 });
 beforeEach(async () => {
   for (const session of [unmasker, colleague]) await session.run('rollback; reset all');
-  await forgetRequests();
+  await clearRequests();
   await setPolicy(stage.db, 'logins_unmasker');
 });
 afterAll(() => stage.drop());
 
 /** Gives the day's quota back. */
-async function forgetRequests(): Promise<void> {
+async function clearRequests(): Promise<void> {
   await stage.db.superuser.query(`begin; set local session_replication_role = replica;
     delete from unmask.approvals; delete from unmask.requests; commit`);
 }
@@ -190,7 +190,7 @@ test('above the threshold a request waits for an approver, who finds it in a lis
   const { state, hint } = await unmasker.run(REVEAL, [large]);
   expect({ state, hint: typeof hint }).toEqual({ state: 'ML105', hint: 'string' });
 
-  const waiting = 'select request_id, value_count, requested_by from unmask.open_requests';
+  const waiting = 'select request_id, value_count, requested_by from unmask.pending_requests';
   expect((await approver.run(waiting)).rows).toEqual([
     { request_id: large, value_count: 3, requested_by: unmasker.login },
   ]);
@@ -210,7 +210,7 @@ test('an approver sees whose and which values a request is for, and no value', a
   const byTokens = await request(unmasker, 'ip', tokens.slice(0, 2));
   const byUser = await unmasker.value<string>(`select unmask.request_user($1, 'INC-2')`, [user]);
   const { rows } = await approver.run(
-    'select request_id, kind, subject, value_count, tokens from unmask.open_requests order by requested_at',
+    'select request_id, kind, subject, value_count, tokens from unmask.pending_requests order by requested_at',
   );
   expect(rows).toEqual([
     {

@@ -72,10 +72,10 @@ test('a request keeps who, what, why and until when', async () => {
   ]);
 });
 
-test('a request is seen among the open ones by its maker alone', async () => {
+test('a request is seen among the pending ones by its maker alone', async () => {
   const id = await request(unmasker, 'ip', [people[0]!.ipToken]);
   const listed = async (session: Session) =>
-    (await session.run('select request_id, value_count from unmask.open_requests')).rows.filter(
+    (await session.run('select request_id, value_count from unmask.pending_requests')).rows.filter(
       (row) => row['request_id'] === id,
     );
   expect(await listed(unmasker)).toEqual([{ request_id: id, value_count: 1 }]);
@@ -202,14 +202,14 @@ test('a request may be revealed again until it expires, and each time is on the 
   expect(rows).toEqual([record, record]);
 });
 
-test('an expired request is ML104, and no longer among the open ones', async () => {
+test('an expired request is ML104, and no longer among the pending ones', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { lifetime: '1 microsecond', approvalAbove: 0 });
   try {
     const id = await request(unmasker, 'ip', [people[0]!.ipToken]);
     expect(await unmasker.state(REVEAL, [id])).toBe('ML104');
     const approver = await stage.join('late_approver', 'logins_approver');
     expect(await approver.state('select unmask.approve($1)', [id])).toBe('ML104');
-    const { rows } = await unmasker.run('select from unmask.open_requests where request_id = $1', [id]);
+    const { rows } = await unmasker.run('select from unmask.pending_requests where request_id = $1', [id]);
     expect(rows).toEqual([]);
   } finally {
     await setPolicy(stage.db, 'logins_unmasker');

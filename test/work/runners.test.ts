@@ -104,7 +104,7 @@ test('upkeep that hangs leaves every place to masking', async () => {
     );
     await db.superuser.query(
       `select graphile_worker.add_job(t, job_key => t, priority => -10)
-         from unnest('{rotate_keys,forget_users,purge_vault,retention,clean_ledger}'::text[]) t`,
+         from unnest('{rotate_keys,erase_users,purge_vault,retention,clean_ledger}'::text[]) t`,
     );
     await until(async () => {
       const { rowCount } = await db.superuser.query(

@@ -38,7 +38,7 @@ const workOnce = (): Promise<OnceSummary> =>
 test('a worker that runs once drops what is past retention, and goes on with an erasure that has no job', async () => {
   const { batchId } = await maskAll(db, [message(event({ user_id: 'ann', ip: '203.0.113.1' }))]);
   await close(db, batchId);
-  await db.pool('custodian').query(`select masking.forget_user('ann', 'DSR-1')`);
+  await db.pool('custodian').query(`select masking.erase_user('ann', 'DSR-1')`);
   await db.pool('custodian').query('select masking.set_retention(1)');
   await db.superuser.query(`
     delete from graphile_worker._private_jobs;
@@ -49,8 +49,8 @@ test('a worker that runs once drops what is past retention, and goes on with an 
   expect(await workOnce()).toMatchObject({ failed: 0 });
 
   const { rows } = await db.superuser.query(
-    `select (select masked_ip from public.user_logins) as mask, (select phase from masking.erasures) as erasure,
+    `select (select masked_ip from public.user_logins) as token, (select phase from masking.erasures) as erasure,
             to_regclass('public.user_logins_2001_01') as partition`,
   );
-  expect(rows).toEqual([{ mask: null, erasure: 'done', partition: null }]);
+  expect(rows).toEqual([{ token: null, erasure: 'done', partition: null }]);
 });

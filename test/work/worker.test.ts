@@ -136,7 +136,7 @@ test('a running worker warns of a slot that somebody has held for over a minute'
   await until(async () => (await ledgerOf(batchId)).acked_at !== null);
   const holder = await db.superuser.connect();
   await holder.query('begin; lock table staging.raw_messages in access share mode');
-  await db.pool('worker').query('select staging.rotate_slots(filled_until => clock_timestamp())');
+  await db.pool('worker').query('select staging.recycle_slots(filled_until => clock_timestamp())');
   await db.superuser.query(
     `update staging.slots set closed_at = closed_at - interval '2 minutes' where not is_open`,
   );
@@ -229,7 +229,7 @@ test('an unsealing by somebody else that is not over does not hang a worker', as
   const other = await openTransaction(db.pool('worker'));
   await copyIn(
     other.client,
-    'copy masking.kek_inlet from stdin (format binary)',
+    'copy masking.kek_inbox from stdin (format binary)',
     encodeRows([bytea], [[db.kek]]),
   );
   const batchId = await stageOne(event(10));

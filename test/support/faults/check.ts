@@ -26,7 +26,7 @@ export interface Findings {
   wrongInVault: number;
   /** Rows of batches that are not acknowledged, or not in the ledger. */
   leftInStaging: number;
-  openBatches: number;
+  pendingBatches: number;
   /** The ledger's sum of rows new in a table differs from the tables'. */
   ledgerOff: number;
 }
@@ -63,11 +63,11 @@ export async function check(superuser: pg.Pool, sent: readonly Sent[], remains: 
     superuser,
     'select message_id as id from staging.quarantine',
   );
-  const ledger = await rows<{ new_rows: string; duplicates: string; open: string }>(
+  const ledger = await rows<{ new_rows: string; duplicates: string; pending: string }>(
     superuser,
     `select t.inserted + t.quarantined + coalesce(sum(b.inserted + b.quarantined), 0) as new_rows,
             t.duplicates + coalesce(sum(b.duplicates), 0) as duplicates,
-            count(*) filter (where b.batch_id is not null and b.acked_at is null and b.lost_at is null) as open
+            count(*) filter (where b.batch_id is not null and b.acked_at is null and b.lost_at is null) as pending
        from staging.totals t left join staging.batches b on true group by t.singleton`,
   );
   const staged = await rows(
@@ -77,7 +77,7 @@ export async function check(superuser: pg.Pool, sent: readonly Sent[], remains: 
   );
   const vault = await rows<{ token: string; value: string }>(
     superuser,
-    'select token, value from masking.open_values(array(select token from masking.vault))',
+    'select token, value from masking.decrypt_values(array(select token from masking.vault))',
   );
 
   const places = whereabouts(sent, logins, quarantined, remains);
@@ -89,7 +89,7 @@ export async function check(superuser: pg.Pool, sent: readonly Sent[], remains: 
     sharedTokens: tokens.shared,
     wrongInVault: countWrongInVault(tokens.valueOf, vault),
     leftInStaging: staged.length,
-    openBatches: Number(ledger[0]?.open),
+    pendingBatches: Number(ledger[0]?.pending),
     ledgerOff: Math.abs(Number(ledger[0]?.new_rows) - logins.length - quarantined.length),
   };
   const counts = {

@@ -54,7 +54,7 @@ export const MOMENTS: readonly Moment[] = [
     provoke: turnSlots,
     hold: {
       lock: 'lock table staging.raw_messages_0, staging.raw_messages_1, staging.raw_messages_2 in access share mode',
-      statement: 'staging.rotate_slots',
+      statement: 'staging.recycle_slots',
     },
   },
 ];
@@ -147,7 +147,7 @@ async function turnSlots({ superuser }: World): Promise<void> {
   await until(async () => (await numberOf(superuser, staged)) > 0, 20_000);
   await retried(() =>
     superuser.query(
-      `update staging.slots set opened_at = now() - interval '1 hour', tried_at = null; select staging.rotate_slots()`,
+      `update staging.slots set opened_at = now() - interval '1 hour', tried_at = null; select staging.recycle_slots()`,
     ),
   );
 }

@@ -14,7 +14,7 @@ const STATEMENTS: [RegExp, string][] = [
   [/masking\.mask_batch\(/, 'mask'],
   [/staging\.close_batch\(/, 'close'],
   [/masking\.rotate_step\(/, 'rotate'],
-  [/staging\.rotate_slots\(/, 'slots'],
+  [/staging\.recycle_slots\(/, 'slots'],
   [/staging\.maintain_partitions\(/, 'partitions'],
 ];
 

@@ -10,7 +10,7 @@ import type { World } from './world.ts';
  */
 const LONGEST_WAIT_MS = 90_000;
 
-/** Postgres stopped as by `pg_ctl -m immediate`, while batches are open. */
+/** Postgres stopped as by `pg_ctl -m immediate`, while batches are pending. */
 export async function stopImmediately(world: World): Promise<void> {
   const kind = 'Postgres stopped immediate';
   await world.traffic.send(120);
@@ -123,7 +123,7 @@ export async function swallow(world: World): Promise<void> {
   await world.recovery.measure('black hole before Postgres');
 }
 
-/** Until a batch is open, or the moment has passed: a look cannot hold it. */
+/** Until a batch is pending, or the moment has passed: a look cannot hold it. */
 async function someStaged({ superuser }: World): Promise<void> {
   await until(async () => (await numberOf(superuser, OPEN_BATCHES)) > 0, 3_000, 10);
 }

@@ -10,14 +10,14 @@ export interface Recovered {
   /** Until more messages were masked than before. */
   progressMs: number;
   /**
-   * Until every batch that was open then was acknowledged or found lost. Where something else was killed before that,
+   * Until every batch that was pending then was acknowledged or found lost. Where something else was killed before that,
    * counted from when everything was running again after it. Null: it never came to that.
    */
   backlogMs: number | null;
 }
 
 const LOOK_EVERY_MS = 250;
-const OPEN = 'select batch_id from staging.batches where acked_at is null and lost_at is null';
+const PENDING = 'select batch_id from staging.batches where acked_at is null and lost_at is null';
 
 /** Messages sent once everything runs again: without work nobody could say whether it goes on. */
 const PROBES = 40;
@@ -63,7 +63,7 @@ export class Recovery {
     await until(isRunning);
     const since = performance.now();
     for (const watched of this.#watched) watched.since = since;
-    const { rows } = await superuser.query<{ batch_id: string }>(OPEN);
+    const { rows } = await superuser.query<{ batch_id: string }>(PENDING);
     const masked = await numberOf(superuser, MASKED_ROWS);
     await traffic.send(PROBES);
     // Twice the limit, so that what is too slow is told with its time.
@@ -87,10 +87,10 @@ export class Recovery {
     if (this.#watched.length === 0 || this.#isLooking) return;
     this.#isLooking = true;
     try {
-      const { rows } = await this.#site.superuser.query<{ batch_id: string }>(OPEN);
-      const open = new Set(rows.map((row) => row.batch_id));
+      const { rows } = await this.#site.superuser.query<{ batch_id: string }>(PENDING);
+      const pending = new Set(rows.map((row) => row.batch_id));
       for (const { recovered, since, batches } of this.#watched) {
-        if (batches.isDisjointFrom(open)) recovered.backlogMs = Math.round(performance.now() - since);
+        if (batches.isDisjointFrom(pending)) recovered.backlogMs = Math.round(performance.now() - since);
       }
       this.#watched = this.#watched.filter(({ recovered }) => recovered.backlogMs === null);
     } catch {

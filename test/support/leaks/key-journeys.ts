@@ -132,18 +132,18 @@ export async function reveal(world: World): Promise<Record<string, string>> {
   return { unapproved, uncommitted, swapped, sealed };
 } // prettier-ignore
 
-/** Quarantined messages tried again, and a user forgotten. */
-export async function replayAndForget(world: World): Promise<void> {
+/** Quarantined messages tried again, and a user erased. */
+export async function replayAndErase(world: World): Promise<void> {
   const { db } = world;
   const id = await quarantined(world, 'ip of a body to replay');
   await db.pool('custodian').query('select * from staging.replay($1)', [[id]]);
   const batch = await stage(db, [
-    message(secretEvent(world, 'somebody forgotten', { user_id: 'forgotten' })),
-    message(event({ user_id: 'forgotten', locale: 7, ip: world.canaries.address('body of somebody forgotten') })),
+    message(secretEvent(world, 'somebody erased', { user_id: 'erased' })),
+    message(event({ user_id: 'erased', locale: 7, ip: world.canaries.address('body of somebody erased') })),
   ]);
   await mask(db, batch);
   await close(db, batch);
-  await db.pool('custodian').query(`select masking.forget_user('forgotten', 'a test')`);
+  await db.pool('custodian').query(`select masking.erase_user('erased', 'a test')`);
   await until(async () => {
     await workOnce(world);
     const { rows } = await db.superuser.query(`select from masking.erasures where phase <> 'done'`);

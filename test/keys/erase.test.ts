@@ -5,7 +5,7 @@ import {
   expectAllReveal,
   liftLimits,
   load,
-  masks,
+  maskedLogins,
   openTransaction,
   request,
   reveal,
@@ -35,13 +35,12 @@ beforeEach(async () => {
 });
 afterEach(() => db.drop());
 
-const forget = async (user: string | null, reason: string | null = 'DSR-1'): Promise<string> =>
-  (await db.pool('custodian').query('select masking.forget_user($1, $2) as id', [user, reason])).rows[0].id;
-const forgetStep = async (rows = 500): Promise<boolean> =>
-  (await db.pool('worker').query('select more from masking.forget_step(max_rows => $1)', [rows])).rows[0]
-    .more;
-async function forgetAll(rows = 500): Promise<number> {
-  for (let steps = 1; steps < 100; steps += 1) if (!(await forgetStep(rows))) return steps;
+const erase = async (user: string | null, reason: string | null = 'DSR-1'): Promise<string> =>
+  (await db.pool('custodian').query('select masking.erase_user($1, $2) as id', [user, reason])).rows[0].id;
+const eraseStep = async (rows = 500): Promise<boolean> =>
+  (await db.pool('worker').query('select more from masking.erase_step(max_rows => $1)', [rows])).rows[0].more;
+async function eraseAll(rows = 500): Promise<number> {
+  for (let steps = 1; steps < 100; steps += 1) if (!(await eraseStep(rows))) return steps;
   throw new Error('the erasure does not end');
 }
 const erasures = async () =>
@@ -57,7 +56,7 @@ const shownErasures = async () =>
 const body = (user: unknown) => JSON.stringify({ user_id: user, ip: 7, device_id: 'x' });
 const quarantined = async () =>
   (await db.superuser.query('select message_id as id from staging.quarantine')).rows;
-const of = (user: string) => async () => (await masks(db)).filter((mask) => mask.user === user);
+const of = (user: string) => async () => (await maskedLogins(db)).filter((login) => login.user === user);
 const [ann, bob] = [of('ann'), of('bob')];
 const bobs = () => new Map([...sent].filter(([, { user }]) => user === 'bob'));
 const expectBobWhole = async () => {
@@ -67,10 +66,10 @@ const expectBobWhole = async () => {
   expect([...shown.values()].sort()).toEqual(['10.0.0.1', '10.0.0.3']);
 };
 
-test('a forgotten user keeps their logins and loses every mask in them; others lose nothing', async () => {
+test('an erased user keeps their logins and loses every token in them; others lose nothing', async () => {
   const others = await bob();
-  await forget('ann');
-  await forgetAll();
+  await erase('ann');
+  await eraseAll();
   expect((await ann()).map(({ id, ip, device }) => [id, ip, device]).sort()).toEqual(
     [...sent].filter(([, { user }]) => user === 'ann').map(([id]) => [id, null, null]).sort(),
   ); // prettier-ignore
@@ -84,8 +83,8 @@ test('values of theirs alone are gone, and values that they shared stay', async 
   const addresses = distinct(before.map(({ ip }) => ip));
   const earlier = await request(db, 'ip', addresses);
   const [device] = [await request(db, 'device_id', own)];
-  await forget('ann');
-  await forgetAll();
+  await erase('ann');
+  await eraseAll();
   expect(await erasures()).toMatchObject([{ phase: 'done', logins: 3, values: 2, bodies: 0 }]);
   // A request of before shows only what others have as well, and one for theirs alone nothing.
   expect([...(await reveal(db, earlier)).values()]).toEqual(['10.0.0.1']);
@@ -95,8 +94,8 @@ test('values of theirs alone are gone, and values that they shared stay', async 
 });
 
 test('a user without a masked value left cannot be requested, and their value is found nowhere', async () => {
-  await forget('ann');
-  await forgetAll();
+  await erase('ann');
+  await eraseAll();
   const asUser = db.pool('unmasker').query(`select unmask.request_user('ann', reason => 'a test')`);
   expect(await sqlstate(asUser)).toBe('ML110');
   await db.pool('unmasker').query(`select unmask.request_find('device_id', 'ann-only', reason => 'a test')`);
@@ -114,36 +113,36 @@ test('quarantined messages of theirs are deleted, those of others and those that
     message('"ann"'),
   ];
   await maskAll(db, [...theirs, ...others]);
-  await forget('ann');
-  await forgetAll(10);
+  await erase('ann');
+  await eraseAll(10);
   expect((await quarantined()).map(({ id }) => id).sort()).toEqual(others.map(({ id }) => id).sort());
   expect(await erasures()).toMatchObject([{ bodies: 2 }]);
 });
 
 test('it is done in steps, of which any may be aborted or killed', async () => {
   await maskAll(db, [message(JSON.stringify({ user_id: 'ann', ip: 7 }))]);
-  await forget('ann');
+  await erase('ann');
   for (let more = true, n = 0; more; n += 1) {
     const { client, pid } = await openTransaction(db.pool('worker'));
-    const before = [await erasures(), await masks(db)];
-    await client.query('select masking.forget_step(max_rows => 1)');
+    const before = [await erasures(), await maskedLogins(db)];
+    await client.query('select masking.erase_step(max_rows => 1)');
     await (n % 2 === 0
       ? client.query('rollback')
       : db.superuser.query('select pg_terminate_backend($1, 10000)', [pid]));
     client.release();
-    expect([await erasures(), await masks(db)]).toEqual(before);
-    more = await forgetStep(1);
+    expect([await erasures(), await maskedLogins(db)]).toEqual(before);
+    more = await eraseStep(1);
   }
   expect(await erasures()).toEqual([{ phase: 'done', logins: 3, values: 2, bodies: 1 }]);
   await expectBobWhole();
 });
 
 test('two workers that step at once erase each login once', async () => {
-  await forget('ann');
-  await forget('bob');
+  await erase('ann');
+  await erase('bob');
   const worker = async () => {
     for (let n = 0; n < 100 && (await erasures()).some(({ phase }) => phase !== 'done'); n += 1)
-      await forgetStep(1);
+      await eraseStep(1);
   };
   await Promise.all([worker(), worker()]);
   expect(await erasures()).toMatchObject([{ logins: 3 }, { logins: 2 }]);
@@ -151,38 +150,38 @@ test('two workers that step at once erase each login once', async () => {
 });
 
 test('status shows an erasure that is not done, and not whose it is', async () => {
-  await forget('ann');
-  await forgetStep(1);
+  await erase('ann');
+  await eraseStep(1);
   expect(await shownErasures()).toEqual([{ erasure_id: 1, phase: 'logins', logins: 1 }]);
-  await forgetAll();
+  await eraseAll();
   expect(await shownErasures()).toEqual([]);
 });
 
-test('logins that arrive after the erasure are masked as ever, and values of before get their masks again', async () => {
+test('logins that arrive after the erasure are masked as ever, and values of before get their tokens again', async () => {
   const before = (await ann()).find(({ device }) => device !== null)!.device;
-  await forget('ann');
+  await erase('ann');
   const late = await load(db, [{ user: 'ann', ip: '10.0.0.2', device: 'ann-only' }]);
-  await forgetAll();
+  await eraseAll();
   const login = (await ann()).find(({ id }) => late.has(id));
   expect(login!.device).toBe(before);
   expect([...(await revealAll(db, 'device_id', [login!.device!])).values()]).toEqual(['ann-only']);
-  await forget('ann');
-  await forgetAll();
+  await erase('ann');
+  await eraseAll();
   expect(distinct((await ann()).flatMap(({ ip, device }) => [ip, device]))).toEqual([]);
 });
 
 test('the order, its reason and its outcome are on the record', async () => {
-  await forget('ann', '  DSR-4711 ');
-  await forgetAll();
+  await erase('ann', '  DSR-4711 ');
+  await eraseAll();
   const { rows } = await db
     .pool('auditor')
-    .query(`select actor, action, details from audit.events where action like 'forg%' order by event_id`);
+    .query(`select actor, action, details from audit.events where action like 'erase%' order by event_id`);
   expect(rows).toEqual([
     {
-      actor: 'local_custodian', action: 'forget user', details: { erasure_id: 1, user_id: 'ann', reason: 'DSR-4711' },
+      actor: 'local_custodian', action: 'erase user', details: { erasure_id: 1, user_id: 'ann', reason: 'DSR-4711' },
     }, // prettier-ignore
     {
-      actor: 'local_worker', action: 'forgotten user', details: { erasure_id: 1, logins: 3, values: 2, bodies: 0 },
+      actor: 'local_worker', action: 'erased user', details: { erasure_id: 1, logins: 3, values: 2, bodies: 0 },
     }, // prettier-ignore
   ]);
 });
@@ -194,17 +193,17 @@ test('an erasure needs a user and a reason, and a custodian', async () => {
     ['ann', ' '],
     ['ann', null],
   ] as const) {
-    expect(await sqlstate(forget(user, reason))).toBe('ML110');
+    expect(await sqlstate(erase(user, reason))).toBe('ML110');
   }
   for (const login of ['worker', 'analyst', 'unmasker', 'approver', 'auditor'] as const) {
-    expect(await sqlstate(db.pool(login).query(`select masking.forget_user('ann', 'x')`))).toBe('42501');
+    expect(await sqlstate(db.pool(login).query(`select masking.erase_user('ann', 'x')`))).toBe('42501');
   }
-  expect(await sqlstate(db.pool('custodian').query('select masking.forget_step()'))).toBe('42501');
+  expect(await sqlstate(db.pool('custodian').query('select masking.erase_step()'))).toBe('42501');
 });
 
-test('a user whom nobody knows is forgotten at once', async () => {
-  await forget('nobody');
-  await forgetAll();
+test('a user whom nobody knows is erased at once', async () => {
+  await erase('nobody');
+  await eraseAll();
   expect(await erasures()).toEqual([{ phase: 'done', logins: 0, values: 0, bodies: 0 }]);
   await expectAllReveal(db, sent);
 });
@@ -215,24 +214,24 @@ test('an erasure waits for a batch of before that is being masked, and erases it
   ]);
   const batch = await openTransaction(db.pool('worker'));
   await batch.client.query('select masking.mask_batch($1)', [batchId]);
-  await forget('dee');
+  await erase('dee');
   const erasing = await openTransaction(db.pool('worker'));
-  const erased = erasing.client.query('select masking.forget_step()');
+  const erased = erasing.client.query('select masking.erase_step()');
   await untilBlocked(db, erasing.pid);
   await batch.client.query('commit');
   await erased;
   await erasing.client.query('commit');
   for (const { client } of [batch, erasing]) client.release();
-  await forgetAll();
+  await eraseAll();
   expect(await of('dee')()).toMatchObject([{ ip: null, device: null }]);
   expect(await erasures()).toMatchObject([{ logins: 1, values: 1 }]);
   await expectBobWhole();
 });
 
 test('a batch of somebody who has the same value waits for the erasure, and encrypts it anew', async () => {
-  await forget('ann');
+  await erase('ann');
   const erasing = await openTransaction(db.pool('worker'));
-  await erasing.client.query('select masking.forget_step()');
+  await erasing.client.query('select masking.erase_step()');
   const comer = message(event({ user_id: 'cyd', ip: '10.0.0.2', device_id: 'ann-only' }));
   const batch = await openTransaction(db.pool('worker'));
   const masked = batch.client.query('select masking.mask_batch($1)', [await stage(db, [comer])]);
@@ -241,7 +240,7 @@ test('a batch of somebody who has the same value waits for the erasure, and encr
   await masked;
   await batch.client.query('commit');
   for (const { client } of [batch, erasing]) client.release();
-  const login = (await masks(db)).find(({ id }) => id === comer.id)!;
+  const login = (await maskedLogins(db)).find(({ id }) => id === comer.id)!;
   expect([...(await revealAll(db, 'device_id', [login.device!])).values()]).toEqual(['ann-only']);
   expect([...(await revealAll(db, 'ip', [login.ip!])).values()]).toEqual(['10.0.0.2']);
 });
@@ -249,6 +248,6 @@ test('a batch of somebody who has the same value waits for the erasure, and encr
 test('a damaged body in quarantine does not hold up erasures', async () => {
   await maskAll(db, [message('no JSON')]);
   await db.superuser.query(`update staging.quarantine set body = substr(body, 1, 20)`);
-  await forget('ann');
-  expect(await sqlstate(forgetAll())).toBe('none');
+  await erase('ann');
+  expect(await sqlstate(eraseAll())).toBe('none');
 });

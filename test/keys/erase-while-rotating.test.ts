@@ -6,7 +6,7 @@ import {
   finish,
   liftLimits,
   load,
-  masks,
+  maskedLogins,
   openTransaction,
   revealAll,
   rotate,
@@ -36,18 +36,17 @@ beforeEach(async () => {
 });
 afterEach(() => db.drop());
 
-const forget = () => db.pool('custodian').query(`select masking.forget_user('ann', 'a test')`);
-const forgetStep = async (rows: number): Promise<boolean> =>
-  (await db.pool('worker').query('select more from masking.forget_step(max_rows => $1)', [rows])).rows[0]
-    .more;
-async function forgetAll(rows = 500): Promise<void> {
-  for (let n = 0; n < 100; n += 1) if (!(await forgetStep(rows))) return;
+const erase = () => db.pool('custodian').query(`select masking.erase_user('ann', 'a test')`);
+const eraseStep = async (rows: number): Promise<boolean> =>
+  (await db.pool('worker').query('select more from masking.erase_step(max_rows => $1)', [rows])).rows[0].more;
+async function eraseAll(rows = 500): Promise<void> {
+  for (let n = 0; n < 100; n += 1) if (!(await eraseStep(rows))) return;
   throw new Error('the erasure does not end');
 }
 
 /** Ann has nothing, nobody else lost anything, and nothing of hers is in the vault under any token. */
-async function expectForgotten(): Promise<void> {
-  const seen = await masks(db);
+async function expectErased(): Promise<void> {
+  const seen = await maskedLogins(db);
   expect(
     distinct(seen.filter(({ user }) => user === 'ann').flatMap(({ ip, device }) => [ip, device])),
   ).toEqual([]);
@@ -74,54 +73,54 @@ async function expectForgotten(): Promise<void> {
 
 async function expectDone(): Promise<void> {
   await finish(db, 6);
-  await expectForgotten();
+  await expectErased();
   expect(await versionsIn(db, 'ip')).toEqual([3]);
   expect(await versionsIn(db, 'device')).toEqual([4]);
   const others = new Map([...sent].filter(([, { user }]) => user !== 'ann'));
   await expectDuplicatesExact(db, others);
 }
 
-test('a user is forgotten at any place of a token rotation', async () => {
+test('a user is erased at any place of a token rotation', async () => {
   for (let place = 0; place < 16; place += 3) {
     await rotate(db, 'token');
     for (let n = 0; n < place; n += 1) await step(db, 12);
-    await forget();
-    await forgetAll(2);
-    await expectForgotten();
+    await erase();
+    await eraseAll(2);
+    await expectErased();
     await finish(db, 12);
-    await expectForgotten();
+    await expectErased();
     for (const [id, login] of await load(
       db,
       LOGINS.filter(({ user }) => user === 'ann'),
     ))
       sent.set(id, login);
   }
-  await forget();
-  await forgetAll();
-  await expectForgotten();
+  await erase();
+  await eraseAll();
+  await expectErased();
 });
 
 test('an erasure that began before a rotation ends in the middle of it', async () => {
-  await forget();
-  await forgetStep(1);
+  await erase();
+  await eraseStep(1);
   await rotate(db, 'token');
   for (let more = true; more;) {
-    more = await forgetStep(1);
+    more = await eraseStep(1);
     await step(db, 8);
   }
   await expectDone();
 });
 
-test('values that came again under the new token are forgotten under both', async () => {
+test('values that came again under the new token are erased under both', async () => {
   await rotate(db, 'token');
   const again = await load(
     db,
     LOGINS.filter(({ user }) => user === 'ann'),
   );
   for (const [id, login] of again) sent.set(id, login);
-  await forget();
-  await forgetAll(2);
-  await expectForgotten();
+  await erase();
+  await eraseAll(2);
+  await expectErased();
   await expectDone();
 });
 
@@ -131,18 +130,18 @@ test.each(['vault', 'logins'])(
     await rotate(db, 'token', 'ip');
     await rotate(db, 'token', 'device_id');
     if (phase === 'logins') await step(db);
-    await forget();
+    await erase();
     const stepping = await openTransaction(db.pool('worker'));
     await stepping.client.query('select masking.rotate_step(max_rows => 30)');
     const erasing = await openTransaction(db.pool('worker'));
-    const erased = erasing.client.query('select masking.forget_step()');
+    const erased = erasing.client.query('select masking.erase_step()');
     await untilBlocked(db, erasing.pid);
     await stepping.client.query('commit');
     await erased;
     await erasing.client.query('commit');
     for (const { client } of [stepping, erasing]) client.release();
-    await forgetAll();
-    await expectForgotten();
+    await eraseAll();
+    await expectErased();
     await expectDone();
   },
 );
@@ -153,9 +152,9 @@ test.each(['vault', 'logins'])(
     await rotate(db, 'token', 'ip');
     await rotate(db, 'token', 'device_id');
     if (phase === 'logins') await step(db);
-    await forget();
+    await erase();
     const erasing = await openTransaction(db.pool('worker'));
-    await erasing.client.query('select masking.forget_step(max_rows => 2)');
+    await erasing.client.query('select masking.erase_step(max_rows => 2)');
     const stepping = await openTransaction(db.pool('worker'));
     const stepped = stepping.client.query('select masking.rotate_step(max_rows => 30)');
     await untilBlocked(db, stepping.pid);
@@ -163,8 +162,8 @@ test.each(['vault', 'logins'])(
     await stepped;
     await stepping.client.query('commit');
     for (const { client } of [stepping, erasing]) client.release();
-    await forgetAll();
-    await expectForgotten();
+    await eraseAll();
+    await expectErased();
     await expectDone();
   },
 );
