@@ -215,7 +215,7 @@ describe.skipIf(!openssl)('a server with a certificate that nobody vouches for',
       `postgres://postgres:hunter2@:${postgres.port}/postgres?host=${encodeURIComponent(socketDirectory)}`,
     ]) {
       const text = expectOneLine(['status', await runCommandLine('status', variables(url))]);
-      expect(text).toContain('npm run migrate');
+      expect(text).toContain('masked-logins migrate');
     }
     const nowhere = 'postgres://postgres:hunter2@/postgres?host=/nowhere';
     const text = expectOneLine(['status', await runCommandLine('status', variables(nowhere))]);
@@ -226,7 +226,7 @@ describe.skipIf(!openssl)('a server with a certificate that nobody vouches for',
     const ca = `?sslmode=verify-full&sslrootcert=${path.join(directory, 'server.crt')}`;
     const byName = `${postgres.url('postgres').replace('127.0.0.1', 'localhost')}${ca}`;
     const named = expectOneLine(['status', await runCommandLine('status', variables(byName))]);
-    expect(named).toContain('npm run migrate');
+    expect(named).toContain('masked-logins migrate');
     const byAddress = `${postgres.url('postgres')}${ca}`;
     const other = expectOneLine(['status', await runCommandLine('status', variables(byAddress))]);
     expect(other).toContain('another host');

@@ -1,5 +1,5 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
-import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { expect, test } from 'vitest';
+import { type TestDatabase } from '../support/database.ts';
 import {
   destroy,
   distinct,
@@ -7,8 +7,8 @@ import {
   expectDuplicatesExact,
   finish,
   keysIn,
-  liftLimits,
   load,
+  loadBeforeEach,
   maskedLogins,
   openTransaction,
   request,
@@ -26,12 +26,7 @@ import { mask, maskAll, message, stage } from '../support/staging.ts';
 
 let db: TestDatabase;
 let sent: Map<string, Login>;
-beforeEach(async () => {
-  db = await createTestDatabase();
-  await liftLimits(db);
-  sent = await load(db, sharedLogins(40));
-});
-afterEach(() => db.drop());
+loadBeforeEach(sharedLogins(40), (loaded) => ({ db, sent } = loaded));
 
 const ips = async () => distinct((await maskedLogins(db)).map(({ ip }) => ip));
 const devices = async () => distinct((await maskedLogins(db)).map(({ device }) => device));

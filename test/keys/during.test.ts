@@ -1,11 +1,11 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
-import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { expect, test } from 'vitest';
+import { type TestDatabase } from '../support/database.ts';
 import {
   distinct,
   expectAllReveal,
   expectDuplicatesExact,
-  liftLimits,
   load,
+  loadBeforeEach,
   maskedLogins,
   request,
   reveal,
@@ -23,12 +23,7 @@ const ROWS = 4;
 
 let db: TestDatabase;
 let sent: Map<string, Login>;
-beforeEach(async () => {
-  db = await createTestDatabase();
-  await liftLimits(db);
-  sent = await load(db, sharedLogins(40));
-});
-afterEach(() => db.drop());
+loadBeforeEach(sharedLogins(40), (loaded) => ({ db, sent } = loaded));
 
 /** Steps to the end, and looks around after each step and before the first. */
 async function atEveryStep(look: (n: number) => Promise<void>): Promise<number> {

@@ -1,11 +1,11 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
-import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { expect, test } from 'vitest';
+import { type TestDatabase } from '../support/database.ts';
 import {
   distinct,
   expectDuplicatesExact,
   finish,
-  liftLimits,
   load,
+  loadBeforeEach,
   maskedLogins,
   openTransaction,
   revealAll,
@@ -29,12 +29,7 @@ const LOGINS: Login[] = [
 
 let db: TestDatabase;
 let sent: Map<string, Login>;
-beforeEach(async () => {
-  db = await createTestDatabase();
-  await liftLimits(db);
-  sent = await load(db, LOGINS);
-});
-afterEach(() => db.drop());
+loadBeforeEach(LOGINS, (loaded) => ({ db, sent } = loaded));
 
 const erase = () => db.pool('custodian').query(`select masking.erase_user('ann', 'a test')`);
 const eraseStep = async (rows: number): Promise<boolean> =>

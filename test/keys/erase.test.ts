@@ -1,10 +1,10 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
-import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { expect, test } from 'vitest';
+import { type TestDatabase } from '../support/database.ts';
 import {
   distinct,
   expectAllReveal,
-  liftLimits,
   load,
+  loadBeforeEach,
   maskedLogins,
   openTransaction,
   request,
@@ -28,12 +28,7 @@ const LOGINS: Login[] = [
 
 let db: TestDatabase;
 let sent: Map<string, Login>;
-beforeEach(async () => {
-  db = await createTestDatabase();
-  await liftLimits(db);
-  sent = await load(db, LOGINS);
-});
-afterEach(() => db.drop());
+loadBeforeEach(LOGINS, (loaded) => ({ db, sent } = loaded));
 
 const erase = async (user: string | null, reason: string | null = 'DSR-1'): Promise<string> =>
   (await db.pool('custodian').query('select masking.erase_user($1, $2) as id', [user, reason])).rows[0].id;

@@ -1,12 +1,11 @@
 /** What key-encryption keys that were replaced leave on disk, and how it goes. */
 import { randomBytes } from 'node:crypto';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { rewrap } from '../../src/database/kek.ts';
-import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { type TestDatabase } from '../support/database.ts';
 import {
   expectAllReveal,
-  liftLimits,
-  load,
+  loadBeforeEach,
   openTransaction,
   sharedLogins,
   untilBlocked,
@@ -15,12 +14,7 @@ import {
 
 let db: TestDatabase;
 let sent: Map<string, Login>;
-beforeEach(async () => {
-  db = await createTestDatabase();
-  await liftLimits(db);
-  sent = await load(db, sharedLogins(20));
-});
-afterEach(() => db.drop());
+loadBeforeEach(sharedLogins(20), (loaded) => ({ db, sent } = loaded));
 
 const NEXT = randomBytes(32);
 const custodian = () => db.pool('custodian');

@@ -1,14 +1,13 @@
 import { randomBytes } from 'node:crypto';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { bytea, copyIn, encodeRows } from '../../src/database/copy.ts';
 import { fingerprintOf, isSealed, rewrap, unseal } from '../../src/database/kek.ts';
-import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { type TestDatabase } from '../support/database.ts';
 import {
   destroy,
   expectAllReveal,
   finish,
-  liftLimits,
-  load,
+  loadBeforeEach,
   openTransaction,
   rotate,
   sharedLogins,
@@ -20,12 +19,7 @@ import { mask, message, stage } from '../support/staging.ts';
 
 let db: TestDatabase;
 let sent: Map<string, Login>;
-beforeEach(async () => {
-  db = await createTestDatabase();
-  await liftLimits(db);
-  sent = await load(db, sharedLogins(20));
-});
-afterEach(() => db.drop());
+loadBeforeEach(sharedLogins(20), (loaded) => ({ db, sent } = loaded));
 
 const NEXT = randomBytes(32);
 const custodian = () => db.pool('custodian');

@@ -1,14 +1,13 @@
 /** Background work is done when nothing is left to do, whatever a step was told or did. */
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { beforeEach, describe, expect, test } from 'vitest';
+import { type TestDatabase } from '../support/database.ts';
 import {
   destroy,
   expectAllReveal,
   expectDuplicatesExact,
   finish,
   keysIn,
-  liftLimits,
-  load,
+  loadBeforeEach,
   maskedLogins,
   openTransaction,
   rotate,
@@ -23,12 +22,7 @@ import { event, mask, maskAll, message, stage } from '../support/staging.ts';
 
 let db: TestDatabase;
 let sent: Map<string, Login>;
-beforeEach(async () => {
-  db = await createTestDatabase();
-  await liftLimits(db);
-  sent = await load(db, sharedLogins(40));
-});
-afterEach(() => db.drop());
+loadBeforeEach(sharedLogins(40), (loaded) => ({ db, sent } = loaded));
 
 const STEPS = ['rotate_step', 'erase_step', 'purge_step'] as const;
 const call = (name: (typeof STEPS)[number], rows: number | null) =>

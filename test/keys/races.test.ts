@@ -1,12 +1,11 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
-import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { expect, test } from 'vitest';
+import { type TestDatabase } from '../support/database.ts';
 import {
   distinct,
   expectAllReveal,
   expectDuplicatesExact,
   finish,
-  liftLimits,
-  load,
+  loadBeforeEach,
   maskedLogins,
   openTransaction,
   request,
@@ -19,12 +18,7 @@ import {
 
 let db: TestDatabase;
 let sent: Map<string, Login>;
-beforeEach(async () => {
-  db = await createTestDatabase();
-  await liftLimits(db);
-  sent = await load(db, sharedLogins(40));
-});
-afterEach(() => db.drop());
+loadBeforeEach(sharedLogins(40), (loaded) => ({ db, sent } = loaded));
 
 test('a step that is committed in the middle of a reveal takes no value away from it', async () => {
   const tokens = distinct((await maskedLogins(db)).map(({ ip }) => ip));

@@ -1,5 +1,5 @@
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { describe, expect, test } from 'vitest';
+import { type TestDatabase } from '../support/database.ts';
 import {
   destroy,
   distinct,
@@ -7,8 +7,8 @@ import {
   expectDuplicatesExact,
   finish,
   keysIn,
-  liftLimits,
   load,
+  loadBeforeEach,
   maskedLogins,
   request,
   reveal,
@@ -24,12 +24,7 @@ import { maskAll, message, quarantinedBody } from '../support/staging.ts';
 
 let db: TestDatabase;
 let sent: Map<string, Login>;
-beforeEach(async () => {
-  db = await createTestDatabase();
-  await liftLimits(db);
-  sent = await load(db, sharedLogins(60));
-});
-afterEach(() => db.drop());
+loadBeforeEach(sharedLogins(60), (loaded) => ({ db, sent } = loaded));
 
 const wrappedInList = async () =>
   Object.keys((await db.pool('custodian').query('select * from masking.list_keys()')).rows[0]);

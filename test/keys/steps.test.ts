@@ -1,12 +1,11 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
-import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { expect, test } from 'vitest';
+import { type TestDatabase } from '../support/database.ts';
 import {
   distinct,
   expectAllReveal,
   expectDuplicatesExact,
   finish,
-  liftLimits,
-  load,
+  loadBeforeEach,
   openTransaction,
   rotate,
   rotationsOf,
@@ -20,12 +19,7 @@ import { sqlstate } from '../support/sqlstate.ts';
 
 let db: TestDatabase;
 let sent: Map<string, Login>;
-beforeEach(async () => {
-  db = await createTestDatabase();
-  await liftLimits(db);
-  sent = await load(db, sharedLogins(60));
-});
-afterEach(() => db.drop());
+loadBeforeEach(sharedLogins(60), (loaded) => ({ db, sent } = loaded));
 
 const custodian = (sql: string) => db.pool('custodian').query(sql);
 const events = async (action: string) =>

@@ -1,13 +1,13 @@
 import { randomUUID } from 'node:crypto';
-import { afterEach, beforeEach, expect, test } from 'vitest';
-import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { expect, test } from 'vitest';
+import { type TestDatabase } from '../support/database.ts';
 import {
   expectAllReveal,
   expectDuplicatesExact,
   finish,
   keysIn,
-  liftLimits,
   load,
+  loadBeforeEach,
   maskedLogins,
   openTransaction,
   rotate,
@@ -21,12 +21,7 @@ import { event, stage } from '../support/staging.ts';
 
 let db: TestDatabase;
 let sent: Map<string, Login>;
-beforeEach(async () => {
-  db = await createTestDatabase();
-  await liftLimits(db);
-  sent = await load(db, sharedLogins(20));
-});
-afterEach(() => db.drop());
+loadBeforeEach(sharedLogins(20), (loaded) => ({ db, sent } = loaded));
 
 /** Stages logins, of which one is new, and leaves them to be masked. */
 async function staged(logins: readonly Login[]): Promise<string> {

@@ -21,7 +21,7 @@ export function runCommandLine(line: string, variables: Record<string, string>):
   return new Promise((resolve) => {
     const child = execFile(
       process.execPath,
-      [MASKED_LOGINS, command!, ...args],
+      [...(command === 'send' ? ['local/cli/send.ts'] : [MASKED_LOGINS, command!]), ...args],
       {
         cwd: ROOT,
         env: childEnvironment(variables),

@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto';
-import { expect } from 'vitest';
+import { afterEach, beforeEach, expect } from 'vitest';
 import type { StackLogin } from '../../local/stack/logins.ts';
 import pg from 'pg';
+import { createTestDatabase, type TestDatabase } from './database.ts';
 import { until } from './pipeline.ts';
 import { event, maskAll } from './staging.ts';
 
@@ -43,6 +44,24 @@ export function sharedLogins(count: number): Login[] {
     ip: n % 11 === 10 ? null : `10.0.${n % 3}.${n % 13}`,
     device: n % 9 === 8 ? null : `device-${n % 10}`,
   }));
+}
+
+/**
+ * Gives each test a database of its own, with these logins loaded and no limit on how many values are revealed.
+ *
+ * @param use is called before each test
+ */
+export function loadBeforeEach(
+  logins: readonly Login[],
+  use: (loaded: { db: TestDatabase; sent: Map<string, Login> }) => void,
+): void {
+  let db: TestDatabase;
+  beforeEach(async () => {
+    db = await createTestDatabase();
+    await liftLimits(db);
+    use({ db, sent: await load(db, logins) });
+  });
+  afterEach(() => db.drop());
 }
 
 /** Loads logins in one batch, and returns what was sent by message id. */
