@@ -8,6 +8,8 @@
  * A block of `sh` begins with `# as LOGIN` and has calls of `npm run keys` and `openssl rand`. The comment
  * `<!-- workers work -->` stands where a worker has to have done what was begun.
  */
+import { lineOf, nodesOf } from './markdown.ts';
+
 export type Step =
   | {
       kind: 'sql';
@@ -21,21 +23,15 @@ export type Step =
   | { kind: 'sh'; login: string; line: number; command: string; fails: boolean }
   | { kind: 'work'; line: number };
 
-/** A block may stand in a list, and is then indented. */
-const BLOCK = /^ *```(sql|sh)\n([\s\S]*?)^ *```$|^ *<!-- workers work -->$/gm;
-
 export function stepsOf(page: string): Step[] {
-  return [...page.matchAll(BLOCK)].flatMap((block): Step[] => {
-    const line = page.slice(0, block.index).split('\n').length;
-    if (block[1] === undefined) return [{ kind: 'work', line }];
-    const indent = /^ */.exec(block[0])![0].length;
-    const [first = '', ...lines] = block[2]!
-      .trimEnd()
-      .split('\n')
-      .map((each) => each.slice(indent));
+  return nodesOf(page).flatMap((node): Step[] => {
+    const line = lineOf(node);
+    if (node.type === 'html' && node.value === '<!-- workers work -->') return [{ kind: 'work', line }];
+    if (node.type !== 'code' || (node.lang !== 'sql' && node.lang !== 'sh')) return [];
+    const [first = '', ...lines] = node.value.split('\n');
     const login = /^(?:--|#) as (\w+)/.exec(first)?.[1];
     if (login === undefined) throw new Error(`the block at line ${line} does not say as whom`);
-    return block[1] === 'sql' ? statementsOf(lines, login, line + 2) : commandsOf(lines, login, line + 2);
+    return (node.lang === 'sql' ? statementsOf : commandsOf)(lines, login, line + 2);
   });
 }
 
