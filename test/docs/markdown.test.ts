@@ -26,7 +26,7 @@ describe('what the check finds', () => {
     [
       '[file](decisions.md), [part](decisions.md#dependencies), [here](#part-of-the-page), [site](https://example.org)',
     ],
-    ['[directory](../deploy), ![plot](plots/masking-by-batch-size.svg)'],
+    ['[directory](../deploy), ![plot](plots/memory-by-messages-loaded.svg)'],
   ];
   test.each(faultless.map((lines) => [lines.join('\n')]))('nothing in %j', (text) => {
     // A heading that a link may lead to, where the sample is not about headings.
