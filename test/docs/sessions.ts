@@ -5,8 +5,8 @@
  * `\gset`, which keeps the row's columns as variables of that login for `:'name'`. A statement ends its line, where
  * `-- fails: SQLSTATE` may follow; lines of `-- => a | b` after it are the rows that it shows.
  *
- * A block of `sh` begins with `# as LOGIN` and has calls of `npm run keys` and `openssl rand`. The comment
- * `<!-- workers work -->` stands where a worker has to have done what was begun.
+ * A block of `sh` begins with `# as LOGIN` and has calls of `npm run keys` and `openssl rand`, or of a worker, which
+ * does what the sessions before have begun. Blocks of other languages are not run.
  */
 import { lineOf, nodesOf } from './markdown.ts';
 
@@ -26,7 +26,6 @@ export type Step =
 export function stepsOf(page: string): Step[] {
   return nodesOf(page).flatMap((node): Step[] => {
     const line = lineOf(node);
-    if (node.type === 'html' && node.value === '<!-- workers work -->') return [{ kind: 'work', line }];
     if (node.type !== 'code' || (node.lang !== 'sql' && node.lang !== 'sh')) return [];
     const [first = '', ...lines] = node.value.split('\n');
     const login = /^(?:--|#) as (\w+)/.exec(first)?.[1];
@@ -67,6 +66,7 @@ function statementsOf(lines: string[], login: string, firstLine: number): Step[]
 
 function commandsOf(lines: string[], login: string, firstLine: number): Step[] {
   return lines.map((line, index) => {
+    if (/\bworker\b.* --once$/.test(line)) return { kind: 'work', line: firstLine + index };
     const [, command = '', comment = ''] = /^(.*?)(?:\s+# (.*))?$/.exec(line)!;
     return { kind: 'sh', login, line: firstLine + index, command, fails: comment.startsWith('fails') };
   });
