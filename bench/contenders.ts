@@ -45,7 +45,7 @@ export function ours({ stack, queues }: Field, pollers?: number): Contender {
   const queue = queues.create(`ours-${pollers ?? 'default'}`);
   const environment = environmentOf(queues, queue, pollers);
   return {
-    name: 'ours',
+    name: 'masked-logins',
     queue,
     processes: [
       new BenchProcess('load', MASKED_LOGINS, ['load', '--follow'], environment(urls.loader)),

@@ -65,26 +65,26 @@ async function compare(field: Field): Promise<Pick<Result, 'how' | 'targets' | '
     await inTurns(WARM_UP_ROUNDS - 1, turnsOf);
     const turns = await inTurns(ROUNDS, turnsOf);
     return {
-      how: `${MESSAGES} messages a round (row by row: ${MESSAGES_ONE_BY_ONE}), ${ROUNDS} rounds, a fifth of the values repeated`,
+      how: `${MESSAGES} messages per round (row by row: ${MESSAGES_ONE_BY_ONE}), ${ROUNDS} rounds, a fifth of the values repeated`,
       targets: [
         {
-          measure: 'd: end to end ÷ SQS floor (messages/s)',
+          measure: 'd: masked-logins ÷ SQS floor (messages/s)',
           value: medianRatio(turns.ours, turns.floor),
           atLeast: 0.75,
         },
         {
-          measure: 'e: end to end ÷ batched consumer (messages/s)',
+          measure: 'e: masked-logins ÷ batched consumer (messages/s)',
           value: medianRatio(turns.ours, turns.batched),
           atLeast: 1.2,
         },
         {
-          measure: 'f: end to end ÷ row by row (messages/s)',
+          measure: 'f: masked-logins ÷ row by row (messages/s)',
           value: medianRatio(turns.ours, turns.rowByRow),
           atLeast: 6,
         },
       ],
       figures: {
-        'end to end (messages/s)': median(turns.ours),
+        'masked-logins (messages/s)': median(turns.ours),
         'SQS floor (messages/s)': median(turns.floor),
         'batched consumer (messages/s)': median(turns.batched),
         'row by row (messages/s)': median(turns.rowByRow),
@@ -98,7 +98,7 @@ async function compare(field: Field): Promise<Pick<Result, 'how' | 'targets' | '
 
 /** Both again, by the number of pollers. */
 async function byPollers(field: Field): Promise<Series> {
-  const lines: Series['lines'] = { 'end to end': [], 'SQS floor': [] };
+  const lines: Series['lines'] = { 'masked-logins': [], 'SQS floor': [] };
   for (const pollers of POLLERS) {
     const ourselves = ours(field, pollers);
     const floor = peer(field, 'floor', pollers);
@@ -107,14 +107,14 @@ async function byPollers(field: Field): Promise<Series> {
         ours: async () => (await race(field, ourselves, MESSAGES_BY_POLLERS)).perSecond,
         floor: async () => (await race(field, floor, MESSAGES_BY_POLLERS)).perSecond,
       });
-      lines['end to end']!.push([pollers, median(turns.ours)]);
+      lines['masked-logins']!.push([pollers, median(turns.ours)]);
       lines['SQS floor']!.push([pollers, median(turns.floor)]);
     } finally {
       await stop([ourselves, floor]);
     }
   }
   return {
-    title: 'End to end by number of pollers',
+    title: 'End-to-end throughput by number of pollers',
     x: 'pollers',
     y: 'messages/s',
     lines,
@@ -127,7 +127,7 @@ function cpuFigures(cpu: Record<string, CpuTimes[]>): Record<string, number> {
   const figures = Object.entries(cpu).flatMap(([contender, rounds]) =>
     Object.keys(rounds[0]!).map((name) => {
       const figure = median(rounds.slice(-ROUNDS).map((round) => round[name]!));
-      return [`CPU of ${contender}: ${name} (µs a message)`, figure] as const;
+      return [`CPU time, ${contender}: ${name} (µs per message)`, figure] as const;
     }),
   );
   return Object.fromEntries(figures.filter(([, value]) => !Number.isNaN(value)));

@@ -39,20 +39,20 @@ export function latency(): Promise<Result> {
       }
       const taken = logins.taken.toSorted((a, b) => a - b);
       return {
-        how: `${PER_SECOND} messages/s for ${SECONDS} s; an analyst looks every ${LOOK_EVERY_MS} ms`,
+        how: `${PER_SECOND} messages/s for ${SECONDS} s; an analyst's connection checks every ${LOOK_EVERY_MS} ms`,
         postgres: stack.version,
         targets: [
           {
-            measure: 'j: sent to visible in user_logins, 99% of messages (s)',
+            measure: 'j: from sent to visible in user_logins, 99th percentile (s)',
             value: at(taken, 0.99) / 1_000,
             atMost: 1,
           },
         ],
         figures: {
-          'sent to visible, 50% of messages (ms)': at(taken, 0.5),
-          'sent to visible, 95% of messages (ms)': at(taken, 0.95),
-          'sent to visible, 99% of messages (ms)': at(taken, 0.99),
-          'sent to visible, the slowest (ms)': at(taken, 1),
+          'from sent to visible, median (ms)': at(taken, 0.5),
+          'from sent to visible, 95th percentile (ms)': at(taken, 0.95),
+          'from sent to visible, 99th percentile (ms)': at(taken, 0.99),
+          'from sent to visible, maximum (ms)': at(taken, 1),
         },
       };
     } finally {

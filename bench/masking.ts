@@ -23,32 +23,32 @@ export function masking(): Promise<Result> {
     const series = [await byShare(stack, bodies), await byBatchSize(stack, bodies)];
     const defaultsFirst = await againstDefaults(stack, bodies, clear);
     return {
-      how: `batches of ${ROWS} rows on one connection, ${ROUNDS} rounds; ${IN_PLACE.logins} logins and ${IN_PLACE.entries} entries of the vault in place`,
+      how: `Batches of ${ROWS} rows on one connection, ${ROUNDS} rounds; the tables contain ${IN_PLACE.logins} logins and ${IN_PLACE.entries} vault entries`,
       postgres: stack.version,
       targets: [
         {
-          measure: `a: mask_batch, ${MOSTLY_KNOWN * 100}% of the values new ÷ floor (rows/s)`,
+          measure: `a: mask_batch ÷ floor, ${MOSTLY_KNOWN * 100}% new values (rows/s)`,
           value: medianRatio(turns.floorOfKnown, turns.known),
           atLeast: 0.7,
         },
         {
-          measure: 'b: mask_batch, every value new ÷ floor (rows/s)',
+          measure: 'b: mask_batch ÷ floor, all values new (rows/s)',
           value: medianRatio(turns.floorOfFresh, turns.fresh),
           atLeast: 0.35,
         },
         {
-          measure: "g: ours ÷ pgcrypto's defaults, every value new (rows/s)",
+          measure: "g: mask_batch ÷ pgcrypto's defaults, all values new (rows/s)",
           value: medianRatio(defaults.theirs, defaults.ours),
           atLeast: 8,
         },
       ],
       figures: {
-        'floor, mostly known (µs a row)': microseconds(turns.floorOfKnown),
-        'mask_batch, mostly known (µs a row)': microseconds(turns.known),
-        'floor, every value new (µs a row)': microseconds(turns.floorOfFresh),
-        'mask_batch, every value new (µs a row)': microseconds(turns.fresh),
-        "pgcrypto's defaults, every value new (µs a row)": microseconds(defaults.theirs),
-        "the first batch of all: ours ÷ pgcrypto's defaults (rows/s)": medianRatio(
+        [`floor, ${MOSTLY_KNOWN * 100}% new values (µs per row)`]: microseconds(turns.floorOfKnown),
+        [`mask_batch, ${MOSTLY_KNOWN * 100}% new values (µs per row)`]: microseconds(turns.known),
+        'floor, all values new (µs per row)': microseconds(turns.floorOfFresh),
+        'mask_batch, all values new (µs per row)': microseconds(turns.fresh),
+        "pgcrypto's defaults, all values new (µs per row)": microseconds(defaults.theirs),
+        "mask_batch ÷ pgcrypto's defaults, first batch into empty tables (rows/s)": medianRatio(
           defaultsFirst.theirs,
           defaultsFirst.ours,
         ),
@@ -105,8 +105,8 @@ async function byShare(stack: BenchStack, bodies: Bodies): Promise<Series> {
   const line = (name: (share: number) => string): [number, number][] =>
     SHARES.map((share) => [share * 100, perSecond(turns[name(share)]!, ROWS)]);
   return {
-    title: 'Masking by share of new values',
-    x: 'values that are new to the vault (%)',
+    title: 'Masking throughput by share of new values',
+    x: 'values not yet in the vault (%)',
     y: 'rows/s',
     lines: { mask_batch: line(String), 'floor (no masking)': line(() => floor) },
   };
@@ -121,8 +121,8 @@ async function byBatchSize(stack: BenchStack, bodies: Bodies): Promise<Series> {
   const line = (who: string): [number, number][] =>
     BATCH_SIZES.map((rows) => [rows, perSecond(turns[`${who} ${rows}`]!, rows)]);
   return {
-    title: 'Masking by batch size',
-    x: 'rows a batch',
+    title: 'Masking throughput by batch size',
+    x: 'rows per batch',
     y: 'rows/s',
     logarithmic: true,
     lines: { mask_batch: line('ours'), 'floor (no masking)': line('floor') },

@@ -29,11 +29,11 @@ export function memory(): Promise<Result> {
       await ready(contender);
       const [loader, worker] = await measure(contender);
       return {
-        how: `${LAST} messages without a pause; resident memory, each time the median of ${SAMPLES} samples`,
+        how: `${LAST} messages without a pause; resident memory, at each point the median of ${SAMPLES} samples`,
         postgres: stack.version,
         targets: [
           {
-            measure: `i: loader's memory, after ${LAST} messages ÷ after ${FIRST}`,
+            measure: `i: loader's memory after ${LAST} messages ÷ after ${FIRST}`,
             value: growth(loader),
             atMost: 1.15,
           },
@@ -47,7 +47,7 @@ export function memory(): Promise<Result> {
         series: [
           {
             title: 'Memory by messages loaded',
-            x: 'messages',
+            x: 'messages loaded',
             y: 'resident memory (MiB)',
             lines: { loader, worker },
           },

@@ -39,8 +39,8 @@ function section({ how, node, postgres, cores, targets, figures, series = [] }: 
     return `![${each.title}](plots/${file})\n`;
   });
   return [
-    `${how}. Postgres ${postgres}, Node ${node}, ${cores} cores.\n`,
-    '| measured | | promised |\n|---|---|---|',
+    `${how}.\nPostgres ${postgres}, Node ${node}, ${cores} cores.\n`,
+    '| measure | result | target |\n|---|---|---|',
     ...rows.map((row) => `| ${row.join(' | ')} |`),
     '',
     ...plots,

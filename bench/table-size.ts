@@ -32,20 +32,22 @@ export function tableSize(): Promise<Result> {
         ratios.push([size, medianRatio(turns.empty, turns.filled)]);
       }
       return {
-        how: `batches of ${ROWS} rows on one connection, every value new, ${ROUNDS} rounds at each size`,
+        how: `Batches of ${ROWS} rows on one connection, all values new, ${ROUNDS} rounds at each size`,
         postgres: full.version,
         targets: [
           {
-            measure: 'h: 10 million logins and 5 million entries of the vault in place ÷ none (rows/s)',
+            measure: 'h: 10 million logins and 5 million vault entries ÷ empty tables (rows/s)',
             value: ratios.at(-1)![1],
             atLeast: 0.8,
           },
         ],
-        figures: Object.fromEntries(ratios.map(([size, ratio]) => [`${size} logins ÷ none (rows/s)`, ratio])),
+        figures: Object.fromEntries(
+          ratios.map(([size, ratio]) => [`${size} logins ÷ empty tables (rows/s)`, ratio]),
+        ),
         series: [
           {
-            title: 'Masking by table size',
-            x: 'logins in place',
+            title: 'Masking throughput by table size',
+            x: 'logins in the table',
             y: 'rows/s',
             logarithmic: true,
             lines: { mask_batch: lines.filled, 'mask_batch, empty tables': lines.empty },

@@ -24,7 +24,7 @@ export function workers(): Promise<Result> {
       });
       const perSecond = (took: number[]): number => (BATCHES * ROWS * 1_000) / median(took);
       return {
-        how: `${BATCHES} batches of ${ROWS} rows a turn, ${MOSTLY_KNOWN * 100}% of the values new, ${ROUNDS} rounds`,
+        how: `${BATCHES} batches of ${ROWS} rows per turn, ${MOSTLY_KNOWN * 100}% new values, ${ROUNDS} rounds`,
         postgres: stack.version,
         targets: [
           { measure: 'c: two workers ÷ one worker (rows/s)', value: medianRatio(one, two), atLeast: 1.6 },

@@ -3,7 +3,7 @@ import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { read } from '../house/files.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
-import { event, maskAll } from '../support/staging.ts';
+import { maskAll } from '../support/staging.ts';
 import { createReader, LOGINS, type Reader } from './reader.ts';
 import { stepsOf, type Step } from './sessions.ts';
 
@@ -19,17 +19,9 @@ async function dropLogins(): Promise<void> {
 beforeAll(dropLogins);
 afterAll(dropLogins);
 
-/** The logins that the guide's examples are about: 40 users with an address and a device each, and user-7 thrice. */
+/** Loads the events that the guide tells its reader to send. */
 async function loadLogins(db: TestDatabase): Promise<void> {
-  const bodies = [
-    ...Array.from({ length: 40 }, (_, n) =>
-      event({ user_id: `user-${n}`, ip: `198.51.100.${n}`, device_id: `device-${n}` }),
-    ),
-    event({ user_id: 'user-7', ip: '203.0.113.7', device_id: 'device-7' }),
-    event({ user_id: 'user-7', ip: '203.0.113.7', device_id: 'tablet-7' }),
-    event({ user_id: 'user-8', ip: '203.0.113.7', device_id: 'device-8' }),
-    event({ user_id: 'user-9', ip: 9 }),
-  ];
+  const bodies = read('docs/guide-events.jsonl').trimEnd().split('\n');
   await maskAll(
     db,
     bodies.map((body) => ({ id: randomUUID(), body })),

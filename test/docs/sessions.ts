@@ -5,9 +5,11 @@
  * `\gset`, which keeps the row's columns as variables of that login for `:'name'`. A statement ends its line, where
  * `-- fails: SQLSTATE` may follow; lines of `-- => a | b` after it are the rows that it shows.
  *
- * A block of `sh` begins with `# as LOGIN` and has calls of `npm run keys` and `openssl rand`. The comment
- * `<!-- workers work -->` stands where a worker has to have done what was begun.
+ * A block of `sh` begins with `# as LOGIN` and has calls of `npm run keys` and `openssl rand`, or of a worker, which
+ * does what the sessions before have begun. Blocks of other languages are not run.
  */
+import { lineOf, nodesOf } from './markdown.ts';
+
 export type Step =
   | {
       kind: 'sql';
@@ -21,21 +23,14 @@ export type Step =
   | { kind: 'sh'; login: string; line: number; command: string; fails: boolean }
   | { kind: 'work'; line: number };
 
-/** A block may stand in a list, and is then indented. */
-const BLOCK = /^ *```(sql|sh)\n([\s\S]*?)^ *```$|^ *<!-- workers work -->$/gm;
-
 export function stepsOf(page: string): Step[] {
-  return [...page.matchAll(BLOCK)].flatMap((block): Step[] => {
-    const line = page.slice(0, block.index).split('\n').length;
-    if (block[1] === undefined) return [{ kind: 'work', line }];
-    const indent = /^ */.exec(block[0])![0].length;
-    const [first = '', ...lines] = block[2]!
-      .trimEnd()
-      .split('\n')
-      .map((each) => each.slice(indent));
+  return nodesOf(page).flatMap((node): Step[] => {
+    const line = lineOf(node);
+    if (node.type !== 'code' || (node.lang !== 'sql' && node.lang !== 'sh')) return [];
+    const [first = '', ...lines] = node.value.split('\n');
     const login = /^(?:--|#) as (\w+)/.exec(first)?.[1];
     if (login === undefined) throw new Error(`the block at line ${line} does not say as whom`);
-    return block[1] === 'sql' ? statementsOf(lines, login, line + 2) : commandsOf(lines, login, line + 2);
+    return (node.lang === 'sql' ? statementsOf : commandsOf)(lines, login, line + 2);
   });
 }
 
@@ -71,6 +66,7 @@ function statementsOf(lines: string[], login: string, firstLine: number): Step[]
 
 function commandsOf(lines: string[], login: string, firstLine: number): Step[] {
   return lines.map((line, index) => {
+    if (/\bworker\b.* --once$/.test(line)) return { kind: 'work', line: firstLine + index };
     const [, command = '', comment = ''] = /^(.*?)(?:\s+# (.*))?$/.exec(line)!;
     return { kind: 'sh', login, line: firstLine + index, command, fails: comment.startsWith('fails') };
   });
