@@ -88,7 +88,7 @@ async function run({ command, fails }: Step & { kind: 'sh' }, url: string, cwd: 
     writeFileSync(path.join(cwd, random), `${randomBytes(32).toString('hex')}\n`);
     return;
   }
-  const [, variable, value, args] = /^(?:(\w+)=(\S+) )?npm run (?:--silent )?keys -- (.+)$/.exec(command)!;
+  const [, variable, value, args] = /^(?:(\w+)=(\S+) )?masked-logins keys (.+)$/.exec(command)!;
   const child = spawn(process.execPath, [MASKED_LOGINS, 'keys', ...args!.split(' ')], {
     cwd,
     env: childEnvironment({ DATABASE_URL: url, ...(variable === undefined ? {} : { [variable]: value! }) }),

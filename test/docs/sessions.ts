@@ -5,7 +5,7 @@
  * `\gset`, which keeps the row's columns as variables of that login for `:'name'`. A statement ends its line, where
  * `-- fails: SQLSTATE` may follow; lines of `-- => a | b` after it are the rows that it shows.
  *
- * A block of `sh` begins with `# as LOGIN` and has calls of `npm run keys` and `openssl rand`, or of a worker, which
+ * A block of `sh` begins with `# as LOGIN` and has calls of `masked-logins keys` and `openssl rand`, or of a worker, which
  * does what the sessions before have begun. Blocks of other languages are not run.
  */
 import { lineOf, nodesOf } from './markdown.ts';
