@@ -1,7 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { childEnvironment } from '../environment.ts';
 import { FatalError } from '../../src/errors.ts';
 import { findBinaries, type PostgresBinaries } from './binaries.ts';
@@ -14,6 +13,7 @@ import {
   stopLeftover,
 } from './leftovers.ts';
 import { asUser, serverUser } from './os-user.ts';
+import { pause } from '../../src/wait.ts';
 import { freePort } from '../ports.ts';
 
 /** How often a server that was killed is tried again while its orphans still hold its shared memory. */
@@ -152,7 +152,7 @@ class SupervisedServer implements Postgres {
     while (!this.#stopping.signal.aborted) {
       removeStrangersPidFile(dataDirectory);
       if (await this.#launch()) return true;
-      await sleep(RETRY_MS, undefined, { signal: this.#stopping.signal }).catch(() => {});
+      await pause(RETRY_MS, this.#stopping.signal);
       // An orphan in the middle of a long computation does not look up for minutes.
       if (Date.now() > deadline) await endServers(dataDirectory).catch(() => {});
     }
@@ -184,7 +184,7 @@ class SupervisedServer implements Postgres {
     while (!ended.signal.aborted) {
       const postmaster = readPostmaster(dataDirectory);
       if (postmaster?.pid === child.pid && postmaster?.ready) return true;
-      await sleep(READY_POLL_MS);
+      await pause(READY_POLL_MS);
     }
     this.#child = undefined;
     return false;

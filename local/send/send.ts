@@ -1,16 +1,16 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { SendMessageBatchCommand, type SQSClient } from '@aws-sdk/client-sqs';
 import { FatalError } from '../../src/errors.ts';
 import { fatalQueueFault } from '../../src/queue/faults.ts';
+import { backoffMs } from '../../src/retry.ts';
+import { pause } from '../../src/wait.ts';
 import { inBatches } from './batches.ts';
 
 /** Requests under way at once: enough to keep SQS busy, few enough for one small machine. */
 const LANES = 8;
 
-/** Attempts at one message before giving up, and the pauses between them, in milliseconds. */
+/** Attempts to send one message, and the waits between them. */
 const ATTEMPTS = 8;
-const FIRST_PAUSE_MS = 100;
-const LONGEST_PAUSE_MS = 10_000;
+const BACKOFF = { firstMs: 100, ceilingMs: 10_000 };
 
 export interface SendOptions {
   client: SQSClient;
@@ -74,7 +74,7 @@ function paceOf(rate: number | undefined, signal?: AbortSignal): (count: number)
       const wait = next - performance.now();
       // A queue that was slow for a while is not made up for in a burst.
       next = Math.max(next, performance.now() - 1_000) + (count * 1_000) / rate;
-      if (wait > 0) await sleep(wait, undefined, signal === undefined ? {} : { signal }).catch(() => {});
+      if (wait > 0) await pause(wait, signal);
     }
     return signal?.aborted !== true;
   };
@@ -108,7 +108,7 @@ async function sendBatch(client: SQSClient, queueUrl: string, batch: string[]): 
     if (left.length === 0) break;
     if (attempt === ATTEMPTS)
       throw new FatalError('the queue takes some messages and keeps refusing others: try later');
-    await sleep(Math.min(FIRST_PAUSE_MS * 2 ** (attempt - 1), LONGEST_PAUSE_MS));
+    await pause(backoffMs(attempt, BACKOFF));
   }
   return rejected;
 }

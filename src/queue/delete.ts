@@ -1,5 +1,6 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { DeleteMessageBatchCommand, type SQSClient } from '@aws-sdk/client-sqs';
+import { backoffMs } from '../retry.ts';
+import { pause } from '../wait.ts';
 import { fatalQueueFault } from './faults.ts';
 import { inTens } from './tens.ts';
 
@@ -12,8 +13,9 @@ export interface Deletion {
   failed: number;
 }
 
-/** First pause between attempts, in milliseconds; each further one is twice as long. */
-const PAUSE_MS = 100;
+/** Attempts to delete one message, and the waits between them. */
+const ATTEMPTS = 4;
+const BACKOFF = { firstMs: 200, ceilingMs: 10_000 };
 
 /** Faults of an entry that lie in its receipt handle, so that sending it again changes nothing. */
 const HANDLE_FAULTS = new Set(['ReceiptHandleIsInvalid', 'InvalidParameterValue', 'MessageNotInflight']);
@@ -25,21 +27,20 @@ const HANDLE_FAULTS = new Set(['ReceiptHandleIsInvalid', 'InvalidParameterValue'
  * @param client a client that no long poll holds the sockets of
  * @param url the queue's URL
  * @param receiptHandles of the messages; any number
- * @param options `attempts` for one message, 4 unless told; `wait` replaces the clock in tests
+ * @param options `wait` replaces the clock in tests
  * @throws what the SDK throws, where no further attempt can succeed (see `fatalQueueFault`)
  */
 export async function deleteMessages(
   client: SQSClient,
   url: string,
   receiptHandles: readonly string[],
-  options: { attempts?: number; wait?: (ms: number) => Promise<unknown> } = {},
+  { wait = pause }: { wait?: (ms: number) => Promise<void> } = {},
 ): Promise<Deletion> {
-  const { attempts = 4, wait = sleep } = options;
   const total: Deletion = { deleted: 0, refused: 0, failed: 0 };
   await inTens(receiptHandles, async (ten) => {
     let rest = ten;
-    for (let attempt = 0; attempt < attempts && rest.length > 0; attempt += 1) {
-      if (attempt > 0) await wait(PAUSE_MS * 2 ** (attempt - 1) * (1 + Math.random()));
+    for (let failures = 0; failures < ATTEMPTS && rest.length > 0; failures += 1) {
+      if (failures > 0) await wait(backoffMs(failures, BACKOFF));
       const { deleted, refused, again } = await deleteOnce(client, url, rest);
       total.deleted += deleted;
       total.refused += refused;

@@ -1,5 +1,5 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf, LOCK_NOT_AVAILABLE } from '../errors.ts';
+import { pause } from '../wait.ts';
 import type { WorkContext } from './task.ts';
 
 /** A job gives its place to others after this long, in milliseconds; a minute after, cron starts it again. */
@@ -55,7 +55,7 @@ export async function takeSteps(
       if (!told) log.warn({ step }, 'somebody holds a lock that this work needs: it is tried again');
       told = true;
     }
-    await sleep(performance.now() - stepAt, undefined, { signal: stop }).catch(() => {});
+    await pause(performance.now() - stepAt, stop);
   }
   if (last !== undefined && last.ended === null) log.info(progressOf(last), `${last.work} goes on`);
 }
