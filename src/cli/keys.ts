@@ -5,7 +5,7 @@ import { readSettings, requireDatabase, type Settings } from '../config.ts';
 import { checkDatabase } from '../database/check.ts';
 import { fingerprintOf, readKek, rewrap, unseal } from '../database/kek.ts';
 import { counted } from '../counted.ts';
-import { createPool } from '../database/pool.ts';
+import { createPool, withConnection } from '../database/pool.ts';
 import { codeOf, FatalError, SettingError, SQLSTATE } from '../errors.ts';
 import { explaining } from '../explain.ts';
 import { writeSecretFile } from '../secret-file.ts';
@@ -185,14 +185,11 @@ async function rewrapKeys(pool: pg.Pool, given: Command, { kek }: Settings): Pro
 }
 
 async function sealDatabase(pool: pg.Pool): Promise<void> {
-  const client = await pool.connect();
-  try {
-    // It says who keeps the key on disk.
+  await withConnection(pool, async (client) => {
+    // A notice says which session keeps the key on disk.
     client.on('notice', ({ message, hint }) => print(`${message}. ${hint}`));
     await client.query('select masking.seal()');
-  } finally {
-    client.release();
-  }
+  });
   print('sealed: a worker that runs and has the key unseals it again within seconds');
 }
 

@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
-import { reportToLog, reportToTerminal, summaryLine } from '../load/report.ts';
+import { reportToLog, reportToTerminal, summaryLine } from '../load/progress.ts';
 import { runLoader } from '../load/run.ts';
 import { createLogger, type Logger } from '../log.ts';
 import { commandLine, runCommand } from './command.ts';

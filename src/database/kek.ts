@@ -4,6 +4,7 @@ import type { Pool } from 'pg';
 import type { Settings } from '../config.ts';
 import { SettingError } from '../errors.ts';
 import { bytea, copyIn, encodeRows } from './copy.ts';
+import { withConnection } from './pool.ts';
 
 /** Length of a key-encryption key, in bytes. */
 const KEK_BYTES = 32;
@@ -87,12 +88,7 @@ export async function isSealed(pool: Pool): Promise<boolean> {
 }
 
 async function handOver(pool: Pool, inlet: string, kek: Buffer): Promise<void> {
-  const client = await pool.connect();
-  try {
-    await copyIn(client, `copy ${inlet} from stdin (format binary)`, encodeRows([bytea], [[kek]]));
-    client.release();
-  } catch (error) {
-    client.release(true);
-    throw error;
-  }
+  await withConnection(pool, (client) =>
+    copyIn(client, `copy ${inlet} from stdin (format binary)`, encodeRows([bytea], [[kek]])),
+  );
 }

@@ -36,3 +36,34 @@ export function createPool(
   pool.on('connect', (client) => client.on('error', () => {}));
   return pool;
 }
+
+/**
+ * Lends a connection of a pool. If `use` fails or takes too long, the connection is closed and not used again. Closing
+ * it rolls back and, unlike ROLLBACK, cannot fail.
+ *
+ * @param timeoutMs the longest time for `use`, in milliseconds; its queries then fail
+ * @throws any error of `use`, or of `pg` if there is no connection
+ */
+export async function withConnection<T>(
+  pool: pg.Pool,
+  use: (client: pg.PoolClient) => Promise<T>,
+  timeoutMs?: number,
+): Promise<T> {
+  const client = await pool.connect();
+  let isReleased = false;
+  const release = (close: boolean): void => {
+    if (!isReleased) client.release(close);
+    isReleased = true;
+  };
+  const timer = timeoutMs === undefined ? undefined : setTimeout(() => release(true), timeoutMs);
+  try {
+    const result = await use(client);
+    release(false);
+    return result;
+  } catch (error) {
+    release(true);
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+}

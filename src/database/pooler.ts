@@ -1,5 +1,6 @@
 import type { ClientBase, Pool } from 'pg';
 import { FatalError } from '../errors.ts';
+import { withConnection } from './pool.ts';
 
 /**
  * Refuses a pooler in transaction mode, which gives each transaction another session of Postgres: locks, LISTEN and SET
@@ -28,17 +29,9 @@ export async function refuseTransactionPooler(
 
 /** The same, with two connections of a pool. */
 export async function refuseTransactionPooling(pool: Pool, at: string): Promise<void> {
-  const first = await pool.connect();
-  try {
-    const second = await pool.connect();
-    try {
-      await refuseTransactionPooler(first, second, at);
-    } finally {
-      second.release();
-    }
-  } finally {
-    first.release();
-  }
+  await withConnection(pool, (first) =>
+    withConnection(pool, (second) => refuseTransactionPooler(first, second, at)),
+  );
 }
 
 async function backendOf(client: ClientBase): Promise<number> {
