@@ -2,7 +2,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import * as graphileMigrate from 'graphile-migrate';
 import pg from 'pg';
-import { migrateSettings, prepared } from '../src/database/migrate.ts';
+import { migrateSettings, withPreparedDatabase } from '../src/database/migrate.ts';
 import type { Logger } from '../src/log.ts';
 
 const CURRENT = path.join(import.meta.dirname, '../../migrations/current.sql');
@@ -24,7 +24,7 @@ export async function commitMigration(options: {
   const shadow = await createDatabase(superuserUrl, 'commit_shadow');
   const before = await readFile(CURRENT, 'utf8');
   try {
-    await prepared({ connectionString: main, log }, async () => {
+    await withPreparedDatabase({ connectionString: main, log }, async () => {
       await graphileMigrate.commit(
         {
           ...(await migrateSettings(asOwner(main), log)),

@@ -1,6 +1,6 @@
 import { SendMessageBatchCommand, type SQSClient } from '@aws-sdk/client-sqs';
 import { FatalError } from '../../src/errors.ts';
-import { fatalQueueFault } from '../../src/queue/faults.ts';
+import { queueFault } from '../../src/queue/faults.ts';
 import { backoffMs } from '../../src/retry.ts';
 import { pause } from '../../src/wait.ts';
 import { inBatches } from './batches.ts';
@@ -96,7 +96,7 @@ async function sendBatch(client: SQSClient, queueUrl: string, batch: string[]): 
       rejected += failed.filter((entry) => entry.SenderFault).length;
       left = failed.filter((entry) => !entry.SenderFault).flatMap((entry) => left[Number(entry.Id)] ?? []);
     } catch (error) {
-      if (fatalQueueFault(error) !== undefined) throw error;
+      if (queueFault(error)?.fatal) throw error;
       if (isRefusal(error)) {
         if (left.length === 1) return rejected + 1;
         // One of them is at fault, and SQS does not say which.

@@ -4,11 +4,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import * as graphileMigrate from 'graphile-migrate';
 import * as graphileWorker from 'graphile-worker';
 import pg from 'pg';
-import { FatalError } from '../errors.ts';
+import { explained, FatalError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import { packageFile } from '../package.ts';
 import { checkServer } from './check.ts';
-import { databaseFault, messageOf } from './faults.ts';
+import { migrationFault } from './faults.ts';
 import { libraryLogger } from './library-logger.ts';
 import { GRAPHILE_MIGRATE_LOCK, heldFor, lockMigrations } from './migrate-lock.ts';
 import { CONNECT_TIMEOUT_MS, createPool } from './pool.ts';
@@ -42,7 +42,7 @@ export interface MigrateOptions {
  * @throws {FatalError} saying what is in the way and what to do
  */
 export async function migrate(options: MigrateOptions): Promise<void> {
-  await prepared(options, async (client, connectionString) => {
+  await withPreparedDatabase(options, async (client, connectionString) => {
     const settings = await migrateSettings(connectionString, options.log);
     await graphileMigrate
       .migrate({ ...settings, pgSettings: { ...settings.pgSettings, role: 'logins_owner' } })
@@ -62,7 +62,7 @@ export async function migrate(options: MigrateOptions): Promise<void> {
  * @param then is called with a connection of the migrating login; nobody else migrates meanwhile
  * @throws {FatalError} saying what is in the way and what to do
  */
-export async function prepared(
+export async function withPreparedDatabase(
   options: MigrateOptions,
   then: (client: pg.Client, connectionString: string) => Promise<void>,
 ): Promise<void> {
@@ -83,7 +83,7 @@ export async function prepared(
     await migrateGraphileWorker(url, log);
     await then(client, url);
   } catch (error) {
-    throw explained(error, display);
+    throw explained(error, migrationFault(error, display));
   } finally {
     await Promise.all([client.end(), guard.end()]);
     await sleep(LINGER_MS);
@@ -145,16 +145,4 @@ async function migrateGraphileWorker(connectionString: string, log: Logger): Pro
   } finally {
     await pool.end();
   }
-}
-
-/** Errors while migrating are about definitions, so their message and hint may be shown; `detail` may hold a row. */
-function explained(error: unknown, at: string): unknown {
-  if (error instanceof FatalError) return error;
-  // Before a connection is there, and where it breaks, it is about the connection.
-  const isAboutDefinitions =
-    error instanceof pg.DatabaseError && !/^(?:08|28|3D|53|57)/.test(error.code ?? '');
-  if (isAboutDefinitions)
-    return new FatalError(`the database ${at} could not be migrated: ${messageOf(error)}`);
-  const fault = databaseFault(error, { at });
-  return fault === undefined ? error : new FatalError(fault.text);
 }

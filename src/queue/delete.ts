@@ -1,7 +1,7 @@
 import { DeleteMessageBatchCommand, type SQSClient } from '@aws-sdk/client-sqs';
 import { backoffMs } from '../retry.ts';
 import { pause } from '../wait.ts';
-import { fatalQueueFault } from './faults.ts';
+import { queueFault } from './faults.ts';
 import { inTens } from './tens.ts';
 
 /** What became of messages that were to be deleted. */
@@ -28,7 +28,7 @@ const HANDLE_FAULTS = new Set(['ReceiptHandleIsInvalid', 'InvalidParameterValue'
  * @param url the queue's URL
  * @param receiptHandles of the messages; any number
  * @param options `wait` replaces the clock in tests
- * @throws what the SDK throws, where no further attempt can succeed (see `fatalQueueFault`)
+ * @throws any error of the SDK that no retry can fix (see `queueFault`)
  */
 export async function deleteMessages(
   client: SQSClient,
@@ -69,7 +69,7 @@ async function deleteOnce(
     const again = handles.filter((_, index) => !settled.has(String(index)));
     return { deleted: Successful.length, refused: refused.length, again };
   } catch (error) {
-    if (fatalQueueFault(error) !== undefined) throw error;
+    if (queueFault(error)?.fatal) throw error;
     return { deleted: 0, refused: 0, again: handles };
   }
 }

@@ -3,7 +3,7 @@ import path from 'node:path';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { faultOfVersion } from '../../src/database/check.ts';
-import { migrate, prepared } from '../../src/database/migrate.ts';
+import { migrate, withPreparedDatabase } from '../../src/database/migrate.ts';
 import { FatalError } from '../../src/errors.ts';
 import { createLogger } from '../../src/log.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
@@ -54,7 +54,7 @@ function fixtures(): string {
 
 test('a database made by the migrations equals one made from the fixtures', async () => {
   const [byMigrations, byFixtures] = [await migrated(), await fresh()];
-  await prepared({ connectionString: byFixtures.migratorUrl, log }, async (client) => {
+  await withPreparedDatabase({ connectionString: byFixtures.migratorUrl, log }, async (client) => {
     await client.query('set role logins_owner');
     await client.query('set search_path = pg_catalog, pg_temp');
     await client.query(fixtures());
