@@ -8,9 +8,7 @@ import { loginEvents } from '../send/events.ts';
 import { sendOptions, type SendArguments } from '../send/options.ts';
 import { sendEvents } from '../send/send.ts';
 import { commandLine, runCommand } from '../../src/cli/command.ts';
-
-/** What shells report for a command that Ctrl-C ended. */
-const EXIT_INTERRUPTED = 130;
+import { EXIT_INTERRUPTED, stopSignal } from '../../src/cli/signals.ts';
 
 await runCommand(async () => {
   const program = commandLine(
@@ -34,22 +32,13 @@ await runCommand(async () => {
     given.file === undefined
       ? loginEvents({ seed, duplicates: given.duplicates, malformed: given.malformed }).take(given.count)
       : linesOf(given.file);
-  const stopping = new AbortController();
-  // Ctrl-C under npm arrives twice: from the terminal, and forwarded by npm.
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopping.abort());
-
+  const signal = stopSignal();
   const client = createQueueClient(queue, { maxSockets: 16 });
   try {
     const { sent, rejected, seconds } = await explaining({ command: 'send', queue }, () =>
-      sendEvents({
-        client,
-        queueUrl: queue.url,
-        bodies,
-        rate: given.rate,
-        signal: stopping.signal,
-      }),
+      sendEvents({ client, queueUrl: queue.url, bodies, rate: given.rate, signal }),
     );
-    const interrupted = stopping.signal.aborted;
+    const interrupted = signal.aborted;
     const origin = given.file === undefined ? { seed } : {};
     if (given.json) {
       process.stdout.write(`${JSON.stringify({ sent, rejected, seconds, interrupted, ...origin })}\n`);

@@ -1,4 +1,3 @@
-import { once } from 'node:events';
 import path from 'node:path';
 import { readSettings } from '../../src/config.ts';
 import { localDirectory } from '../environment.ts';
@@ -6,6 +5,8 @@ import { DATABASE } from '../stack/logins.ts';
 import { startStack, type Stack } from '../stack/stack.ts';
 import { createLogger } from '../../src/log.ts';
 import { commandLine, runCommand } from '../../src/cli/command.ts';
+import { stopSignal } from '../../src/cli/signals.ts';
+import { aborted } from '../../src/wait.ts';
 
 await runCommand(async () => {
   const program = commandLine(
@@ -18,15 +19,13 @@ await runCommand(async () => {
   const settings = readSettings();
   const localDir = localDirectory();
 
-  // Listened for from the first moment: a Postgres that is half started must be stopped as well.
-  const stopping = new AbortController();
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopping.abort());
-
+  // Before anything is started: a Postgres that is half started must be stopped, too.
+  const signal = stopSignal();
   const log = createLogger(settings.logLevel);
   const stack = await startStack({ localDir, fresh, log });
   try {
     process.stdout.write(describeStack(stack, localDir));
-    if (!stopping.signal.aborted) await once(stopping.signal, 'abort');
+    await aborted(signal);
   } finally {
     await stack.stop();
   }

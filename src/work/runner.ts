@@ -11,6 +11,7 @@ import {
 } from 'graphile-worker';
 import { libraryLogger } from '../database/library-logger.ts';
 import { describe } from '../errors.ts';
+import { onAbort } from '../wait.ts';
 import { onlyNewsOfJobs } from './notifications.ts';
 import { TaskError, type WorkContext, type WorkerTask } from './task.ts';
 import { createTaskLists, cronItems } from './tasks.ts';
@@ -107,8 +108,7 @@ export async function runUntilIdle(
   events.on('pool:create', ({ workerPool }) => {
     onId(workerPool.id);
     const end = () => void Promise.resolve(workerPool.gracefulShutdown('told to stop')).catch(() => {});
-    if (stop.aborted) end();
-    else stop.addEventListener('abort', end, { once: true });
+    onAbort(stop, end);
   });
   events.on('job:error', () => {
     failed += 1;
