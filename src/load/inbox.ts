@@ -3,6 +3,7 @@ import type pg from 'pg';
 import { arrayOf, bytea, copyIn, encodeRows, int4, text, timestamptz, uuid } from '../database/copy.ts';
 import { withConnection } from '../database/pool.ts';
 import { codeOf, SQLSTATE } from '../errors.ts';
+import { Grouping } from '../grouping.ts';
 import type { ReceivedMessage } from '../queue/receive.ts';
 import type { Batch } from './batcher.ts';
 
@@ -27,7 +28,7 @@ export const MAY_STAGE = 'insert into staging.inbox (batch_id) select null where
  * The most messages in a row, and the most bytes of their bodies. The trigger costs time for each row, and with a
  * hundred messages in a row that time no longer matters. The server holds a row in memory several times.
  */
-const ROW_MAX = { messages: 100, bytes: 1_048_576 };
+const ROW_MAX = { items: 100, bytes: 1_048_576 };
 
 /**
  * The longest time for one attempt, in milliseconds. A batch takes some 50 ms. A server that stops answering without
@@ -76,17 +77,6 @@ export function encodeInbox(batchId: string, messages: readonly StagedMessage[])
 }
 
 function rowsOf(messages: readonly StagedMessage[]): StagedMessage[][] {
-  const rows: StagedMessage[][] = [];
-  let bytes = 0;
-  for (const message of messages) {
-    const row = rows.at(-1);
-    bytes += bytea.size(message.body);
-    if (row === undefined || row.length === ROW_MAX.messages || bytes > ROW_MAX.bytes) {
-      rows.push([message]);
-      bytes = bytea.size(message.body);
-    } else {
-      row.push(message);
-    }
-  }
-  return rows;
+  const rows = new Grouping<StagedMessage>(ROW_MAX, ({ body }) => bytea.size(body));
+  return [...messages.flatMap((message) => rows.add(message)), ...rows.rest()];
 }

@@ -2,14 +2,14 @@ import { DeleteMessageBatchCommand, type SQSClient } from '@aws-sdk/client-sqs';
 import { backoffMs } from '../retry.ts';
 import { pause } from '../wait.ts';
 import { queueFault } from './faults.ts';
-import { inTens } from './tens.ts';
+import { entriesOf, inTens } from './tens.ts';
 
 /** What became of messages that were to be deleted. */
 export interface Deletion {
   deleted: number;
-  /** SQS does not take these receipt handles (any more): the messages come back by themselves. */
+  /** SQS does not accept these receipt handles (any more): the messages are delivered again. */
   refused: number;
-  /** Still not deleted after all attempts. */
+  /** Not deleted after all attempts. */
   failed: number;
 }
 
@@ -17,17 +17,16 @@ export interface Deletion {
 const ATTEMPTS = 4;
 const BACKOFF = { firstMs: 200, ceilingMs: 10_000 };
 
-/** Faults of an entry that lie in its receipt handle, so that sending it again changes nothing. */
+/** Faults of a receipt handle: sending it again changes nothing. */
 const HANDLE_FAULTS = new Set(['ReceiptHandleIsInvalid', 'InvalidParameterValue', 'MessageNotInflight']);
 
 /**
- * Deletes messages, ten a request. SQS may fail single entries of a request that as a whole succeeds; those are
- * sent again.
+ * Deletes messages, ten in a request. SQS may fail single entries of a request that succeeds. Those are sent again.
  *
- * @param client a client that no long poll holds the sockets of
+ * @param client a client without long polls, which would hold its sockets
  * @param url the queue's URL
  * @param receiptHandles of the messages; any number
- * @param options `wait` replaces the clock in tests
+ * @param options `wait` replaces the waits in tests
  * @throws any error of the SDK that no retry can fix (see `queueFault`)
  */
 export async function deleteMessages(
@@ -57,13 +56,8 @@ async function deleteOnce(
   handles: string[],
 ): Promise<{ deleted: number; refused: number; again: string[] }> {
   try {
-    const { Successful = [], Failed = [] } = await client.send(
-      new DeleteMessageBatchCommand({
-        QueueUrl: url,
-        // An id by position: a message may be in the batch twice, and ids must differ.
-        Entries: handles.map((ReceiptHandle, index) => ({ Id: String(index), ReceiptHandle })),
-      }),
-    );
+    const request = new DeleteMessageBatchCommand({ QueueUrl: url, Entries: entriesOf(handles) });
+    const { Successful = [], Failed = [] } = await client.send(request);
     const refused = Failed.filter(({ SenderFault, Code }) => SenderFault && HANDLE_FAULTS.has(Code ?? ''));
     const settled = new Set([...Successful, ...refused].map(({ Id }) => Id));
     const again = handles.filter((_, index) => !settled.has(String(index)));
