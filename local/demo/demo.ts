@@ -1,12 +1,10 @@
-import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
 import { createLogger } from '../../src/log.ts';
 import { loginEvents } from '../send/events.ts';
 import { leftInQueue, loadAndMask, send } from './pipeline.ts';
 import { recover, revealAgain, verify } from './recover.ts';
 import { report, reportTotals } from './report.ts';
 import { beginRotation, countDistinct } from './rotate.ts';
+import { withScratchDirectory } from '../scratch.ts';
 import { removeData, startStack, type Stack } from '../stack/stack.ts';
 
 const EVENTS = 5_000;
@@ -27,21 +25,19 @@ export interface DemoOptions {
  * @returns whether every event that was sent is in exactly one place, and a rotation changed nothing that it should not
  * @throws {FatalError} where a part of it fails or stands still
  */
-export async function runDemo({ print, signal }: DemoOptions): Promise<boolean> {
-  const localDir = mkdtempSync(path.join(tmpdir(), 'masked-logins-demo-'));
-  // Not for reading, for passing through: run by root, Postgres is another user. The files in it are 0600.
-  chmodSync(localDir, 0o711);
-  let stack: Stack | undefined;
-  try {
-    print('Starting a Postgres and an SQS emulator in a temporary directory …');
-    stack = await startStack({ localDir, persistent: false, log: createLogger('warn') });
-    signal.throwIfAborted();
-    return await show({ stack, print, signal });
-  } finally {
-    await stack?.stop();
-    await removeData(localDir);
-    rmSync(localDir, { recursive: true, force: true });
-  }
+export function runDemo({ print, signal }: DemoOptions): Promise<boolean> {
+  return withScratchDirectory('demo', async (localDir) => {
+    let stack: Stack | undefined;
+    try {
+      print('Starting a Postgres and an SQS emulator in a temporary directory …');
+      stack = await startStack({ localDir, persistent: false, log: createLogger('warn') });
+      signal.throwIfAborted();
+      return await show({ stack, print, signal });
+    } finally {
+      await stack?.stop();
+      await removeData(localDir);
+    }
+  });
 }
 
 interface Show extends DemoOptions {

@@ -1,15 +1,12 @@
 import type { StackLogin } from '../stack/logins.ts';
-import { refusal, rowOf, short, withClient } from './database.ts';
+import { withClient } from '../postgres/client.ts';
+import { BUSIEST_DEVICE, refusal, rowOf, short } from './database.ts';
 
 const REASON = 'DEMO-1 the device that logs in most';
 
 const BUSIEST = `
   select masked_ip, masked_device_id, user_id from public.user_logins
-  where masked_device_id = (
-    select masked_device_id from public.user_logins
-    where masked_device_id is not null
-    group by masked_device_id order by count(*) desc, masked_device_id limit 1
-  )
+  where masked_device_id = (${BUSIEST_DEVICE})
   order by create_date limit 1`;
 
 const REQUEST = `select unmask.request('ip', array[$1]::uuid[], reason => $2) as request_id`;

@@ -1,15 +1,12 @@
 import Table from 'cli-table3';
 import type pg from 'pg';
 import type { StackLogin } from '../stack/logins.ts';
-import { refusal, rowOf, short, withClient } from './database.ts';
+import { withClient } from '../postgres/client.ts';
+import { BUSIEST_DEVICE, refusal, rowOf, short } from './database.ts';
 
 /** What an analyst sees: the logins from the device that was seen most, and a few others. */
 const SAMPLE = `
-  with busiest as (
-    select masked_device_id from public.user_logins
-    where masked_device_id is not null
-    group by masked_device_id order by count(*) desc, masked_device_id limit 1
-  )
+  with busiest as (${BUSIEST_DEVICE})
   (select l.* from public.user_logins l join busiest using (masked_device_id) order by create_date limit 3)
   union all
   (select l.* from public.user_logins l order by create_date limit 3)`;

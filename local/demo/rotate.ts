@@ -1,5 +1,6 @@
 import type { StackLogin } from '../stack/logins.ts';
-import { rowOf, withClient } from './database.ts';
+import { withClient } from '../postgres/client.ts';
+import { rowOf } from './database.ts';
 
 interface Distinct {
   addresses: number;

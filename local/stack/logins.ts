@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
+import { withClient } from '../postgres/client.ts';
 
 /** The database of a local stack. */
 export const DATABASE = 'masked_logins';
@@ -40,14 +41,14 @@ export async function prepareDatabase(
   passwords: Passwords,
 ): Promise<void> {
   const owner = loginName('owner');
-  await withClient(url('postgres'), async (client) => {
+  await withSilentClient(url('postgres'), async (client) => {
     await ensureLogin(client, owner, passwords.owner, 'createrole');
     const { rowCount } = await client.query('select from pg_database where datname = $1', [DATABASE]);
     if (rowCount === 0) await client.query(`create database ${DATABASE}`);
     await client.query(`grant create on database ${DATABASE} to ${owner}`);
     await client.query(`grant connect on database ${DATABASE} to ${owner} with grant option`);
   });
-  await withClient(url(DATABASE), async (client) => {
+  await withSilentClient(url(DATABASE), async (client) => {
     // user_logins lives in schema public, where the migrations let logins_owner make tables.
     await client.query(`grant usage, create on schema public to ${owner} with grant option`);
   });
@@ -58,7 +59,7 @@ export async function createMemberLogins(
   url: (database: string) => string,
   passwords: Passwords,
 ): Promise<void> {
-  await withClient(url(DATABASE), async (client) => {
+  await withSilentClient(url(DATABASE), async (client) => {
     for (const name of MEMBERS) {
       await ensureLogin(client, loginName(name), passwords[name], 'inherit');
       await client.query(`grant ${groupOf(name)} to ${loginName(name)}`);
@@ -81,21 +82,15 @@ async function ensureLogin(
   await client.query(`${verb} role ${name} login ${attribute} password ${pg.escapeLiteral(password)}`);
 }
 
-async function withClient(
+/** A connection for statements that contain passwords. They do not reach the server's log, even if they fail. */
+async function withSilentClient(
   connectionString: string,
   use: (client: pg.Client) => Promise<void>,
 ): Promise<void> {
-  const client = new pg.Client({ connectionString, application_name: 'masked-logins stack' });
-  // A server that is killed meanwhile fails the query, which is thrown; without a listener it would end the process.
-  client.on('error', () => {});
-  await client.connect();
-  try {
-    // Statements here hold passwords, and one that fails must not take them into the server's log.
+  await withClient(connectionString, async (client) => {
     await client.query(
       `set log_statement = 'none'; set log_min_error_statement = 'panic'; set log_min_duration_statement = -1`,
     );
     await use(client);
-  } finally {
-    await client.end();
-  }
+  });
 }

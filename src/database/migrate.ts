@@ -3,20 +3,22 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as graphileMigrate from 'graphile-migrate';
 import * as graphileWorker from 'graphile-worker';
-import pg from 'pg';
+import type pg from 'pg';
 import { explained, FatalError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import { packageFile } from '../package.ts';
 import { checkServer } from './check.ts';
+import { createClient } from './client.ts';
 import { migrationFault } from './faults.ts';
 import { libraryLogger } from './library-logger.ts';
 import { GRAPHILE_MIGRATE_LOCK, heldFor, lockMigrations } from './migrate-lock.ts';
-import { CONNECT_TIMEOUT_MS, createPool } from './pool.ts';
+import { createPool } from './pool.ts';
 import { refuseTransactionPooler } from './pooler.ts';
 import { pinSession, SESSION_SETTINGS } from './session.ts';
 import { databaseAt } from './url.ts';
 
 const MIGRATIONS = packageFile('migrations');
+const APPLICATION = 'masked-logins migrate';
 
 /** How long to wait for somebody else's migration, in milliseconds. */
 const LOCK_WAIT_MS = 60_000;
@@ -68,7 +70,8 @@ export async function withPreparedDatabase(
 ): Promise<void> {
   const { log, lockWaitMs = LOCK_WAIT_MS } = options;
   const { url, display } = databaseAt(options.connectionString);
-  const [client, guard] = [clientFor(url), clientFor(url)];
+  const client = createClient(url, APPLICATION);
+  const guard = createClient(url, APPLICATION);
   try {
     await client.connect();
     await guard.connect();
@@ -78,8 +81,8 @@ export async function withPreparedDatabase(
     await checkLanguages(client);
     await lockMigrations(guard, lockWaitMs, log);
     await client.query('set client_min_messages = warning');
-    await client.query(await readFile(path.join(MIGRATIONS, 'before/1-roles.sql'), 'utf8'));
-    await client.query(await readFile(path.join(MIGRATIONS, 'before/2-database.sql'), 'utf8'));
+    await client.query(await scriptBefore('1-roles.sql'));
+    await client.query(await scriptBefore('2-database.sql'));
     await migrateGraphileWorker(url, log);
     await then(client, url);
   } catch (error) {
@@ -88,17 +91,6 @@ export async function withPreparedDatabase(
     await Promise.all([client.end(), guard.end()]);
     await sleep(LINGER_MS);
   }
-}
-
-function clientFor(connectionString: string): pg.Client {
-  const client = new pg.Client({
-    connectionString,
-    application_name: 'masked-logins migrate',
-    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
-  });
-  // One that breaks fails its next query; without a listener it ends the process.
-  client.on('error', () => {});
-  return client;
 }
 
 /** The scripts are blocks in PL/pgSQL, and so cannot say themselves that they may not be. */
@@ -136,13 +128,18 @@ export async function migrateSettings(
 async function migrateGraphileWorker(connectionString: string, log: Logger): Promise<void> {
   const pool = createPool(connectionString, {
     max: 2,
-    applicationName: 'masked-logins migrate',
+    applicationName: APPLICATION,
     role: 'logins_owner',
   });
   try {
     await graphileWorker.runMigrations({ pgPool: pool, logger: libraryLogger(graphileWorker.Logger, log) });
-    await pool.query(await readFile(path.join(MIGRATIONS, 'before/3-graphile-worker.sql'), 'utf8'));
+    await pool.query(await scriptBefore('3-graphile-worker.sql'));
   } finally {
     await pool.end();
   }
+}
+
+/** A script that runs before graphile-migrate. */
+function scriptBefore(name: string): Promise<string> {
+  return readFile(path.join(MIGRATIONS, 'before', name), 'utf8');
 }

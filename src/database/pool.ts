@@ -1,8 +1,6 @@
 import pg from 'pg';
+import { CONNECT_TIMEOUT_MS } from './client.ts';
 import { pinSession } from './session.ts';
-
-/** How long a connection may take to open before the attempt counts as failed, in milliseconds. */
-export const CONNECT_TIMEOUT_MS = 10_000;
 
 /**
  * A connection pool of our own: the processes here never use a library's, whose lifetime they cannot see.
