@@ -18,6 +18,11 @@ export class FatalError extends Error {
   override name = 'FatalError';
 }
 
+/** Whether an error has a message for people already. */
+export function isOurs(error: unknown): error is SettingError | FatalError {
+  return error instanceof SettingError || error instanceof FatalError;
+}
+
 /** What to tell a person about an error. */
 export interface Fault {
   /** One line that says what is wrong with what, and what to do. */
@@ -75,7 +80,7 @@ export function codeOf(error: unknown): string | undefined {
  * @returns for instance `SQLSTATE 57P01`, `ECONNREFUSED`, `QueueDoesNotExist (HTTP 400)`
  */
 export function describe(error: unknown): string {
-  if (error instanceof SettingError || error instanceof FatalError) return error.message;
+  if (isOurs(error)) return error.message;
   const code = codeOf(error);
   const status = (error as CodedError | null)?.$metadata?.httpStatusCode;
   if (code !== undefined) {
@@ -99,6 +104,5 @@ export function describe(error: unknown): string {
  * @returns a `FatalError` with the fault's text; the error itself if it is ours, or nothing is known about it
  */
 export function explained(error: unknown, fault: Fault | undefined): unknown {
-  const isOurs = error instanceof SettingError || error instanceof FatalError;
-  return isOurs || fault === undefined ? error : new FatalError(fault.text);
+  return isOurs(error) || fault === undefined ? error : new FatalError(fault.text);
 }

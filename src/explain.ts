@@ -5,7 +5,7 @@
 import type { QueueSettings } from './config.ts';
 import { databaseFault, type DatabaseSituation } from './database/faults.ts';
 import type { DatabaseSettings } from './database/url.ts';
-import { describe, explained, FatalError, SettingError, type Fault } from './errors.ts';
+import { describe, explained, isOurs, type Fault } from './errors.ts';
 import { queueFault, type QueueSituation } from './queue/faults.ts';
 
 /** What each command needs of Postgres and SQS, for messages that say what is missing. */
@@ -59,8 +59,7 @@ export function hostOf(queue: QueueSettings): string {
  * @param situation what was being done, and to what
  */
 export function explain(error: unknown, situation: Situation): Fault {
-  if (error instanceof SettingError || error instanceof FatalError)
-    return { text: error.message, fatal: true };
+  if (isOurs(error)) return { text: error.message, fatal: true };
   const fault = isOfQueue(error)
     ? queueFault(error, queueSituation(situation))
     : databaseFault(error, databaseSituation(situation));

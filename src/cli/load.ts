@@ -14,7 +14,7 @@ interface Options {
 /** `load`: moves messages from the queue into staging, until the queue is empty or, with `--follow`, until a signal. */
 export function command(): Command {
   return commandLine('load', 'Moves login events from the SQS queue into staging, until the queue is empty', [
-    ['masked-logins load', 'load what is in the queue, then exit'],
+    ['masked-logins load', 'load the messages in the queue, then exit'],
     ['masked-logins load --follow', 'run until SIGTERM, as a service'],
   ])
     .option('--follow', 'run until SIGTERM or Ctrl-C')

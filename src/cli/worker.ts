@@ -17,10 +17,10 @@ export function command(): Command {
     'Masks staged batches, deletes their messages from SQS, and runs maintenance',
     [
       ['masked-logins worker', 'work until SIGTERM, as a service'],
-      ['masked-logins worker --once', 'do what is due, then exit: from cron, or after a load'],
+      ['masked-logins worker --once', 'run the jobs that are due, then exit: from cron, or after a load'],
     ],
   )
-    .option('--once', 'work until no job is due and staging is empty of what is done, then exit')
+    .option('--once', 'work until no job is due, empty staging, then exit')
     .action((options: { once: boolean }) => runCommand(() => run(options)));
 }
 

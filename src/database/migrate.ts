@@ -20,12 +20,12 @@ import { databaseAt } from './url.ts';
 const MIGRATIONS = packageFile('migrations');
 const APPLICATION = 'masked-logins migrate';
 
-/** How long to wait for somebody else's migration, in milliseconds. */
+/** How long to wait for another migration, in milliseconds. */
 const LOCK_WAIT_MS = 60_000;
 
 /**
- * graphile-migrate keeps its connections for 200 ms after it is done, and ends the whole process when one of them
- * breaks meanwhile: whoever stops Postgres right after a migration must not be ended by that. In milliseconds.
+ * graphile-migrate keeps its connections open for 200 ms after it is done. If one of them breaks in this time, for
+ * example because Postgres is stopped, it ends the whole process. So wait for longer than that; in milliseconds.
  */
 const LINGER_MS = 300;
 
@@ -33,15 +33,15 @@ export interface MigrateOptions {
   /** A superuser, or a role with CREATEROLE and CREATE on the database. */
   connectionString: string;
   log: Logger;
-  /** How long to wait for somebody else's migration, in milliseconds. */
+  /** How long to wait for another migration, in milliseconds. */
   lockWaitMs?: number;
 }
 
 /**
- * Brings a database up to date: roles, schemas and extension, graphile-worker's schema, the committed migrations,
- * the partitions of the coming months. May be run at any time, and by two at once: the second waits.
+ * Updates a database: roles, schemas and extension, graphile-worker's schema, the committed migrations, the partitions of
+ * the next months. It can be run at any time. A second one waits for the first.
  *
- * @throws {FatalError} saying what is in the way and what to do
+ * @throws {FatalError} that says what is wrong and what to do
  */
 export async function migrate(options: MigrateOptions): Promise<void> {
   await withPreparedDatabase(options, async (client, connectionString) => {
@@ -49,7 +49,7 @@ export async function migrate(options: MigrateOptions): Promise<void> {
     await graphileMigrate
       .migrate({ ...settings, pgSettings: { ...settings.pgSettings, role: 'logins_owner' } })
       .catch(async (error: unknown) => {
-        // Its own text, and it has no code.
+        // The error has no code. This is graphile-migrate's own text.
         const isHeld = error instanceof Error && error.message === 'Failed to get exclusive lock';
         throw isHeld ? new FatalError(await heldFor(client, GRAPHILE_MIGRATE_LOCK)) : error;
       });
@@ -59,10 +59,10 @@ export async function migrate(options: MigrateOptions): Promise<void> {
 }
 
 /**
- * Makes what the migrations stand on (roles, schemas, extension, graphile-worker's schema) and then calls back.
+ * Creates what the migrations need (roles, schemas, extension, graphile-worker's schema), then calls `then`.
  *
- * @param then is called with a connection of the migrating login; nobody else migrates meanwhile
- * @throws {FatalError} saying what is in the way and what to do
+ * @param then called with a connection of the migrating login; no other process migrates meanwhile
+ * @throws {FatalError} that says what is wrong and what to do
  */
 export async function withPreparedDatabase(
   options: MigrateOptions,
@@ -93,7 +93,7 @@ export async function withPreparedDatabase(
   }
 }
 
-/** The scripts are blocks in PL/pgSQL, and so cannot say themselves that they may not be. */
+/** The scripts are written in PL/pgSQL, so they cannot report that the login may not use it. */
 async function checkLanguages(client: pg.Client): Promise<void> {
   const { rows } = await client.query<{ may: boolean }>(
     `select has_language_privilege('plpgsql', 'usage') and has_language_privilege('sql', 'usage') as may`,
@@ -105,9 +105,9 @@ async function checkLanguages(client: pg.Client): Promise<void> {
 }
 
 /**
- * graphile-migrate's settings: those of `.gmrc`, with a connection and our logger.
+ * graphile-migrate's settings: those of `.gmrc`, with a connection and a logger.
  *
- * @param connectionString whose role owns what the migrations make
+ * @param connectionString its role owns what the migrations create
  */
 export async function migrateSettings(
   connectionString: string,
@@ -119,7 +119,7 @@ export async function migrateSettings(
     ...gmrc,
     connectionString,
     migrationsFolder: MIGRATIONS,
-    // Set for the session before its transactions begin.
+    // graphile-migrate sets these for the session, before its transactions.
     pgSettings: { ...SESSION_SETTINGS, ...gmrc.pgSettings, client_min_messages: 'warning' },
     logger: libraryLogger(graphileMigrate.Logger, log),
   };

@@ -3,14 +3,14 @@ import { checkDatabase } from '../database/check.ts';
 import { createPool } from '../database/pool.ts';
 import { refuseTransactionPooling } from '../database/pooler.ts';
 import type { DatabaseSettings } from '../database/url.ts';
-import { describe, FatalError, SettingError } from '../errors.ts';
+import { describe, FatalError, isOurs } from '../errors.ts';
 import { explain } from '../explain.ts';
 import type { Logger } from '../log.ts';
 import { createQueueClient } from '../queue/client.ts';
 import { backoffMs, Throttle } from '../retry.ts';
 import { aborted, onAbort, pause, within } from '../wait.ts';
 import { clearStaging, describeResidue, type Residue } from './clear-staging.ts';
-import { beat, startHeartbeat, type Heartbeat } from './heartbeat.ts';
+import { beat, makeBatchesDue, startHeartbeat, type Heartbeat } from './heartbeat.ts';
 import { EXTRA_CONNECTIONS, runUntilIdle, startRunners } from './runner.ts';
 import type { Done, WorkContext, WorkerTask } from './task.ts';
 import { addUpkeep } from './tasks.ts';
@@ -62,8 +62,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     const startedAt = Date.now();
     try {
       await withContext(options, async (context) => {
-        await refuseTransactionPooling(context.pool, options.database.display);
-        await checkDatabase(context.pool);
+        await checkConnection(context, options);
         // Once in a process: after a rewrap, a worker with the old key works on until it has to unseal.
         if (!kekIsRight) await checkKek(context);
         kekIsRight = true;
@@ -71,7 +70,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
       });
       fatalInARow = 0;
     } catch (error) {
-      if (error instanceof FatalError || error instanceof SettingError) throw error;
+      if (isOurs(error)) throw error;
       const fault = explain(error, { command: 'worker', database: options.database });
       fatalInARow = fault.fatal ? fatalInARow + 1 : 0;
       // A server that is restarting refuses for a moment what it accepts a second later.
@@ -103,13 +102,12 @@ export interface OnceSummary extends Done {
 export function runWorkerOnce(options: WorkerOptions): Promise<OnceSummary> {
   const stoppedAt = timeOf(options.stop);
   return withContext(options, async (context) => {
-    await refuseTransactionPooling(context.pool, options.database.display);
-    await checkDatabase(context.pool);
+    await checkConnection(context, options);
     await checkKek(context);
     await clearAtStart(context);
     await beat(context, [`once-${process.pid}`]);
-    // Jobs that failed earlier and are backing off are due now: whoever runs a worker once wants them done.
-    await context.pool.query(`select staging.sweep_batches(overdue => interval '0')`);
+    // Whoever runs a worker once does not want to wait for jobs that are backing off.
+    await makeBatchesDue(context);
     await addUpkeep(context.pool, options.tasks);
     const heartbeats: Heartbeat[] = [];
     const [work] = await Promise.allSettled([
@@ -122,6 +120,11 @@ export function runWorkerOnce(options: WorkerOptions): Promise<OnceSummary> {
     if (work.status === 'rejected') throw work.reason;
     return { ...context.done, ...work.value, residue };
   });
+}
+
+async function checkConnection({ pool }: WorkContext, { database }: WorkerOptions): Promise<void> {
+  await refuseTransactionPooling(pool, database.display);
+  await checkDatabase(pool);
 }
 
 /** Empties staging of what a killed worker left. */
