@@ -1,10 +1,10 @@
-/** The environment of commands that run on a local stack. This is the one file of `local/` that reads `process.env`. */
+/** The environment of commands on a local stack. This is the only file of `local/` that reads `process.env`. */
 import path from 'node:path';
 import type { QueueSettings } from '../src/config.ts';
 import type { StackLogin } from './stack/logins.ts';
 import { readStackFile, type StackFile } from './stack/state.ts';
 
-/** The command `masked-logins` of this checkout, for Node to run. */
+/** The script of the command `masked-logins` in this checkout. */
 export const MASKED_LOGINS = path.join(import.meta.dirname, '../bin/masked-logins.js');
 
 /** The directory of the local stack: `LOCAL_DIR`, or `.local` if that is not set. */

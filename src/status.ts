@@ -39,7 +39,10 @@ export interface ErasureProgress {
   logins: number;
 }
 
-/** The output of `masked-logins status --json`. Counts are of messages or rows. Ages are in seconds, rounded to a tenth. */
+/**
+ * The output of `masked-logins status --json`. Counts are of messages or rows. Ages are in seconds, rounded to a
+ * tenth.
+ */
 export interface Status {
   queue: { visible: number; inFlight: number; deadLettered: number | null };
   staged: { rows: number; oldestUnmaskedSeconds: number | null };

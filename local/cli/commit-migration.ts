@@ -9,7 +9,7 @@ import { commandLine, runCommand } from '../../src/cli/command.ts';
 
 const command = commandLine(
   'migration:commit',
-  'Freezes migrations/current.sql as the next committed migration, after trying it on a scratch Postgres',
+  'Freezes migrations/current.sql as the next committed migration, after a trial on a scratch Postgres',
 ).argument('<message>', 'what the migration does, in a few words');
 
 await runCommand(async () => {
@@ -31,5 +31,5 @@ await runCommand(async () => {
       await postgres.stop();
     }
   });
-  process.stdout.write('Committed: see migrations/committed, and git add it.\n');
+  process.stdout.write('Committed. See migrations/committed, and git add it.\n');
 });

@@ -5,7 +5,7 @@ import { EXIT_INTERRUPTED, stopSignal } from '../../src/cli/signals.ts';
 await runCommand(async () => {
   commandLine(
     'demo',
-    'Shows the main job on a stack of its own: login events in, masked logins out, nothing left behind.',
+    'Shows the main functions on a temporary stack: login events in, masked logins out, nothing left behind.',
   ).parse();
   // Before anything is started, so that Ctrl-C leaves nothing behind.
   const signal = stopSignal();

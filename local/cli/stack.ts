@@ -11,9 +11,9 @@ import { aborted } from '../../src/wait.ts';
 await runCommand(async () => {
   const program = commandLine(
     'stack',
-    'Runs a local Postgres and SQS emulator, migrated and ready, until Ctrl-C. The data stays for the next time.',
+    'Runs a local Postgres, migrated, and an SQS emulator until Ctrl-C. The data is kept for the next time.',
   )
-    .option('--fresh', 'delete the data of last time and start over', false)
+    .option('--fresh', 'delete the data of the last time first', false)
     .parse();
   const { fresh } = program.opts<{ fresh: boolean }>();
   const settings = readSettings();
@@ -29,7 +29,7 @@ await runCommand(async () => {
   } finally {
     await stack.stop();
   }
-  process.stdout.write('Stopped. The data stays; npm run stack brings it back.\n');
+  process.stdout.write('Stopped. The data is kept for the next npm run stack.\n');
   return 0;
 });
 

@@ -5,16 +5,16 @@ import { withClient } from '../postgres/client.ts';
 /** The database of a local stack. */
 export const DATABASE = 'masked_logins';
 
-/** The logins that are a member of the group role of the same name, and nothing else. */
+/** Each of these logins is a member of the group role of the same name, and of nothing else. */
 const MEMBERS = ['loader', 'worker', 'analyst', 'unmasker', 'approver', 'custodian', 'auditor'] as const;
 
 type Member = (typeof MEMBERS)[number];
 
-/** The logins of a stack, a connection string each; `stack.json` holds them under `urls`. */
+/** The logins of a stack. `stack.json` contains their connection strings under `urls`. */
 export type StackLogin = 'superuser' | 'owner' | Member;
 export type Passwords = Record<Exclude<StackLogin, 'superuser'>, string>;
 
-/** A password nobody has to remember: 24 random bytes in hex, which needs no quoting anywhere. */
+/** 24 random bytes in hexadecimal, which need no quoting anywhere. */
 export function randomPassword(): string {
   return randomBytes(24).toString('hex');
 }
@@ -31,10 +31,10 @@ export function loginName(name: keyof Passwords): string {
 }
 
 /**
- * Makes the database and the login that migrates it. That login is no superuser and does not own the database, as
- * on managed Postgres: so every start of a local stack proves that the installation needs neither.
+ * Creates the database and the login that migrates it. As on managed Postgres, that login is not a superuser and does
+ * not own the database. So each start of a local stack shows that the installation needs neither.
  *
- * @param url gives the superuser's connection string for a database
+ * @param url returns the superuser's connection string for a database
  */
 export async function prepareDatabase(
   url: (database: string) => string,
@@ -49,12 +49,12 @@ export async function prepareDatabase(
     await client.query(`grant connect on database ${DATABASE} to ${owner} with grant option`);
   });
   await withSilentClient(url(DATABASE), async (client) => {
-    // user_logins lives in schema public, where the migrations let logins_owner make tables.
+    // user_logins is in schema public, where the migrations let logins_owner create tables.
     await client.query(`grant usage, create on schema public to ${owner} with grant option`);
   });
 }
 
-/** Makes a login for each role. The group roles exist, that is: the database is migrated. */
+/** Creates a login for each group role. The database is migrated, so the group roles exist. */
 export async function createMemberLogins(
   url: (database: string) => string,
   passwords: Passwords,

@@ -25,7 +25,10 @@ function renderExamples(examples: Examples): string {
   return ['', 'Examples:', ...examples.map(([line, what]) => `  ${line}\n      ${what}`)].join('\n');
 }
 
-/** Commander's message in one line. It repeats what was typed, which may be a key or a connection string, so only short words are kept. */
+/**
+ * Commander's message in one line. It repeats what was typed, which may be a key or a connection string, so only
+ * short words are kept.
+ */
 function oneLine(text: string): string {
   const typed = process.argv.slice(2).flatMap((argument) => argument.split('='));
   const long = typed.filter((part) => part !== '' && !/^[\w-]{1,20}$/.test(part));

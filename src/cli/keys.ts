@@ -50,9 +50,11 @@ export function command(): Command {
     .option('--purpose <purpose>', 'token or cipher (default: both)')
     .option('--field <field>', 'ip, device_id or body (default: all)');
   subcommand('pause', 'pause the rotations that are running', (pool) =>
-    say(pool, 'masking.pause_rotation', 'paused'),
+    changeRotations(pool, 'masking.pause_rotation', 'paused'),
   );
-  subcommand('resume', 'resume paused rotations', (pool) => say(pool, 'masking.resume_rotation', 'resumed'));
+  subcommand('resume', 'resume paused rotations', (pool) =>
+    changeRotations(pool, 'masking.resume_rotation', 'resumed'),
+  );
   subcommand('destroy', 'destroy a key that a rotation has replaced', destroy)
     .argument('<purpose>', 'token or cipher')
     .argument('<version>', 'as list shows it')
@@ -121,7 +123,7 @@ async function rotate(pool: pg.Pool, given: Command): Promise<void> {
   );
 }
 
-async function say(pool: pg.Pool, name: string, what: string): Promise<void> {
+async function changeRotations(pool: pg.Pool, name: string, what: string): Promise<void> {
   const { rows } = await pool.query<{ count: number }>(`select ${name}() as count`);
   print(`${rows[0]?.count} rotations ${what}`);
 }

@@ -80,12 +80,7 @@ export function arrayOf<T>(element: ElementEncoder<T>): Encoder<readonly T[]> {
     write: (target, start, values) => {
       let offset = start;
       for (const word of [1, 0, element.oid, values.length, 1]) offset = target.writeInt32BE(word, offset);
-      for (const value of values) {
-        const size = element.size(value);
-        offset = target.writeInt32BE(size, offset);
-        element.write(target, offset, value);
-        offset += size;
-      }
+      for (const value of values) offset = writeWithLength(target, offset, element, value);
     },
   };
 }
@@ -115,18 +110,22 @@ export function encodeRows<const F extends readonly Encoder<never>[]>(
     offset = buffer.writeInt16BE(encoders.length, offset);
     for (const [index, encoder] of encoders.entries()) {
       const value: unknown = row[index];
-      if (value === null) {
-        offset = buffer.writeInt32BE(NULL_LENGTH, offset);
-      } else {
-        const size = encoder.size(value);
-        offset = buffer.writeInt32BE(size, offset);
-        encoder.write(buffer, offset, value);
-        offset += size;
-      }
+      offset =
+        value === null
+          ? buffer.writeInt32BE(NULL_LENGTH, offset)
+          : writeWithLength(buffer, offset, encoder, value);
     }
   }
   buffer.writeInt16BE(END, offset);
   return buffer;
+}
+
+/** Writes a value after its length. Returns the offset behind it. */
+function writeWithLength<T>(target: Buffer, offset: number, encoder: Encoder<T>, value: T): number {
+  const size = encoder.size(value);
+  const start = target.writeInt32BE(size, offset);
+  encoder.write(target, start, value);
+  return start + size;
 }
 
 function sizeOf(encoders: readonly Encoder<unknown>[], rows: readonly (readonly unknown[])[]): number {

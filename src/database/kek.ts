@@ -58,15 +58,17 @@ export function placeOf(source: NonNullable<Settings['kek']>): string {
   return 'text' in source ? 'MASKING_KEK' : `MASKING_KEK_FILE (${source.file})`;
 }
 
-/** The fingerprint of a key in hexadecimal digits, as masking.fingerprint_of computes it. It does not reveal the key. */
+/**
+ * The fingerprint of a key in hexadecimal digits, as masking.fingerprint_of computes it. It does not reveal the key.
+ */
 export function fingerprintOf(kek: Buffer): string {
   const hmac = createHmac('sha256', kek).update('masked-logins key-encryption key').digest();
   return hmac.subarray(0, 8).toString('hex');
 }
 
 /**
- * Unseals the database. The key is sent as binary COPY data, which reaches no log. The database checks the key before it
- * stores it. If the database is unsealed with the same key, nothing changes, so this is also how to check a key.
+ * Unseals the database. The key is sent as binary COPY data, which reaches no log. The database checks the key before
+ * it stores it. If the database is unsealed with the same key, nothing changes, so this is also how to check a key.
  *
  * @param pool of a login that is a member of logins_worker or logins_custodian
  * @throws SQLSTATE ML002 if the key is not this database's, ML003 the same while it is unsealed; 55P03 while another

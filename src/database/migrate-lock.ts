@@ -9,8 +9,8 @@ export const MIGRATE_LOCK = 7_233_916_401n;
 export const GRAPHILE_MIGRATE_LOCK = 4_727_445_306_447_283n;
 
 /**
- * Waits until no other process migrates, and makes others wait until the connection's transaction ends. The lock belongs
- * to a transaction, because a lock of a session may stay behind in a pooler.
+ * Waits until no other process migrates, and makes others wait until the connection's transaction ends. The lock
+ * belongs to a transaction, because a lock of a session may stay behind in a pooler.
  *
  * Any login may take an advisory lock. So the wait is limited, and the log says who holds the lock.
  *
@@ -60,6 +60,6 @@ async function holderOf(client: pg.ClientBase, lock: bigint): Promise<string> {
   );
   const [holder] = rows;
   return holder === undefined
-    ? 'nobody any more'
+    ? 'no session any more'
     : `pid ${holder.pid}, login ${holder.login}, connected since ${holder.since}`;
 }

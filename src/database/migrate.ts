@@ -38,8 +38,8 @@ export interface MigrateOptions {
 }
 
 /**
- * Updates a database: roles, schemas and extension, graphile-worker's schema, the committed migrations, the partitions of
- * the next months. It can be run at any time. A second one waits for the first.
+ * Updates a database: roles, schemas and extension, graphile-worker's schema, the committed migrations, the
+ * partitions of the next months. It can be run at any time. A second one waits for the first.
  *
  * @throws {FatalError} that says what is wrong and what to do
  */

@@ -5,8 +5,8 @@ import { pinSession } from './session.ts';
 /**
  * A connection pool. Libraries use it, too, instead of pools of their own whose lifetime cannot be controlled.
  *
- * @param options `max` connections; `applicationName` is what `pg_stat_activity` shows, unless the connection string sets
- *   it; `role` is the role that the sessions act as
+ * @param options `max` connections; `applicationName` is what `pg_stat_activity` shows, unless the connection string
+ *   sets it; `role` is the role that the sessions act as
  */
 export function createPool(
   connectionString: string,
@@ -21,8 +21,8 @@ export function createPool(
     // If a host disappears without a FIN (a failover), a connection must not hang for hours.
     keepAlive: true,
     keepAliveInitialDelayMillis: 10_000,
-    // Awaited before the connection is used. Statements, because poolers refuse start-up parameters, and `options` belongs to
-    // the user.
+    // Awaited before the connection is used. Statements, because poolers refuse start-up parameters, and `options`
+    // belongs to the user.
     onConnect: async (client) => {
       await pinSession(client);
       if (role !== undefined) await client.query(`set role ${role}`);

@@ -16,7 +16,8 @@ export async function refuseTransactionPooler(
   second: ClientBase,
   at: string,
 ): Promise<void> {
-  // The first two answers reveal a pooler that reuses the last session. The second and third reveal one that alternates.
+  // The first two answers reveal a pooler that reuses the last session. The second and third reveal one that
+  // alternates.
   const pids: number[] = [];
   for (const client of [first, second, second, first]) pids.push(await backendOf(client));
   const [one, two] = pids;

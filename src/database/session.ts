@@ -2,8 +2,8 @@ import type pg from 'pg';
 
 /**
  * The settings of a session. A database, a role or a configuration file may set other values, but our statements,
- * graphile-worker's statements and the driver's parsers depend on these. All except the search path and the time zone are
- * Postgres's defaults. Functions do not rely on them, because people call functions from other sessions.
+ * graphile-worker's statements and the driver's parsers depend on these. All except the search path and the time zone
+ * are Postgres's defaults. Functions do not rely on them, because people call functions from other sessions.
  */
 export const SESSION_SETTINGS: Readonly<Record<string, string>> = {
   // The meaning of statements.

@@ -18,7 +18,9 @@ export interface BatchLimits {
   ms: number;
 }
 
-/** Gathers messages into batches. A batch is ready when it is full, or when its first message has waited long enough. */
+/**
+ * Gathers messages into batches. A batch is ready when it is full, or when its first message has waited long enough.
+ */
 export class Batcher {
   readonly #limits: BatchLimits;
   readonly #onReady: () => void;

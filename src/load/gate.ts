@@ -14,10 +14,16 @@ export interface Backlog {
 /** How long an answer of the database is used, in milliseconds. */
 const ANSWER_LASTS_MS = 1_000;
 
-/** How often to warn, in milliseconds. A loader that is faster than its worker pauses every few seconds, or all the time. */
+/**
+ * How often to warn, in milliseconds. A loader that is faster than its worker pauses every few seconds, or all the
+ * time.
+ */
 const WARN_EVERY_MS = 60_000;
 
-/** After it has closed, the gate opens when the backlog has shrunk to this share of the limit, so that it does not flutter. */
+/**
+ * After it has closed, the gate opens when the backlog has shrunk to this share of the limit, so that it does not
+ * flutter.
+ */
 const REOPEN_AT = 0.9;
 
 /** How long to wait for the backlog, in milliseconds. */
@@ -40,7 +46,10 @@ export interface GateOptions {
   maxRows: number;
   /** Half of the visibility timeout: a message that waits longer is delivered again before it is deleted. */
   maxAgeSeconds: number;
-  /** The loader gives up if the backlog does not shrink for this long, in milliseconds. If it is absent, it never does. */
+  /**
+   * The loader gives up if the backlog does not shrink for this long, in milliseconds. If it is absent, it never
+   * does.
+   */
   giveUpAfterMs?: number | undefined;
   log: Logger;
 }

@@ -68,7 +68,10 @@ export interface Report {
   end: () => void;
 }
 
-/** A line in the terminal that is kept up to date. Other output must clear it first, as the log of `createLogger` does. */
+/**
+ * A line in the terminal that is kept up to date. Other output must clear it first, as the log of `createLogger`
+ * does.
+ */
 export function reportToTerminal(terminal: Terminal = process.stderr): Report {
   const startedAt = performance.now();
   const { counts: nothing } = new Progress();

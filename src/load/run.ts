@@ -138,7 +138,9 @@ class Loader {
     });
   }
 
-  /** How long a service may fail, or the backlog stand still, before the loader gives up. With `follow` it never does. */
+  /**
+   * How long a service may fail, or the backlog stand still, before the loader gives up. With `follow` it never does.
+   */
   get #giveUpAfterMs(): number | undefined {
     const { follow, settings } = this.#options;
     return follow ? undefined : settings.retryTimeoutSeconds * 1_000;

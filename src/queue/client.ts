@@ -21,8 +21,8 @@ const MAX_ATTEMPTS = 3;
 const SILENT = { trace() {}, debug() {}, info() {}, warn() {}, error() {} };
 
 /**
- * A client for one queue. Long polls hold their sockets for up to 20 s, so use a second client for deleting and sending.
- * Call `destroy()` at the end. Otherwise its sockets keep the process alive for a while.
+ * A client for one queue. Long polls hold their sockets for up to 20 s, so use a second client for deleting and
+ * sending. Call `destroy()` at the end. Otherwise its sockets keep the process alive for a while.
  *
  * @param queue where the queue is; the SDK finds region, endpoint and credentials if they are absent
  * @param options `maxSockets`: how many requests may be under way at the same time; others wait

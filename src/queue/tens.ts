@@ -3,7 +3,10 @@ import { inLanes } from '../lanes.ts';
 /** The most entries that SQS accepts in one batch request. */
 export const BATCH_MAX = 10;
 
-/** Requests under way at the same time. SQS answers in some ten milliseconds, so 8 requests handle thousands of messages a second. */
+/**
+ * Requests under way at the same time. SQS answers in some ten milliseconds, so 8 requests handle thousands of
+ * messages a second.
+ */
 export const CONCURRENCY = 8;
 
 /**

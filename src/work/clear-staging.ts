@@ -22,8 +22,8 @@ interface Rotation {
 }
 
 /**
- * Removes from the disk everything that was staged until now and is acknowledged, and what rolled-back transactions left.
- * Rows that are still needed are moved.
+ * Removes from the disk everything that was staged until now and is acknowledged, and what rolled-back transactions
+ * left. Rows that are still needed are moved.
  *
  * @param withinMs how long to wait for slots that other sessions hold, in milliseconds
  * @returns what is left on the disk after that time; undefined if nothing is

@@ -18,8 +18,8 @@ export interface Heartbeat {
 }
 
 /**
- * Every ten seconds: records that the worker is alive, releases the jobs of dead workers, unseals the database if a crash
- * has sealed it, and empties slots of staging.
+ * Every ten seconds: records that the worker is alive, releases the jobs of dead workers, unseals the database if a
+ * crash has sealed it, and empties slots of staging.
  *
  * @param workerIds the ids under which this worker locks jobs
  */

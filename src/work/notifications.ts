@@ -5,9 +5,9 @@ const LOOK_EVERY_MS = 20;
 
 /**
  * Makes graphile-worker act only on notifications of new jobs, and not on their payload. Any login may NOTIFY on any
- * channel, with any payload, at any rate. At `worker:migrate`, graphile-worker would log the payload and shut down, but
- * `masked-logins migrate` runs its migrations. At `jobs:insert`, it would look for as many jobs as the payload says. One
- * is enough: a slot that has done a job looks for another.
+ * channel, with any payload, at any rate. At `worker:migrate`, graphile-worker would log the payload and shut down,
+ * but `masked-logins migrate` runs its migrations. At `jobs:insert`, it would look for as many jobs as the payload
+ * says. One is enough: a slot that has done a job looks for another.
  *
  * graphile-worker emits this event with the message that it is going to act on.
  */
@@ -28,7 +28,7 @@ export function onlyNewsOfJobs(events: WorkerEvents): void {
     later = setTimeout(() => {
       later = undefined;
       lookedAt = performance.now();
-      // It throws if a slot has been told to end.
+      // It throws while the pool shuts down.
       if (!workerPool._shuttingDown) workerPool.nudge(1);
     }, wait);
   });

@@ -22,7 +22,10 @@ const POLL_MS = 1_000;
 /** Jobs of upkeep at the same time. */
 const UPKEEP_CONCURRENCY = 1;
 
-/** Connections of the runners besides those for masking jobs: one for each job of upkeep, and one for LISTEN for each runner. */
+/**
+ * Connections of the runners besides those for masking jobs: one for each job of upkeep, and one for LISTEN for each
+ * runner.
+ */
 export const EXTRA_CONNECTIONS = UPKEEP_CONCURRENCY + 2;
 
 /** graphile-worker, running. */
@@ -107,7 +110,7 @@ export async function runUntilIdle(
   let problem: unknown;
   events.on('pool:create', ({ workerPool }) => {
     onId(workerPool.id);
-    const end = () => void Promise.resolve(workerPool.gracefulShutdown('told to stop')).catch(() => {});
+    const end = () => void Promise.resolve(workerPool.gracefulShutdown('stopped')).catch(() => {});
     onAbort(stop, end);
   });
   events.on('job:error', () => {
@@ -133,8 +136,8 @@ function options(context: WorkContext, taskList: TaskList, concurrency: number):
       worker: {
         concurrentJobs: concurrency,
         pollInterval: POLL_MS,
-        // Only completion in batches, even of one job, is retried when Postgres is unavailable. Without it, nothing awaits
-        // the completion, and a rejection ends the process.
+        // Only completion in batches, even of one job, is retried when Postgres is unavailable. Without it, nothing
+        // awaits the completion, and a rejection ends the process.
         completeJobBatchDelay: 0,
         failJobBatchDelay: 0,
       },

@@ -23,8 +23,8 @@ interface Step {
 
 /**
  * Runs steps of background work, each in a transaction, until nothing is left, its turn is over, or the worker stops.
- * Between steps it rests for as long as the step took, so it uses at most half of a connection's time. It logs the start
- * and the end of each piece of work, and the end of a turn. A step that gave up waiting for a lock is retried.
+ * Between steps it rests for as long as the step took, so it uses at most half of a connection's time. It logs the
+ * start and the end of each piece of work, and the end of a turn. A step that gave up waiting for a lock is retried.
  *
  * @param step a function of the database that does one step
  * @param stop aborted when the worker stops

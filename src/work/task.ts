@@ -55,9 +55,9 @@ export interface Schedule {
 export const EVERY_MINUTE: Schedule = { match: '* * * * *', options: { maxAttempts: 1 } };
 
 /**
- * For work that functions of the database start. The job is added every minute, so that the work continues after a worker
- * was killed. It has a lower priority than daily maintenance (0). A waiting job keeps its time, so the one that has
- * waited longest comes first.
+ * For work that functions of the database start. The job is added every minute, so that the work continues after a
+ * worker was killed. It has a lower priority than daily maintenance (0). A waiting job keeps its time, so the one
+ * that has waited longest comes first.
  */
 export const BACKGROUND: Schedule = {
   match: '* * * * *',

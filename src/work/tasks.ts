@@ -26,8 +26,8 @@ export function cronItems(tasks: readonly WorkerTask[]): ParsedCronItem[] {
 }
 
 /**
- * Makes upkeep due, for a worker that runs once. It has no schedule, and without this, upkeep would never run if there is
- * no other worker. A job that exists keeps its time.
+ * Makes upkeep due, for a worker that runs once. It has no schedule, and without this, upkeep would never run if
+ * there is no other worker. A job that exists keeps its time.
  */
 export async function addUpkeep(pool: Pool, tasks: readonly WorkerTask[]): Promise<void> {
   await pool.query(

@@ -85,6 +85,17 @@ test(`no file is longer than ${MAX_LINES} lines`, () => {
   expect(long.map(({ name }) => name)).toEqual([]);
 });
 
+test('no line of a comment is longer than 120 characters', () => {
+  const comments = CODE.flatMap(({ name, text }) =>
+    text
+      .split('\n')
+      .filter((line) => /^\s*(\/\/|\/\*|\*)/.test(line))
+      .map((line) => `${name}: ${line}`),
+  );
+  expect(comments.length).toBeGreaterThan(100);
+  expect(comments.filter((line) => line.length > line.indexOf(': ') + 2 + 120)).toEqual([]);
+});
+
 test('a path that code builds from its own directory leads to something', () => {
   const code = [...CODE, ...filesOf('bench', '.ts'), ...filesOf('test', '.ts')];
   const paths = code.flatMap(({ name, text }) =>
