@@ -1,5 +1,5 @@
 import type pg from 'pg';
-import { stageBatch } from '../src/load/stage.ts';
+import { stageBatch } from '../src/load/inbox.ts';
 import { batchOf, type BenchStack } from './bench-stack.ts';
 import { timed } from './benchmark.ts';
 import type { Bodies } from './bodies.ts';

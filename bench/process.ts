@@ -1,6 +1,6 @@
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { FatalError } from '../src/errors.ts';
+import { within } from '../src/wait.ts';
 
 /** How long a process may take to end when it is told to, in milliseconds. */
 const END_MS = 10_000;
@@ -50,7 +50,7 @@ export class BenchProcess {
   async stop(): Promise<void> {
     this.#isToEnd = true;
     this.#process.kill('SIGTERM');
-    await Promise.race([this.#ended, sleep(END_MS, undefined, { ref: false })]);
+    await within(END_MS, this.#ended);
     this.#process.kill('SIGKILL');
     await this.#ended;
   }

@@ -1,15 +1,15 @@
 import { readFile, writeFile } from 'node:fs/promises';
-import path from 'node:path';
 import * as graphileMigrate from 'graphile-migrate';
-import pg from 'pg';
 import { migrateSettings, withPreparedDatabase } from '../src/database/migrate.ts';
 import type { Logger } from '../src/log.ts';
+import { packageFile } from '../src/package.ts';
+import { withClient } from './postgres/client.ts';
 
-const CURRENT = path.join(import.meta.dirname, '../../migrations/current.sql');
+const CURRENT = packageFile('migrations/current.sql');
 
 /**
- * Freezes `migrations/current.sql` as the next file of `migrations/committed/`, after trying it on two databases of
- * a scratch cluster. A failure leaves `current.sql` as it was: graphile-migrate alone would leave it expanded.
+ * Freezes `migrations/current.sql` as the next file of `migrations/committed/`, after trying it on two databases of a
+ * scratch cluster. If it fails, `current.sql` is left as it was. graphile-migrate alone would leave it expanded.
  *
  * @param options.superuserUrl a superuser of a scratch cluster
  * @param options.message what the migration does, in a few words: it becomes part of the file's name
@@ -43,22 +43,18 @@ export async function commitMigration(options: {
 }
 
 async function createDatabase(superuserUrl: string, name: string): Promise<string> {
-  const client = new pg.Client({ connectionString: superuserUrl });
-  await client.connect();
-  try {
+  await withClient(superuserUrl, async (client) => {
     await client.query(`drop database if exists ${name} with (force)`);
     await client.query(`create database ${name}`);
-  } finally {
-    await client.end();
-  }
+  });
   const url = new URL(superuserUrl);
   url.pathname = `/${name}`;
   return url.toString();
 }
 
 /**
- * A connection string that acts as logins_owner, so that what it makes belongs to that role. graphile-migrate's
- * `pgSettings` would make the superuser act as it as well, who resets the shadow database.
+ * A connection string that acts as logins_owner, so that this role owns what it makes. With graphile-migrate's
+ * `pgSettings`, the superuser who resets the shadow database would act as that role, too.
  */
 function asOwner(connectionString: string): string {
   const url = new URL(connectionString);

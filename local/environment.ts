@@ -1,9 +1,10 @@
-/** The environment of commands that run on a local stack. This is the one file of `local/` that reads `process.env`. */
+/** The environment of commands on a local stack. This is the only file of `local/` that reads `process.env`. */
 import path from 'node:path';
+import type { QueueSettings } from '../src/config.ts';
 import type { StackLogin } from './stack/logins.ts';
 import { readStackFile, type StackFile } from './stack/state.ts';
 
-/** The command `masked-logins` of this checkout, for Node to run. */
+/** The script of the command `masked-logins` in this checkout. */
 export const MASKED_LOGINS = path.join(import.meta.dirname, '../bin/masked-logins.js');
 
 /** The directory of the local stack: `LOCAL_DIR`, or `.local` if that is not set. */
@@ -11,35 +12,42 @@ export function localDirectory(): string {
   return path.resolve(process.env['LOCAL_DIR'] || '.local');
 }
 
-/** The environment for a child process that must see only what is passed here, besides what every process needs. */
+/** The environment for a child process: these variables, and those that every process needs. */
 export function childEnvironment(variables: Record<string, string>): NodeJS.ProcessEnv {
   const { PATH, HOME, TMPDIR, LANG, TERM } = process.env;
   const base = Object.entries({ PATH, HOME, TMPDIR, LANG, TERM }).filter(([, value]) => value !== undefined);
   return { ...Object.fromEntries(base), ...variables };
 }
 
-/** The database of a stack, as settings: it goes with the stack's key-encryption key, and with no other. */
+/** The database of a stack and its key-encryption key, as settings. */
 export function databaseSettings(stack: StackFile, login: StackLogin): Record<string, string> {
   return { DATABASE_URL: stack.urls[login], MASKING_KEK_FILE: stack.kekFile };
 }
 
-/** The queue of a stack, as settings. */
+/** The emulator accepts any credentials, but the SDK does not work without any. */
+const CREDENTIALS = { accessKeyId: 'local', secretAccessKey: 'local' };
+
+/** The queue of a stack. */
+export function queueOf({ queueUrl, endpoint, region }: StackFile): QueueSettings {
+  return { url: queueUrl, endpoint, region, credentials: CREDENTIALS };
+}
+
+/** The same as settings. */
 export function queueSettings(stack: StackFile): Record<string, string> {
   return {
     SQS_QUEUE_URL: stack.queueUrl,
     AWS_ENDPOINT_URL_SQS: stack.endpoint,
     AWS_REGION: stack.region,
-    // The emulator takes any credentials; the SDK refuses to send none.
-    AWS_ACCESS_KEY_ID: 'local',
-    AWS_SECRET_ACCESS_KEY: 'local',
+    AWS_ACCESS_KEY_ID: CREDENTIALS.accessKeyId,
+    AWS_SECRET_ACCESS_KEY: CREDENTIALS.secretAccessKey,
   };
 }
 
 /**
- * Fills in, in the environment of this process, the settings that are missing and that a running stack knows.
+ * Adds the settings of a running stack to the environment of this process, if they are missing there.
  *
  * @param login whose connection string `DATABASE_URL` becomes
- * @returns what it has filled in
+ * @returns the settings that were added
  * @throws {SettingError} if the stack's file cannot be read
  */
 export function fillSettings(login: StackLogin): Record<string, string> {
@@ -51,7 +59,7 @@ export function fillSettings(login: StackLogin): Record<string, string> {
     if (process.env['MASKING_KEK'] || process.env['MASKING_KEK_FILE']) delete filled['MASKING_KEK_FILE'];
   }
   if (!process.env['SQS_QUEUE_URL']) {
-    // The SDK would take a profile's credentials before these.
+    // The SDK prefers a profile's credentials.
     for (const name of ['AWS_PROFILE', 'AWS_SESSION_TOKEN']) delete process.env[name];
     Object.assign(filled, queueSettings(stack));
   }

@@ -1,6 +1,6 @@
 /**
- * `npm run load` and the like: a command of `masked-logins`, with the settings of the local stack where none are given.
- * The package has only the commands themselves.
+ * `npm run load` etc.: a command of `masked-logins`. The local stack provides settings that are missing. The package
+ * contains only the commands themselves.
  */
 import { runCommand } from '../src/cli/command.ts';
 import { fillSettings } from './environment.ts';
@@ -17,7 +17,7 @@ const LOGINS: Record<string, StackLogin> = {
 await runCommand(async () => {
   const [command = '', subcommand] = process.argv.slice(2);
   const filled = fillSettings(LOGINS[command] ?? 'worker');
-  // The key-encryption key's file is the stack's own, so it is to hold the new key.
+  // The file of the key-encryption key belongs to the stack, so it must contain the new key.
   if (subcommand === 'rewrap' && 'MASKING_KEK_FILE' in filled) process.argv.push('--in-place');
 });
 await import('../src/cli/main.ts');

@@ -3,18 +3,17 @@ import { createServer } from 'node:net';
 import { FatalError } from '../src/errors.ts';
 
 /**
- * Below every system's range for outgoing connections (32768 and up on Linux). A port in that range is a trap
- * for a server that is killed and started again: a client that keeps trying may be given the very port as its
- * own, connect to itself, and hold it.
+ * Ports below each system's range for outgoing connections (32768 and up on Linux). In that range, a client that keeps
+ * trying to connect to a server that was killed may get the server's port as its own, connect to itself, and keep it.
  */
 const LOWEST = 15_000;
 const HIGHEST = 32_000;
 const ATTEMPTS = 100;
 
 /**
- * A port of 127.0.0.1 that nobody listens on at this moment.
+ * A port of 127.0.0.1 on which nothing listens now.
  *
- * @param preferred the port of last time, kept if it is still free
+ * @param preferred the port of the last time, used again if it is free
  */
 export async function freePort(preferred?: number): Promise<number> {
   if (preferred !== undefined && (await isFree(preferred))) return preferred;

@@ -1,14 +1,14 @@
 /**
- * Every setting, its default and its range. This is the one file that reads `process.env`.
+ * All settings, with defaults and ranges. This is the only file of `src/` that reads `process.env`.
  *
- * README.md's table of settings is checked against `SPECS` by a test.
+ * A test checks the table of settings in README.md against `SPECS`.
  */
 import { cleanEnv, makeValidator, str } from 'envalid';
 import { databaseAt, type DatabaseSettings } from './database/url.ts';
 import { SettingError } from './errors.ts';
 import { regionOfQueue } from './queue/region.ts';
 
-/** Where the queue is. Endpoint, region and credentials are absent if the SDK is to find its own. */
+/** Where the queue is. Endpoint, region and credentials are absent if the SDK finds them. */
 export interface QueueSettings {
   url: string;
   endpoint?: string;
@@ -33,7 +33,7 @@ export interface Settings {
   logLevel: string;
 }
 
-/** What is wrong with a value, in words that do not quote it; envalid's own errors do. */
+/** What is wrong with a value, without quoting it, as envalid's own errors do. */
 class OutOfRange extends Error {}
 
 const wholeNumber = (low: number, high: number) =>
@@ -62,7 +62,7 @@ const url = (...protocols: string[]) =>
 const postgresUrl = makeValidator<DatabaseSettings>(databaseAt);
 const httpUrl = url('http:', 'https:');
 
-/** The settings of ours, in the order of the README's table. */
+/** The settings, in the order of README.md's table. */
 export const SPECS = {
   DATABASE_URL: postgresUrl({ default: undefined }),
   SQS_QUEUE_URL: httpUrl({ default: undefined }),
@@ -85,11 +85,11 @@ export const SPECS = {
 /**
  * Reads and checks all settings.
  *
- * @param environment the variables, `process.env` outside tests
+ * @param environment the variables; `process.env`, except in tests
  * @throws {SettingError} naming each variable that is out of range
  */
 export function readSettings(environment: NodeJS.ProcessEnv = process.env): Settings {
-  // An empty variable is how compose files and CI say "not set".
+  // In compose files and CI, an empty variable means that it is not set.
   const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ''));
   const env = cleanEnv(given, SPECS, {
     reporter: ({ errors }) => {
@@ -135,18 +135,18 @@ export function requireQueue(settings: Settings): QueueSettings {
   }
   if (/\.fifo\/*$/.test(pathname)) {
     throw new SettingError(
-      'SQS_QUEUE_URL names a FIFO queue: masked-logins loads in parallel and keeps no order, so it takes standard queues only',
+      'SQS_QUEUE_URL names a FIFO queue: masked-logins loads in parallel and keeps no order, so it supports only standard queues',
     );
   }
   return settings.queue;
 }
 
-/** Of `SHUTDOWN_GRACE_SECONDS`, what is kept for staging what the last poll brings, in seconds. */
+/** The part of `SHUTDOWN_GRACE_SECONDS` that is kept for staging the messages of the last poll, in seconds. */
 const KEPT_FOR_FLUSH = 2;
 
 /**
- * An idle poll has to end within the time there is for stopping. The default gives way to a short one; what somebody
- * has asked for does not, because they would not notice.
+ * A poll must end within the time for stopping. A long default is shortened. A long value that was set is an error,
+ * because whoever set it would not notice that it is shortened.
  */
 function waitTimeOf(graceSeconds: number, waitTimeSeconds: number, given: NodeJS.ProcessEnv): number {
   const longest = Math.max(1, graceSeconds - KEPT_FOR_FLUSH);
@@ -154,7 +154,7 @@ function waitTimeOf(graceSeconds: number, waitTimeSeconds: number, given: NodeJS
   if (given['SQS_WAIT_TIME_SECONDS'] === undefined) return longest;
   throw new SettingError(
     `SQS_WAIT_TIME_SECONDS must be at most SHUTDOWN_GRACE_SECONDS less ${KEPT_FOR_FLUSH}, which is ${longest}: ` +
-      'polls are never aborted, so stopping waits for them; lower the one or raise the other',
+      'polls are never aborted, so stopping waits for them; lower the first or raise the second',
   );
 }
 
@@ -180,9 +180,9 @@ function kekOf(env: {
 }
 
 /**
- * The region to sign requests for. One that is not the queue's would make AWS answer as if the credentials were wrong.
+ * The region to sign requests for. If it is not the queue's region, AWS answers that the credentials are wrong.
  *
- * @throws {SettingError} where a variable and the queue's URL name two regions
+ * @throws {SettingError} if a variable and the queue's URL name different regions
  */
 function regionFor(queueUrl: string, given: NodeJS.ProcessEnv): string | undefined {
   const variable = given['AWS_REGION'] === undefined ? 'AWS_DEFAULT_REGION' : 'AWS_REGION';
@@ -191,7 +191,7 @@ function regionFor(queueUrl: string, given: NodeJS.ProcessEnv): string | undefin
   if (isAws && set !== undefined && set !== region) {
     const named = /^[a-z0-9-]{1,30}$/.test(set) ? set : 'no region';
     throw new SettingError(
-      `${variable} is ${named} and the queue in SQS_QUEUE_URL is in ${region}: leave ${variable} out, or set it to ${region}`,
+      `${variable} is ${named} and the queue in SQS_QUEUE_URL is in ${region}: remove ${variable}, or set it to ${region}`,
     );
   }
   return set ?? region;
@@ -204,5 +204,5 @@ function missing(variable: string): string {
 function faultOf(error: unknown): string {
   return error instanceof OutOfRange || error instanceof SettingError
     ? error.message
-    : 'is not one of the values it may have';
+    : 'is not one of its possible values';
 }

@@ -1,29 +1,33 @@
 /**
- * The failures a caller can act on, and the only way an error of a library becomes text of ours.
+ * The failures that a caller can act on, and how errors of libraries are described.
  *
- * An error of `pg` carries values of rows (`detail`, `where`, `internalQuery`) and one of SQS may carry a
- * receipt handle in its message. So nothing here ever passes on a library's message: `describe` says what an
- * error is by its class and code alone.
+ * An error of `pg` contains values of rows (`detail`, `where`, `internalQuery`), and the message of an error of SQS may
+ * contain a receipt handle. So nothing here passes on a library's message: `describe` uses only its class and code.
  */
 
-/** Exit code of a command that was called or configured wrongly. */
+/** The exit code of a command that was called or configured wrongly. */
 export const EXIT_USAGE = 2;
 
-/** A setting is missing or out of range. The message names the variable; never its value. */
+/** A setting is missing or out of range. The message names the variable, never its value. */
 export class SettingError extends Error {
   override name = 'SettingError';
 }
 
-/** Something that no retry heals: the message says what it is and what to do. */
+/** An error that no retry can fix. The message says what is wrong and what to do. */
 export class FatalError extends Error {
   override name = 'FatalError';
+}
+
+/** Whether an error has a message for people already. */
+export function isOurs(error: unknown): error is SettingError | FatalError {
+  return error instanceof SettingError || error instanceof FatalError;
 }
 
 /** What to tell a person about an error. */
 export interface Fault {
   /** One line that says what is wrong with what, and what to do. */
   text: string;
-  /** Whether no retry heals it, if it stays. */
+  /** Whether no retry can fix it, if it stays. */
   fatal: boolean;
 }
 
@@ -38,7 +42,7 @@ export const SQLSTATE = {
   alreadySubmitted: 'ML011',
 } as const;
 
-/** Postgres's SQLSTATE for a lock that was waited for as long as `lock_timeout` lets wait. */
+/** Postgres's SQLSTATE for a lock that was not available within `lock_timeout`. */
 export const LOCK_NOT_AVAILABLE = '55P03';
 
 interface CodedError {
@@ -53,13 +57,13 @@ interface CodedError {
  * The code of an error: an SQLSTATE, a system error such as `ECONNREFUSED`, or the name of an SQS error.
  *
  * @param error anything that was thrown
- * @returns the code, or undefined where the error has none
+ * @returns the code, or undefined if the error has none
  */
 export function codeOf(error: unknown): string | undefined {
   if (typeof error !== 'object' || error === null) return undefined;
   const { code, cause, errors } = error as CodedError;
   if (typeof code === 'string' && code !== '') return code;
-  // Node tries every address of a host and throws them together.
+  // Node tries each address of a host and throws all errors together.
   if (Array.isArray(errors) && errors.length > 0) return codeOf(errors[0]);
   if (cause !== undefined) return codeOf(cause);
   const { name, $metadata } = error as CodedError;
@@ -67,13 +71,13 @@ export function codeOf(error: unknown): string | undefined {
 }
 
 /**
- * What an error is, in words that cannot hold a value of anybody's: its code, its HTTP status, or its class.
+ * Describes an error by its code, its HTTP status or its class, which contain no personal data.
  *
  * @param error anything that was thrown
  * @returns for instance `SQLSTATE 57P01`, `ECONNREFUSED`, `QueueDoesNotExist (HTTP 400)`
  */
 export function describe(error: unknown): string {
-  if (error instanceof SettingError || error instanceof FatalError) return error.message;
+  if (isOurs(error)) return error.message;
   const code = codeOf(error);
   const status = (error as CodedError | null)?.$metadata?.httpStatusCode;
   if (code !== undefined) {
@@ -81,11 +85,21 @@ export function describe(error: unknown): string {
     return status === undefined ? code : `${code} (HTTP ${status})`;
   }
   if (error instanceof Error) {
-    // `pg` has a few errors without a code; their texts are fixed strings of the driver's own.
+    // A few errors of `pg` have no code. Their texts are fixed strings of the driver.
     if (/^Connection terminated|timeout exceeded when trying to connect/.test(error.message)) {
       return 'the connection was lost';
     }
     return error.name;
   }
   return 'an unknown error';
+}
+
+/**
+ * The error to throw in place of a library's error.
+ *
+ * @param fault what is known about the error
+ * @returns a `FatalError` with the fault's text; the error itself if it is ours, or nothing is known about it
+ */
+export function explained(error: unknown, fault: Fault | undefined): unknown {
+  return isOurs(error) || fault === undefined ? error : new FatalError(fault.text);
 }

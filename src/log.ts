@@ -3,14 +3,14 @@ import pretty from 'pino-pretty';
 
 export type { Logger };
 
-/** Empties the terminal's line, and begins at its left: a progress line may stand there. */
+/** Clears the terminal's line, where a progress line may be, and moves to its start. */
 export const CLEAR_LINE = '\r\u001B[K';
 
 /**
- * The logger of a process: JSON lines on standard error, or readable lines where that is a terminal.
+ * The logger of a process: JSON lines on standard error, or readable lines if that is a terminal.
  *
- * What may be passed to it: counts, durations, batch ids, codes. Never an error object (`describe` it), never
- * a body, a receipt handle, an address, a device id or a key.
+ * Pass only counts, durations, batch ids and codes to it. Never pass an error object (`describe` it), a body, a receipt
+ * handle, an address, a device id or a key.
  *
  * @param level one of pino's levels: fatal, error, warn, info, debug, trace, silent
  */
@@ -22,7 +22,7 @@ export function createLogger(level: string): Logger {
         ignore: 'pid,hostname',
         translateTime: 'SYS:HH:MM:ss',
         singleLine: true,
-        // The time is what a line begins with.
+        // A line begins with its time.
         customPrettifiers: { time: (time) => `${CLEAR_LINE}[${String(time)}]` },
       })
     : pino.destination({ fd: 2, sync: true });

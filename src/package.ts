@@ -3,7 +3,7 @@ import path from 'node:path';
 
 const ROOT = path.dirname(findPackageJSON(import.meta.url)!);
 
-/** A file of this package by its path from the package's root, whether it runs from source or compiled. */
+/** The absolute path of a file of this package, from source as well as compiled. `file` is its path in the package. */
 export function packageFile(file: string): string {
   return path.join(ROOT, file);
 }

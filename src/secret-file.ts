@@ -1,6 +1,6 @@
 import { renameSync, rmSync, writeFileSync } from 'node:fs';
 
-/** Writes a file that only we can read, at once or not at all. */
+/** Writes a file that only this user can read. It is replaced as a whole or not at all. */
 export function writeSecretFile(file: string, content: string): void {
   const temporary = `${file}.new`;
   rmSync(temporary, { force: true });

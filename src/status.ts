@@ -2,9 +2,9 @@ import Table from 'cli-table3';
 import type { SQSClient } from '@aws-sdk/client-sqs';
 import type { Pool } from 'pg';
 import { countMessages } from './queue/counts.ts';
-import type { Residue } from './work/clear-staging.ts';
+import { residueFrom, type Residue, type ResidueRow } from './work/clear-staging.ts';
 
-/** A key as `status` shows it: never the key itself. */
+/** A data key as `status` shows it, without the key itself. */
 export interface KeyVersion {
   purpose: 'token' | 'cipher';
   field: 'ip' | 'device_id' | 'body';
@@ -20,35 +20,38 @@ export interface RotationProgress {
   to: number;
   state: 'running' | 'paused';
   phase: 'vault' | 'logins' | 'quarantine';
-  /** Rows done so far, over all phases; those that arrive meanwhile are among them. */
+  /** Rows done so far in all phases, including rows that arrived meanwhile. */
   rows: number;
-  /** Rows there were when its first step began; null before. */
+  /** How many rows there were at its first step; null before. */
   total: number | null;
-  /** At most 99: what is done is not listed. */
+  /** At most 99, because a rotation that is done is not listed. */
   percent: number | null;
-  /** By its speed so far; null while it is paused, or nothing is done yet. */
+  /** Estimated from its speed so far; null while it is paused or nothing is done. */
   seconds_left: number | null;
-  /** Why it paused itself. */
+  /** Why it paused itself; null otherwise. */
   problem: string | null;
 }
 
-/** An erasure of a user that is not done; it does not say whose. */
+/** An erasure that is not done, without the user. */
 export interface ErasureProgress {
   erasure_id: number;
   phase: 'logins' | 'quarantine';
   logins: number;
 }
 
-/** What `masked-logins status --json` prints. Counts are of messages or rows; ages in seconds, to a tenth. */
+/**
+ * The output of `masked-logins status --json`. Counts are of messages or rows. Ages are in seconds, rounded to a
+ * tenth.
+ */
 export interface Status {
   queue: { visible: number; inFlight: number; deadLettered: number | null };
   staged: { rows: number; oldestUnmaskedSeconds: number | null };
   batches: { total: number; pending: number; lost: number };
   loaded: number;
   duplicates: number;
-  /** Sound messages whose ip is no address. */
+  /** Loaded messages whose ip is not an address. */
   noAddresses: number;
-  /** `total` ever, `now` still there. */
+  /** `total` since the start, `now` in quarantine. */
   quarantined: { total: number; now: number };
   sealed: boolean;
   keys: KeyVersion[];
@@ -57,7 +60,8 @@ export interface Status {
   residue: Residue;
 }
 
-interface StatusRow {
+/** A row of `staging.status()`. */
+interface StatusRow extends Pick<Status, 'sealed' | 'keys' | 'rotations' | 'erasures'> {
   staged_rows: string;
   oldest_unmasked_seconds: number | null;
   pending_batches: string;
@@ -68,18 +72,14 @@ interface StatusRow {
   in_quarantine: string;
   lost_batches: string;
   no_addresses: string;
-  sealed: boolean;
-  keys: KeyVersion[];
-  rotations: RotationProgress[];
-  erasures: ErasureProgress[];
-  residue_bodies: string | null;
-  residue_seconds: number | null;
-  residue_slot_seconds: number | null;
-  residue_held_by: number[] | null;
+  residue_bodies: ResidueRow['bodies'];
+  residue_seconds: ResidueRow['oldest_seconds'];
+  residue_slot_seconds: ResidueRow['slot_seconds'];
+  residue_held_by: ResidueRow['held_by'];
 }
 
 /**
- * Collects the figures from the database and from SQS.
+ * Collects the figures from the database and SQS.
  *
  * @param pool of a login that is a member of logins_worker, logins_custodian or logins_auditor
  */
@@ -105,16 +105,16 @@ export async function collectStatus(pool: Pool, sqs: SQSClient, queueUrl: string
     keys: row.keys,
     rotations: row.rotations,
     erasures: row.erasures,
-    residue: {
-      bodies: row.residue_bodies === null ? null : Number(row.residue_bodies),
-      oldestSeconds: row.residue_seconds,
-      slotSeconds: row.residue_slot_seconds,
-      heldBy: row.residue_held_by ?? [],
-    },
+    residue: residueFrom({
+      bodies: row.residue_bodies,
+      oldest_seconds: row.residue_seconds,
+      slot_seconds: row.residue_slot_seconds,
+      held_by: row.residue_held_by,
+    }),
   };
 }
 
-/** The figures as a table: what needs a hand first, then the way of a message from left to right. */
+/** The figures as a table: first what needs attention, then in the order of a message's journey. */
 export function renderStatus(status: Status): string {
   const { queue, staged, batches, quarantined } = status;
   const table = new Table({ style: { head: [], border: [] } });
@@ -147,13 +147,13 @@ export function renderStatus(status: Status): string {
   return table.toString();
 }
 
-/** A rotation in a line: what it is, how far, of how much, and how long it may take. */
+/** A rotation in one line: what it is, its progress, and how long it may still take. */
 export function renderRotation(rotation: RotationProgress): string {
   const { purpose, field, from, to, state, phase, rows, total, percent, seconds_left: left } = rotation;
   const done = total === null ? `${rows} rows done` : `${rows} of ${total} rows done (${percent ?? 99} %)`;
   return [
     `${field} ${purpose} ${from} → ${to}: ${state} in ${phase}, ${done}`,
-    ...(left === null ? [] : [`some ${renderDuration(left)} left`]),
+    ...(left === null ? [] : [`about ${renderDuration(left)} left`]),
     ...(rotation.problem === null ? [] : [rotation.problem]),
   ].join('; ');
 }

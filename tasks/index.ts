@@ -1,4 +1,4 @@
-/** All jobs that a worker can do. */
+/** All tasks of a worker. */
 import cleanLedger from './clean_ledger.ts';
 import eraseUsers from './erase_users.ts';
 import maintainPartitions from './maintain_partitions.ts';

@@ -1,6 +1,6 @@
 import { daily, task } from '../src/work/task.ts';
 
-/** Makes the partitions of user_logins for the coming months. */
+/** Creates the partitions of user_logins for the next months. */
 export default task({
   name: 'maintain_partitions',
   kind: 'upkeep',
@@ -13,7 +13,7 @@ export default task({
     if (missing === 0) return;
     log.warn(
       { missing },
-      'partitions of user_logins are not made, because somebody holds the table open in a transaction: next try in five minutes',
+      'partitions of user_logins are not created, because a transaction holds the table open: retrying in five minutes',
     );
   },
 });

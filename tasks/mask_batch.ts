@@ -3,19 +3,19 @@ import { deleteMessages } from '../src/queue/delete.ts';
 import { task, type WorkContext } from '../src/work/task.ts';
 import { unsealIfSealed } from '../src/work/unseal.ts';
 
-/** Added by staging.submit_batch, and again by staging.sweep_batches. graphile-worker retries it with a growing pause. */
+/** Added by staging.submit_batch, and again by staging.sweep_batches. graphile-worker retries it with growing waits. */
 export default task({
   name: 'mask_batch',
   kind: 'masking',
   run: (context, payload) => maskBatch(context, String(payload['batch_id'])),
 });
 
-/** Some of a batch's messages could not be deleted from SQS: the job is to run again. */
+/** Some of a batch's messages could not be deleted from SQS. The job must run again. */
 class UnacknowledgedError extends Error {
   override name = 'UnacknowledgedError';
 }
 
-/** What became of a batch's messages. */
+/** The result of a batch. */
 interface Closed {
   inserted: number;
   duplicates: number;
@@ -23,15 +23,16 @@ interface Closed {
 }
 
 /**
- * Masks a batch, then deletes its messages from SQS, then closes it; in that order, each step only after the
- * one before has lasted. May run again after any of them.
+ * Masks a batch, deletes its messages from SQS, and closes it, in this order. Each step begins after the previous one
+ * is durable. The job may run again after any of them.
  *
- * @throws {UnacknowledgedError} where SQS did not delete every message; errors of Postgres and SQS pass through
+ * @throws {UnacknowledgedError} if SQS did not delete all messages
+ * @throws any error of Postgres or SQS
  */
 async function maskBatch(context: WorkContext, batchId: string): Promise<void> {
   const { pool, sqs, queue, log, done } = context;
   const receipts = await receiptsOfMasked(context, batchId);
-  if (receipts.length === 0) return tellWhyEmpty(context, batchId);
+  if (receipts.length === 0) return logWhyEmpty(context, batchId);
   const { deleted, refused, failed } = await deleteMessages(sqs, queue.url, receipts);
   if (failed > 0)
     throw new UnacknowledgedError(`SQS did not delete ${failed} of ${receipts.length} messages`);
@@ -45,8 +46,8 @@ async function maskBatch(context: WorkContext, batchId: string): Promise<void> {
   log.info({ batch_id: batchId, rows: receipts.length, deleted, refused }, 'masked and acknowledged');
 }
 
-/** A batch gives no receipts where it is acknowledged already, or where it is gone from staging. */
-async function tellWhyEmpty({ pool, log }: WorkContext, batchId: string): Promise<void> {
+/** A batch has no receipts if it is acknowledged already, or gone from staging. */
+async function logWhyEmpty({ pool, log }: WorkContext, batchId: string): Promise<void> {
   const { rows } = await pool.query<{ state: string | null }>(
     'select staging.batch_state(batch_id => $1) as state',
     [batchId],
@@ -56,12 +57,12 @@ async function tellWhyEmpty({ pool, log }: WorkContext, batchId: string): Promis
   } else {
     log.warn(
       { batch_id: batchId },
-      'a crash emptied the batch from staging: SQS will deliver its messages again',
+      'a crash emptied the batch from staging: SQS delivers its messages again',
     );
   }
 }
 
-/** The query commits before it returns, so whoever has the receipts may delete. */
+/** The receipts of a batch. Masking is committed when they are returned, so the messages may be deleted. */
 async function receiptsOfMasked(context: WorkContext, batchId: string): Promise<string[]> {
   const mask = () =>
     context.pool.query<{ receipt_handle: string }>(
@@ -69,7 +70,7 @@ async function receiptsOfMasked(context: WorkContext, batchId: string): Promise<
       [batchId],
     );
   const { rows } = await mask().catch(async (error: unknown) => {
-    // A crash of Postgres seals it. Unseal here, rather than fail and wait for the next heartbeat.
+    // A crash of Postgres seals the database. Unseal it here instead of waiting for the next heartbeat.
     if (codeOf(error) !== SQLSTATE.sealed || !(await unsealIfSealed(context))) throw error;
     return mask();
   });

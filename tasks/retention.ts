@@ -11,7 +11,7 @@ export default task({
     if (overdue === 0) return;
     log.warn(
       { overdue },
-      'partitions of user_logins that are to be dropped are still there, because somebody holds the table open in a transaction: next try in five minutes',
+      'partitions of user_logins are not dropped, because a transaction holds the table open: retrying in five minutes',
     );
   },
 });

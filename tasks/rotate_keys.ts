@@ -1,7 +1,7 @@
 import { takeSteps } from '../src/work/steps.ts';
 import { BACKGROUND, task } from '../src/work/task.ts';
 
-/** Brings rows under new keys, step by step. */
+/** Rotates rows to new keys, step by step. */
 export default task({
   name: 'rotate_keys',
   kind: 'upkeep',

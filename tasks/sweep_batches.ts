@@ -1,6 +1,6 @@
 import { EVERY_MINUTE, task } from '../src/work/task.ts';
 
-/** Adds the jobs of overdue batches again, and marks batches as lost whose rows a crash took out of staging. */
+/** Adds the jobs of overdue batches again, and marks batches as lost if a crash emptied them from staging. */
 export default task({
   name: 'sweep_batches',
   kind: 'masking',

@@ -1,16 +1,15 @@
-import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { SettingError } from '../../src/errors.ts';
 import { commitMigration } from '../commit-migration.ts';
 import { placeForData } from '../postgres/os-user.ts';
 import { startPostgres } from '../postgres/postgres.ts';
+import { withScratchDirectory } from '../scratch.ts';
 import { createLogger } from '../../src/log.ts';
 import { commandLine, runCommand } from '../../src/cli/command.ts';
 
 const command = commandLine(
   'migration:commit',
-  'Freezes migrations/current.sql as the next committed migration, after trying it on a scratch Postgres',
+  'Freezes migrations/current.sql as the next committed migration, after a trial on a scratch Postgres',
 ).argument('<message>', 'what the migration does, in a few words');
 
 await runCommand(async () => {
@@ -20,19 +19,17 @@ await runCommand(async () => {
       'a committed migration needs a message: npm run migration:commit -- "what it does"',
     );
   }
-  const directory = mkdtempSync(path.join(tmpdir(), 'masked-logins-migration-'));
-  // The server's user has to get through it.
-  chmodSync(directory, 0o711);
-  const postgres = await startPostgres({
-    dataDirectory: placeForData(directory),
-    logFile: path.join(directory, 'postgres.log'),
-    superuserPassword: 'scratch',
+  await withScratchDirectory('migration', async (directory) => {
+    const postgres = await startPostgres({
+      dataDirectory: placeForData(directory),
+      logFile: path.join(directory, 'postgres.log'),
+      superuserPassword: 'scratch',
+    });
+    try {
+      await commitMigration({ superuserUrl: postgres.url('postgres'), message, log: createLogger('info') });
+    } finally {
+      await postgres.stop();
+    }
   });
-  try {
-    await commitMigration({ superuserUrl: postgres.url('postgres'), message, log: createLogger('info') });
-    process.stdout.write('Committed: see migrations/committed, and git add it.\n');
-  } finally {
-    await postgres.stop();
-    rmSync(directory, { recursive: true, force: true });
-  }
+  process.stdout.write('Committed. See migrations/committed, and git add it.\n');
 });

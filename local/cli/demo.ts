@@ -1,25 +1,19 @@
 import { runDemo } from '../demo/demo.ts';
 import { commandLine, runCommand } from '../../src/cli/command.ts';
-
-/** What shells report for a command that Ctrl-C ended. */
-const EXIT_INTERRUPTED = 130;
+import { EXIT_INTERRUPTED, stopSignal } from '../../src/cli/signals.ts';
 
 await runCommand(async () => {
   commandLine(
     'demo',
-    'Shows the main job on a stack of its own: login events in, masked logins out, nothing left behind.',
+    'Shows the main functions on a temporary stack: login events in, masked logins out, nothing left behind.',
   ).parse();
-  // Listened for from the first moment, so that Ctrl-C leaves nothing behind either.
-  const stopping = new AbortController();
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopping.abort());
+  // Before anything is started, so that Ctrl-C leaves nothing behind.
+  const signal = stopSignal();
   try {
-    const adds = await runDemo({
-      print: (text) => process.stdout.write(`${text}\n`),
-      signal: stopping.signal,
-    });
+    const adds = await runDemo({ print: (text) => process.stdout.write(`${text}\n`), signal });
     return adds ? 0 : 1;
   } catch (error) {
-    if (stopping.signal.aborted) return EXIT_INTERRUPTED;
+    if (signal.aborted) return EXIT_INTERRUPTED;
     throw error;
   }
 });

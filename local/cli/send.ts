@@ -8,21 +8,19 @@ import { loginEvents } from '../send/events.ts';
 import { sendOptions, type SendArguments } from '../send/options.ts';
 import { sendEvents } from '../send/send.ts';
 import { commandLine, runCommand } from '../../src/cli/command.ts';
-
-/** What shells report for a command that Ctrl-C ended. */
-const EXIT_INTERRUPTED = 130;
+import { EXIT_INTERRUPTED, stopSignal } from '../../src/cli/signals.ts';
 
 await runCommand(async () => {
   const program = commandLine(
     'send',
-    'Sends login events to the queue: made-up ones, or the lines of a file.',
+    'Sends login events to the queue: generated events, or the lines of a file.',
   )
-    .option('--count <number>', 'how many events to make (default: 1000)')
-    .option('--rate <per second>', 'messages a second (default: as fast as the queue takes them)')
-    .option('--duplicates <share>', 'share of events that repeat an earlier ip and device (default: 0.2)')
-    .option('--malformed <share>', 'share of bodies that are no login event (default: 0.01)')
-    .option('--seed <text>', 'the same seed makes the same events (default: a random one)')
-    .option('--file <path>', 'send the lines of this file instead, each as it is')
+    .option('--count <number>', 'how many events to generate (default: 1000)')
+    .option('--rate <per second>', 'messages a second (default: as many as the queue accepts)')
+    .option('--duplicates <share>', 'share of events with the ip and device of an earlier one (default: 0.2)')
+    .option('--malformed <share>', 'share of bodies that are not login events (default: 0.01)')
+    .option('--seed <text>', 'the same seed generates the same events (default: a random one)')
+    .option('--file <path>', 'send the lines of this file instead, unchanged')
     .option('--json', 'print the summary as JSON', false)
     .parse();
   const given = sendOptions(program.opts<SendArguments>());
@@ -34,22 +32,13 @@ await runCommand(async () => {
     given.file === undefined
       ? loginEvents({ seed, duplicates: given.duplicates, malformed: given.malformed }).take(given.count)
       : linesOf(given.file);
-  const stopping = new AbortController();
-  // Ctrl-C under npm arrives twice: from the terminal, and forwarded by npm.
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopping.abort());
-
+  const signal = stopSignal();
   const client = createQueueClient(queue, { maxSockets: 16 });
   try {
     const { sent, rejected, seconds } = await explaining({ command: 'send', queue }, () =>
-      sendEvents({
-        client,
-        queueUrl: queue.url,
-        bodies,
-        rate: given.rate,
-        signal: stopping.signal,
-      }),
+      sendEvents({ client, queueUrl: queue.url, bodies, rate: given.rate, signal }),
     );
-    const interrupted = stopping.signal.aborted;
+    const interrupted = signal.aborted;
     const origin = given.file === undefined ? { seed } : {};
     if (given.json) {
       process.stdout.write(`${JSON.stringify({ sent, rejected, seconds, interrupted, ...origin })}\n`);
@@ -57,7 +46,7 @@ await runCommand(async () => {
       const notes = [
         `${sent} messages sent in ${seconds.toFixed(1)} s (${Math.round(sent / Math.max(seconds, 0.001))} a second)`,
         ...(rejected > 0
-          ? [`${rejected} refused by SQS as too long or with characters it does not take`]
+          ? [`${rejected} refused by SQS: too long, or with characters that it does not accept`]
           : []),
         ...(given.file === undefined ? [`seed ${seed}`] : []),
         ...(interrupted ? ['interrupted'] : []),

@@ -1,4 +1,3 @@
-import { once } from 'node:events';
 import path from 'node:path';
 import { readSettings } from '../../src/config.ts';
 import { localDirectory } from '../environment.ts';
@@ -6,31 +5,31 @@ import { DATABASE } from '../stack/logins.ts';
 import { startStack, type Stack } from '../stack/stack.ts';
 import { createLogger } from '../../src/log.ts';
 import { commandLine, runCommand } from '../../src/cli/command.ts';
+import { stopSignal } from '../../src/cli/signals.ts';
+import { aborted } from '../../src/wait.ts';
 
 await runCommand(async () => {
   const program = commandLine(
     'stack',
-    'Runs a local Postgres and SQS emulator, migrated and ready, until Ctrl-C. The data stays for the next time.',
+    'Runs a local Postgres, migrated, and an SQS emulator until Ctrl-C. The data is kept for the next time.',
   )
-    .option('--fresh', 'delete the data of last time and start over', false)
+    .option('--fresh', 'delete the data of the last time first', false)
     .parse();
   const { fresh } = program.opts<{ fresh: boolean }>();
   const settings = readSettings();
   const localDir = localDirectory();
 
-  // Listened for from the first moment: a Postgres that is half started must be stopped as well.
-  const stopping = new AbortController();
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopping.abort());
-
+  // Before anything is started: a Postgres that is half started must be stopped, too.
+  const signal = stopSignal();
   const log = createLogger(settings.logLevel);
   const stack = await startStack({ localDir, fresh, log });
   try {
     process.stdout.write(describeStack(stack, localDir));
-    if (!stopping.signal.aborted) await once(stopping.signal, 'abort');
+    await aborted(signal);
   } finally {
     await stack.stop();
   }
-  process.stdout.write('Stopped. The data stays; npm run stack brings it back.\n');
+  process.stdout.write('Stopped. The data is kept for the next npm run stack.\n');
   return 0;
 });
 

@@ -2,12 +2,12 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { FatalError } from '../../src/errors.ts';
 import { MASKED_LOGINS } from '../environment.ts';
 
-/** A command of ours as a child process; what it says is shown only if it fails. */
+/** A command as a child process. Its standard error is shown only if it fails. */
 export class Child {
   readonly ended: Promise<void>;
   readonly #name: string;
   readonly #process: ChildProcess;
-  #said = '';
+  #stderr = '';
   #failed = false;
 
   constructor(command: string, environment: NodeJS.ProcessEnv) {
@@ -18,7 +18,7 @@ export class Child {
     });
     this.#process = child;
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
-      this.#said += text;
+      this.#stderr += text;
     });
     this.ended = new Promise((resolve) => {
       child.once('error', () => resolve());
@@ -39,6 +39,6 @@ export class Child {
   }
 
   throwIfFailed(): void {
-    if (this.#failed) throw new FatalError(`${this.#name} failed: ${this.#said.trim()}`);
+    if (this.#failed) throw new FatalError(`${this.#name} failed: ${this.#stderr.trim()}`);
   }
 }

@@ -1,21 +1,13 @@
-import pg from 'pg';
+import type pg from 'pg';
 import { codeOf } from '../../src/errors.ts';
 
-/** A connection of one of the stack's logins, ended afterwards. */
-export async function withClient<T>(
-  connectionString: string,
-  use: (client: pg.Client) => Promise<T>,
-): Promise<T> {
-  const client = new pg.Client({ connectionString, application_name: 'masked-logins demo' });
-  await client.connect();
-  try {
-    return await use(client);
-  } finally {
-    await client.end();
-  }
-}
+/** A query for the device that was seen in most logins. */
+export const BUSIEST_DEVICE = `
+  select masked_device_id from public.user_logins
+  where masked_device_id is not null
+  group by masked_device_id order by count(*) desc, masked_device_id limit 1`;
 
-/** One row of one query. */
+/** The first row of a query. */
 export async function rowOf<T extends pg.QueryResultRow>(
   client: pg.Client,
   query: string,
@@ -25,17 +17,17 @@ export async function rowOf<T extends pg.QueryResultRow>(
   return rows[0]!;
 }
 
-/** Tries what must not be allowed, and says how it went. */
+/** Tries what must be refused. Returns a line that says whether it was. */
 export async function refusal(what: string, attempt: () => Promise<unknown>): Promise<string> {
   try {
     await attempt();
-    return `  ${what}  →  answered, and should not have been`;
+    return `  ${what}  →  succeeded, but must not`;
   } catch (error) {
     return `  ${what}  →  refused, SQLSTATE ${codeOf(error)}`;
   }
 }
 
-/** Enough of a token or hash to tell two apart, and few enough characters for a terminal. */
+/** The first characters of a token or hash: enough to tell two apart, and short enough for a terminal. */
 export function short(value: string | null | undefined): string {
   if (value === null || value === undefined) return '';
   return value.length > 18 ? `${value.slice(0, 13)}…` : value;

@@ -1,47 +1,43 @@
-import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
 import { createLogger } from '../../src/log.ts';
 import { loginEvents } from '../send/events.ts';
 import { leftInQueue, loadAndMask, send } from './pipeline.ts';
 import { recover, revealAgain, verify } from './recover.ts';
 import { report, reportTotals } from './report.ts';
 import { beginRotation, countDistinct } from './rotate.ts';
+import { withScratchDirectory } from '../scratch.ts';
 import { removeData, startStack, type Stack } from '../stack/stack.ts';
 
 const EVENTS = 5_000;
-/** Sent while a key is rotated. */
+/** Events that are sent while a key is rotated. */
 const MORE_EVENTS = 2_000;
 const DUPLICATES = 0.2;
 const MALFORMED = 0.01;
 
 export interface DemoOptions {
-  /** Where the demo tells what it does, a paragraph at a time. */
+  /** Called with each paragraph of the demo's output. */
   print: (text: string) => void;
   signal: AbortSignal;
 }
 
 /**
- * The main jobs from end to end on a stack of its own, of which nothing is left afterwards.
+ * Shows the main functions from end to end on a temporary stack, of which nothing is left afterwards.
  *
- * @returns whether every event that was sent is in exactly one place, and a rotation changed nothing that it should not
- * @throws {FatalError} where a part of it fails or stands still
+ * @returns whether each event is in exactly one place, and the rotation changed nothing but tokens
+ * @throws {FatalError} if a part of it fails or makes no progress
  */
-export async function runDemo({ print, signal }: DemoOptions): Promise<boolean> {
-  const localDir = mkdtempSync(path.join(tmpdir(), 'masked-logins-demo-'));
-  // Not for reading, for passing through: run by root, Postgres is another user. The files in it are 0600.
-  chmodSync(localDir, 0o711);
-  let stack: Stack | undefined;
-  try {
-    print('Starting a Postgres and an SQS emulator in a temporary directory …');
-    stack = await startStack({ localDir, persistent: false, log: createLogger('warn') });
-    signal.throwIfAborted();
-    return await show({ stack, print, signal });
-  } finally {
-    await stack?.stop();
-    await removeData(localDir);
-    rmSync(localDir, { recursive: true, force: true });
-  }
+export function runDemo({ print, signal }: DemoOptions): Promise<boolean> {
+  return withScratchDirectory('demo', async (localDir) => {
+    let stack: Stack | undefined;
+    try {
+      print('Starting a Postgres and an SQS emulator in a temporary directory …');
+      stack = await startStack({ localDir, persistent: false, log: createLogger('warn') });
+      signal.throwIfAborted();
+      return await show({ stack, print, signal });
+    } finally {
+      await stack?.stop();
+      await removeData(localDir);
+    }
+  });
 }
 
 interface Show extends DemoOptions {
@@ -51,18 +47,16 @@ interface Show extends DemoOptions {
 async function show({ stack, print, signal }: Show): Promise<boolean> {
   const { urls } = stack.file;
   print(
-    `Sending ${EVENTS} events: ${DUPLICATES * 100} % from a device seen before, ${MALFORMED * 100} % malformed …`,
+    `Sending ${EVENTS} events: ${DUPLICATES * 100}% from a device of an earlier event, ${MALFORMED * 100}% malformed …`,
   );
   const sent = await send(stack, events().take(EVENTS), signal);
   await loadAndMask({ stack, total: sent, signal });
   await report(urls, print);
 
   const revealed = await recover(urls, print);
-  print(`\nThe audit chain, as an auditor sees it:\n  ${await verify(urls)}`);
+  print(`\nThe audit log, verified by an auditor:\n  ${await verify(urls)}`);
 
-  print(
-    `\nThe token key of addresses is replaced by a new one, while ${MORE_EVENTS} more events are loaded …`,
-  );
+  print(`\nThe token key of addresses is rotated while ${MORE_EVENTS} more events are loaded …`);
   let most = 0;
   await beginRotation(urls);
   const more = await loadMore({ stack, sent, signal }, async () => {
@@ -72,16 +66,16 @@ async function show({ stack, print, signal }: Show): Promise<boolean> {
   const same = (await revealAgain(urls, revealed)) === revealed.value;
   const exact = addresses === devices;
   print(
-    `  done: ${addresses} addresses ${exact ? 'and' : 'BUT'} ${devices} devices (each device has one address${most > addresses ? `; halfway an analyst counted up to ${most} addresses` : ''})` +
-      `\n  the request of before, revealed again under the new token, gives ${same ? 'the same address' : 'ANOTHER ADDRESS'}` +
-      `\n  audit chain: ${await verify(urls)}`,
+    `  done: ${addresses} addresses ${exact ? 'and' : 'BUT'} ${devices} devices (each device has one address${most > addresses ? `; during the rotation an analyst counted up to ${most}` : ''})` +
+      `\n  the earlier request, revealed again under the new token, gives ${same ? 'the same address' : 'ANOTHER ADDRESS'}` +
+      `\n  audit log: ${await verify(urls)}`,
   );
 
   const adds = await reportTotals({ urls, sent: sent + more, queued: await leftInQueue(stack), print });
   return adds && exact && same;
 }
 
-/** Sends more events and loads them at the same time; where one of the two fails, the other ends as well. */
+/** Sends more events and loads them at the same time. If one of the two fails, the other ends as well. */
 async function loadMore(
   { stack, sent, signal }: Omit<Show, 'print'> & { sent: number },
   meanwhile: () => Promise<void>,
@@ -101,7 +95,7 @@ async function loadMore(
   return sending;
 }
 
-/** The same events whenever it is called. */
+/** The same events at each call. */
 function events() {
   return loginEvents({ seed: 'demo', duplicates: DUPLICATES, malformed: MALFORMED });
 }

@@ -1,58 +1,68 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { SQSClient } from '@aws-sdk/client-sqs';
 import { SingleBar } from 'cli-progress';
 import type pg from 'pg';
-import { childEnvironment, databaseSettings, queueSettings } from '../environment.ts';
+import { childEnvironment, databaseSettings, queueOf, queueSettings } from '../environment.ts';
+import { withClient } from '../postgres/client.ts';
 import { FatalError } from '../../src/errors.ts';
 import { createQueueClient } from '../../src/queue/client.ts';
 import { countMessages } from '../../src/queue/counts.ts';
 import { sendEvents } from '../send/send.ts';
 import { Child } from './child.ts';
-import { rowOf, withClient } from './database.ts';
+import { rowOf } from './database.ts';
 import type { StackLogin } from '../stack/logins.ts';
 import type { Stack } from '../stack/stack.ts';
 
-/** How often the database is asked how far it is, in milliseconds. */
-const LOOK_EVERY_MS = 100;
-/** How long nothing may move before the demo counts as failed, in milliseconds. */
+/** Requests to the queue at the same time. */
+const SOCKETS = 8;
+/** How often to read the progress from the database, in milliseconds. */
+const READ_EVERY_MS = 100;
+/** The demo fails if there is no progress for this long, in milliseconds. */
 const STANDSTILL_MS = 60_000;
 
-/** How far loading and rotations are. */
+/** How far masking and rotations are. */
 interface Progress {
   masked: number;
   rotating: number;
   rotated: number;
 }
 
-/** Sends bodies to the stack's queue; returns how many. */
-export async function send(stack: Stack, bodies: Iterable<string>, signal: AbortSignal): Promise<number> {
-  const client = createQueueClient(queueOf(stack), { maxSockets: 8 });
-  try {
-    const { sent } = await sendEvents({ client, queueUrl: stack.file.queueUrl, bodies, signal });
+/** Sends bodies to the stack's queue. Returns how many were sent. */
+export function send(stack: Stack, bodies: Iterable<string>, signal: AbortSignal): Promise<number> {
+  return withQueue(stack, async (client, queueUrl) => {
+    const { sent } = await sendEvents({ client, queueUrl, bodies, signal });
     signal.throwIfAborted();
     return sent;
-  } finally {
-    client.destroy();
-  }
+  });
 }
 
-/** How many messages the queue still has. */
-export async function leftInQueue(stack: Stack): Promise<number> {
-  const client = createQueueClient(queueOf(stack), { maxSockets: 1 });
-  try {
-    const { visible, inFlight } = await countMessages(client, stack.file.queueUrl);
+/** How many messages are left in the queue. */
+export function leftInQueue(stack: Stack): Promise<number> {
+  return withQueue(stack, async (client, queueUrl) => {
+    const { visible, inFlight } = await countMessages(client, queueUrl);
     return visible + inFlight;
+  });
+}
+
+async function withQueue<T>(
+  { file }: Stack,
+  use: (client: SQSClient, queueUrl: string) => Promise<T>,
+): Promise<T> {
+  const client = createQueueClient(queueOf(file), { maxSockets: SOCKETS });
+  try {
+    return await use(client, file.queueUrl);
   } finally {
     client.destroy();
   }
 }
 
 /**
- * Runs loader and worker as in production, as processes that know no more than their environment, until everything
- * that was sent is masked and no rotation is under way.
+ * Runs loader and worker as in production, as processes that know only their environment, until all events are masked
+ * and no rotation is running.
  *
- * @param options.total how many events have been sent since the stack started, or will have been
- * @param options.meanwhile called every now and then
- * @throws {FatalError} where one of them fails, or nothing moves
+ * @param options.total how many events are sent in total since the stack started
+ * @param options.meanwhile called after each reading of the progress
+ * @throws {FatalError} if one of them fails, or there is no progress
  */
 export async function loadAndMask(options: {
   stack: Stack;
@@ -81,19 +91,20 @@ export async function loadAndMask(options: {
       let movedAt = Date.now();
       bar.start(total, 0);
       while (progress.masked < total || progress.rotating > 0) {
-        await sleep(LOOK_EVERY_MS);
+        await sleep(READ_EVERY_MS);
         signal.throwIfAborted();
         loader.throwIfFailed();
         worker.throwIfFailed();
         const now = await progressOf(database);
         if (now.masked + now.rotated > progress.masked + progress.rotated) movedAt = Date.now();
-        if (Date.now() - movedAt > STANDSTILL_MS) throw new FatalError('the demo has come to a standstill');
+        if (Date.now() - movedAt > STANDSTILL_MS)
+          throw new FatalError(`the demo made no progress for ${STANDSTILL_MS / 1_000} s`);
         progress = now;
         bar.update(progress.masked);
         await meanwhile?.();
       }
     });
-    // The loader ends by itself once the queue stays empty, and the worker when it is told to.
+    // The loader ends by itself when the queue stays empty. The worker ends when it is stopped.
     await loader.end();
     worker.stop();
     await worker.end();
@@ -113,9 +124,4 @@ async function progressOf(database: pg.Client): Promise<Progress> {
             (select coalesce(sum(rows_done), 0) from masking.rotations) as rotated`,
   );
   return { masked: Number(row.masked), rotating: Number(row.rotating), rotated: Number(row.rotated) };
-}
-
-function queueOf({ file }: Stack) {
-  const credentials = { accessKeyId: 'local', secretAccessKey: 'local' };
-  return { url: file.queueUrl, endpoint: file.endpoint, region: file.region, credentials };
 }

@@ -1,15 +1,12 @@
 import type { StackLogin } from '../stack/logins.ts';
-import { refusal, rowOf, short, withClient } from './database.ts';
+import { withClient } from '../postgres/client.ts';
+import { BUSIEST_DEVICE, refusal, rowOf, short } from './database.ts';
 
 const REASON = 'DEMO-1 the device that logs in most';
 
 const BUSIEST = `
   select masked_ip, masked_device_id, user_id from public.user_logins
-  where masked_device_id = (
-    select masked_device_id from public.user_logins
-    where masked_device_id is not null
-    group by masked_device_id order by count(*) desc, masked_device_id limit 1
-  )
+  where masked_device_id = (${BUSIEST_DEVICE})
   order by create_date limit 1`;
 
 const REQUEST = `select unmask.request('ip', array[$1]::uuid[], reason => $2) as request_id`;
@@ -19,13 +16,13 @@ const REVEAL = `
   from public.user_logins l join unmask.reveal($1) r on r.token = l.masked_ip
   group by l.user_id, l.masked_ip, r.value order by logins desc, l.user_id limit 1`;
 
-/** What a DBA asked for and saw. */
+/** What a DBA requested and saw. */
 export interface Revealed {
   requestId: string;
   value: string;
 }
 
-/** A DBA recovers an address, on the record; an analyst cannot; an auditor checks the record. */
+/** A DBA reveals an address, after a request that is in the audit log. An analyst cannot. */
 export async function recover(
   urls: Record<StackLogin, string>,
   print: (text: string) => void,
@@ -42,7 +39,7 @@ export async function recover(
     const { request_id: requestId } = await rowOf<{ request_id: string }>(dba, REQUEST, [token, REASON]);
     const row = await rowOf<Record<string, string>>(dba, REVEAL, [requestId]);
     print(
-      `\nA DBA needs the address behind that device. First the request has to be on the record:\n${refused}` +
+      `\nA DBA needs the address of that device. The request must be committed first:\n${refused}` +
         `\n  request, commit, reveal  →  ${short(row['masked_ip'])} is ${row['value']}: ${row['logins']} logins of user ${short(row['user_id'])}`,
     );
     return { requestId, value: row['value']! };
@@ -56,7 +53,7 @@ export async function recover(
   return revealed;
 }
 
-/** The value of a request, once more. */
+/** Reveals the value of a request again. */
 export function revealAgain(urls: Record<StackLogin, string>, { requestId }: Revealed): Promise<string> {
   return withClient(urls.unmasker, async (dba) => {
     const row = await rowOf<Record<string, string>>(dba, REVEAL, [requestId]);
@@ -64,7 +61,7 @@ export function revealAgain(urls: Record<StackLogin, string>, { requestId }: Rev
   });
 }
 
-/** What an auditor sees: that the chain of events is whole, and how it ends. */
+/** Verifies the audit log as an auditor. */
 export function verify(urls: Record<StackLogin, string>): Promise<string> {
   return withClient(urls.auditor, async (auditor) => {
     const row = await rowOf<{ intact: boolean; events: string; head_event_id: string; head_hash: string }>(

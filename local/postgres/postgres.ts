@@ -1,7 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { childEnvironment } from '../environment.ts';
 import { FatalError } from '../../src/errors.ts';
 import { findBinaries, type PostgresBinaries } from './binaries.ts';
@@ -14,27 +13,28 @@ import {
   stopLeftover,
 } from './leftovers.ts';
 import { asUser, serverUser } from './os-user.ts';
+import { pause } from '../../src/wait.ts';
 import { freePort } from '../ports.ts';
 
-/** How often a server that was killed is tried again while its orphans still hold its shared memory. */
+/** How often to try to restart a killed server while its orphans still hold its shared memory, in milliseconds. */
 const RETRY_MS = 200;
-/** How long those orphans get to notice that their postmaster is gone before they are ended. */
+/** How long those orphans may take to notice that their postmaster is gone, before they are killed, in milliseconds. */
 const ORPHANS_MS = 2_000;
 const READY_POLL_MS = 20;
 const START_ATTEMPTS = 5;
 
 export interface PostgresOptions {
-  /** Made with `placeForData`, so that the server's user gets there. */
+  /** From `placeForData`, so that the server's user can reach it. */
   dataDirectory: string;
-  /** Appended to, by the server itself. */
+  /** The server appends to it. */
   logFile: string;
-  /** The port of last time; another is taken if it is no longer free. */
+  /** The port of the last time. If it is not free, another one is used. */
   port?: number | undefined;
   superuserPassword: string;
-  /** The npm package that brings the server; tests also run on an older major version. */
+  /** The npm package with the server. Tests also run on an older major version. */
   source?: string;
   settings?: Record<string, string>;
-  /** Called when a server that had died takes connections again. */
+  /** Called when a server that had crashed accepts connections again. */
   onRestart?: () => void;
 }
 
@@ -42,15 +42,15 @@ export interface Postgres {
   readonly port: number;
   /** A connection string, by default the superuser's. */
   url(database: string, user?: string, password?: string): string;
-  /** The postmaster's process id, or undefined while it is down. */
+  /** The postmaster's process id; undefined while it does not run. */
   pid(): number | undefined;
-  /** Sends the postmaster a signal; one that dies of it is started again. */
+  /** Sends a signal to the postmaster. If it ends, it is restarted. */
   kill(signal: NodeJS.Signals): void;
   /** Stops the server for good. */
   stop(): Promise<void>;
 }
 
-/** Durable as in production (fsync and full page writes stay on), and reachable from this machine alone. */
+/** Durable as in production (fsync and full page writes are on), and reachable only from this machine. */
 const SETTINGS = {
   listen_addresses: '127.0.0.1',
   unix_socket_directories: '',
@@ -61,10 +61,10 @@ const SETTINGS = {
 };
 
 /**
- * Starts a real Postgres, making its cluster first where there is none, and keeps it running: when its postmaster
- * dies it is started again on the same port, as a supervisor would.
+ * Starts a real Postgres and keeps it running. It creates the cluster if there is none. If the postmaster crashes, it
+ * is restarted on the same port, as by a supervisor.
  *
- * @throws {FatalError} where it does not start
+ * @throws {FatalError} if it does not start
  */
 export async function startPostgres(options: PostgresOptions): Promise<Postgres> {
   const binaries = await findBinaries(options.source);
@@ -96,11 +96,11 @@ class SupervisedServer implements Postgres {
       this.port = await freePort(port);
       removeStrangersPidFile(this.#options.dataDirectory);
       if (await this.#launch()) break;
-      // Somebody may have taken the port between our looking and the server's binding it: not twice the same.
+      // Another program may have taken the port meanwhile, so try another port.
       port = undefined;
       if (attempt === START_ATTEMPTS) {
         closeSync(this.#log);
-        throw new FatalError(`Postgres does not start; its log says why: ${this.#options.logFile}`);
+        throw new FatalError(`Postgres does not start: see its log ${this.#options.logFile}`);
       }
     }
     process.on('exit', this.#onExit);
@@ -124,15 +124,15 @@ class SupervisedServer implements Postgres {
     if (this.#stopping.signal.aborted) return this.#supervision;
     this.#stopping.abort();
     process.off('exit', this.#onExit);
-    // Fast shutdown: sessions are ended, data is checkpointed. Should it hang, recovery does the rest at next start.
+    // Fast shutdown: it ends sessions and writes a checkpoint. If it hangs, the next start recovers.
     this.kill('SIGINT');
-    const impatience = setTimeout(() => this.kill('SIGQUIT'), FAST_SHUTDOWN_MS);
+    const timer = setTimeout(() => this.kill('SIGQUIT'), FAST_SHUTDOWN_MS);
     await this.#supervision;
-    clearTimeout(impatience);
+    clearTimeout(timer);
     closeSync(this.#log);
   }
 
-  /** A process that ends without stopping its server takes it along. */
+  /** Stops the server with this process. */
   readonly #onExit = (): void => this.kill('SIGINT');
 
   async #supervise(): Promise<void> {
@@ -145,21 +145,21 @@ class SupervisedServer implements Postgres {
     }
   }
 
-  /** @returns false where the server is to stop instead */
+  /** @returns false if the server is stopped instead */
   async #restart(): Promise<boolean> {
     const { dataDirectory } = this.#options;
     const deadline = Date.now() + ORPHANS_MS;
     while (!this.#stopping.signal.aborted) {
       removeStrangersPidFile(dataDirectory);
       if (await this.#launch()) return true;
-      await sleep(RETRY_MS, undefined, { signal: this.#stopping.signal }).catch(() => {});
-      // An orphan in the middle of a long computation does not look up for minutes.
+      await pause(RETRY_MS, this.#stopping.signal);
+      // During a long computation, an orphan does not notice for minutes.
       if (Date.now() > deadline) await endServers(dataDirectory).catch(() => {});
     }
     return false;
   }
 
-  /** @returns whether a server takes connections, once it does or has ended */
+  /** Starts a server. Returns true when it accepts connections, or false when it has ended. */
   async #launch(): Promise<boolean> {
     const { dataDirectory, settings } = this.#options;
     const all = Object.entries({ ...SETTINGS, ...settings, port: String(this.port) });
@@ -171,7 +171,7 @@ class SupervisedServer implements Postgres {
         cwd: dataDirectory,
         env: childEnvironment({}),
         stdio: ['ignore', this.#log, this.#log],
-        // In a session of its own: Ctrl-C in a terminal is for us, and we decide how the server stops.
+        // In a session of its own, so that Ctrl-C in a terminal does not reach the server.
         detached: true,
       },
     );
@@ -179,12 +179,12 @@ class SupervisedServer implements Postgres {
     const end = () => ended.abort();
     child.once('exit', end).once('error', end);
     this.#child = child;
-    // Asked to stop while it was being spawned.
+    // Stopping was requested while it was spawned.
     if (this.#stopping.signal.aborted) child.kill('SIGINT');
     while (!ended.signal.aborted) {
       const postmaster = readPostmaster(dataDirectory);
       if (postmaster?.pid === child.pid && postmaster?.ready) return true;
-      await sleep(READY_POLL_MS);
+      await pause(READY_POLL_MS);
     }
     this.#child = undefined;
     return false;

@@ -12,20 +12,20 @@ export interface LoginEvent {
 }
 
 export interface EventOptions {
-  /** The same seed gives the same events. */
+  /** The same seed generates the same events. */
   seed: string;
-  /** The share of events, from 0 to 1, that repeat the ip and device of an earlier one. */
+  /** The share of events with the ip and device of an earlier one, from 0 to 1. */
   duplicates: number;
-  /** The share of bodies, from 0 to 1, that are no login event. */
+  /** The share of bodies that are not login events, from 0 to 1. */
   malformed: number;
 }
 
-/** How many earlier devices are remembered for repeating, however many events are made. */
+/** How many earlier events are kept for repeating. */
 const REMEMBERED = 10_000;
 
 const IPV6_SHARE = 0.15;
 const NO_LOCALE_SHARE = 0.3;
-/** Of the events that repeat a device: the same person again, rather than another one on the same device. */
+/** Of the events that repeat a device, the share with the same user. */
 const SAME_USER_SHARE = 0.5;
 
 const LOCALES = [
@@ -33,9 +33,9 @@ const LOCALES = [
 ] as const; // prettier-ignore
 
 /**
- * Bodies for the queue, without end: logins of people who do not exist, from devices that some of them share.
+ * Generates bodies for the queue without end: logins of users who do not exist. Some users share a device.
  *
- * @returns take as many as are needed; memory stays bounded
+ * @returns take as many as needed; memory is bounded
  */
 export function* loginEvents(options: EventOptions): Generator<string, never> {
   const random = seededRandom(options.seed);
@@ -87,7 +87,7 @@ function ipv4(random: Random): string {
   ].join('.');
 }
 
-/** From 2001:db8::/32, which is set aside for documentation and is nobody's. */
+/** From 2001:db8::/32, which is reserved for documentation. */
 function ipv6(random: Random): string {
   const groups = Array.from({ length: 6 }, () => random.integer(1, 0xffff).toString(16));
   return ['2001', 'db8', ...groups].join(':');
@@ -97,7 +97,7 @@ function digits(random: Random, length: number): string {
   return String(random.integer(0, 10 ** length - 1)).padStart(length, '0');
 }
 
-/** A version 4 UUID in form. */
+/** A UUID in the format of version 4. */
 function uuid(random: Random): string {
   const hex = Array.from({ length: 4 }, () =>
     random.integer(0, 0xffff_ffff).toString(16).padStart(8, '0'),

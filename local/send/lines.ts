@@ -2,10 +2,10 @@ import { createReadStream } from 'node:fs';
 import { SettingError } from '../../src/errors.ts';
 
 /**
- * The lines of a file, verbatim but for the newline. Not `readline`, which also breaks at a carriage return, and a
- * body may hold one. An empty line is passed over: SQS takes no empty body.
+ * The lines of a file, unchanged, without the newline. It does not use `readline`, which also breaks at a carriage
+ * return, because a body may contain one. Empty lines are skipped, because SQS accepts no empty body.
  *
- * @throws {SettingError} where the file cannot be read
+ * @throws {SettingError} if the file cannot be read
  */
 export async function* linesOf(file: string): AsyncGenerator<string, void> {
   let rest = '';

@@ -1,11 +1,11 @@
 import type { LoginEvent } from './events.ts';
 import type { Random } from './random.ts';
 
-/** What producers got wrong in practice, each made from an event that was right. */
+/** Typical faults of senders, each made from a valid event. */
 const FAULTS: readonly [(event: LoginEvent) => string, ...((event: LoginEvent) => string)[]] = [
-  // Meant for another queue.
+  // For another queue.
   () => JSON.stringify({ foo: 'oops_wrong_msg_type', bar: '123' }),
-  // Cut off on its way.
+  // Cut off.
   (event) => JSON.stringify(event).slice(0, -20),
   () => 'login ok',
   () => 'x',
@@ -23,7 +23,7 @@ const FAULTS: readonly [(event: LoginEvent) => string, ...((event: LoginEvent) =
   (event) => JSON.stringify({ ...event, locale: 'x'.repeat(2_000) }),
 ];
 
-/** A body that is no login event, in one of many ways. SQS takes no empty body, so none is empty. */
+/** A body that is not a login event, in one of many ways. SQS accepts no empty body, so none is empty. */
 export function malformedBody(random: Random, event: LoginEvent): string {
   return random.pick(FAULTS)(event);
 }

@@ -21,16 +21,16 @@ export interface CheckedSendArguments {
   json: boolean;
 }
 
-/** Options that say how events are made, which those of a file are not. */
+/** Options of the generator, which do not apply to a file. */
 const OF_GENERATOR = ['count', 'duplicates', 'malformed', 'seed'] as const;
 
-/** @throws {SettingError} naming the option that is out of range or out of place */
+/** @throws {SettingError} that names the option that is out of range or does not apply */
 export function sendOptions(typed: SendArguments): CheckedSendArguments {
   if (typed.file !== undefined) {
     const misplaced = OF_GENERATOR.filter((name) => typed[name] !== undefined).map((name) => `--${name}`);
     if (misplaced.length > 0) {
       throw new SettingError(
-        `${misplaced.join(', ')} cannot go with --file, whose lines are sent as they are`,
+        `${misplaced.join(', ')} cannot be used with --file, whose lines are sent unchanged`,
       );
     }
   }

@@ -1,16 +1,16 @@
-/** A stream of numbers that is the same for the same seed on every machine. Not for secrets. */
+/** Random numbers, the same for the same seed on every machine. Not for secrets. */
 export interface Random {
-  /** A number from 0 up to, not including, 1. */
+  /** A number from 0 to 1, excluding 1. */
   next(): number;
-  /** A whole number from `low` to `high`, both included. */
+  /** A whole number from `low` to `high`, including both. */
   integer(low: number, high: number): number;
-  /** Whether an event of this probability happens. */
+  /** Returns true with this probability. */
   chance(probability: number): boolean;
   pick<T>(items: readonly [T, ...T[]]): T;
 }
 
 /**
- * mulberry32, which passes the usual tests of randomness and is five lines long.
+ * mulberry32: short, and good enough in tests of randomness.
  *
  * @param seed any text
  */
@@ -27,12 +27,12 @@ export function seededRandom(seed: string): Random {
     next,
     integer,
     chance: (probability) => next() < probability,
-    // The index is within bounds by construction, which the compiler cannot see.
+    // The index is always within bounds, which the compiler does not know.
     pick: (items) => items[integer(0, items.length - 1)] as (typeof items)[0],
   };
 }
 
-/** FNV-1a, so that any text is a seed. */
+/** FNV-1a, so that any text can be a seed. */
 function hash(text: string): number {
   let value = 0x811c9dc5;
   for (const byte of Buffer.from(text)) value = Math.imul(value ^ byte, 0x01000193);

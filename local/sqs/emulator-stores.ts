@@ -2,7 +2,7 @@ import type { BuildAppOptions } from 'fauxqs';
 
 type Stores = NonNullable<BuildAppOptions['stores']>;
 
-/** What is used here of fauxqs's `PersistenceManager`, which its package does not export. */
+/** The used part of fauxqs's `PersistenceManager`, which the package does not export. */
 interface Persistence {
   db: { exec(sql: string): void; prepare(sql: string): { run(...values: unknown[]): unknown } };
   updateMessageReady(messageId: string): void;
@@ -13,9 +13,9 @@ interface Persistence {
 /**
  * The emulator's stores: in memory, or written through to SQLite in a directory.
  *
- * Wired here and not by `startFauxqs({ dataDir })`, because fauxqs 2.4.1 loses messages that way: setting a
- * message's visibility to 0 writes NULL into a NOT NULL column after the message has left the in-flight list and
- * before it is back in the queue.
+ * They are connected here, because `startFauxqs({ dataDir })` of fauxqs 2.4.1 loses messages: setting a message's
+ * visibility to 0 writes NULL into a NOT NULL column. At that moment, the message is neither in flight nor in the
+ * queue.
  */
 export async function loadStores(dataDirectory: string | undefined): Promise<Stores & { close(): void }> {
   const { SqsStore } = (await internal('sqs/sqsStore.js')) as { SqsStore: new () => Stores['sqsStore'] };
@@ -28,7 +28,7 @@ export async function loadStores(dataDirectory: string | undefined): Promise<Sto
     PersistenceManager: new (directory: string) => Persistence;
   };
   const persistence = new PersistenceManager(dataDirectory);
-  // Messages survive the end of this process, however it ends. Surviving a power cut would cost an fsync a message.
+  // Messages survive a crash of this process. To survive a power failure would cost an fsync for each message.
   persistence.db.exec('pragma synchronous = off');
   const makeReady = persistence.db.prepare(
     'update sqs_messages set receipt_handle = null, visibility_deadline = null where message_id = ?',
@@ -36,14 +36,14 @@ export async function loadStores(dataDirectory: string | undefined): Promise<Sto
   persistence.updateMessageReady = (messageId) => {
     makeReady.run(messageId);
   };
-  // Loaded before the stores know of the persistence: creating a queue writes it, and that would delete its messages.
+  // Load before connecting the persistence: creating a queue would write it, and delete its messages.
   persistence.loadSqsAndSns(stores.sqsStore, stores.snsStore);
   Object.assign(stores.sqsStore, { persistence });
   for (const queue of stores.sqsStore.allQueues()) Object.assign(queue, { persistence });
   return { ...stores, close: () => persistence.close() };
 }
 
-/** A module that the package's `exports` hide; its version is pinned, and the tests of the emulator use all of this. */
+/** A module that the package does not export. Its version is pinned, and the tests of the emulator use all of this. */
 function internal(file: string): Promise<unknown> {
   return import(new URL(file, import.meta.resolve('fauxqs')).href);
 }

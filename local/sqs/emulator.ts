@@ -2,22 +2,22 @@ import { buildApp } from 'fauxqs';
 import { loadStores } from './emulator-stores.ts';
 import { freePort } from '../ports.ts';
 
-/** The emulator's own default: any other would be part of every ARN and of no use. */
+/** The emulator's default. Another region would only change the ARNs. */
 const REGION = 'us-east-1';
 const ACCOUNT = '000000000000';
 const QUEUE = 'login-queue';
 const DEAD_LETTER_QUEUE = 'login-queue-dead-letter';
 
 /**
- * High on purpose: a message is received again each time Postgres was away when it came, and an outage must never
- * send messages to the dead-letter queue, where nobody reads them.
+ * High, because a message is received again each time it was not masked within the visibility timeout. An outage of
+ * Postgres must not move messages to the dead-letter queue, which nothing reads.
  */
 const MAX_RECEIVES = 50;
 
 export interface EmulatorOptions {
-  /** The port of last time; another is taken if it is no longer free. */
+  /** The port of the last time. If it is not free, another one is used. */
   port?: number | undefined;
-  /** Where messages are kept over a restart; without it they live in memory. */
+  /** Where messages are kept over a restart. Without it, they are in memory. */
   dataDirectory?: string | undefined;
   visibilityTimeoutSeconds?: number;
 }
@@ -34,8 +34,8 @@ export interface Emulator {
 /**
  * Starts an SQS emulator (fauxqs) in this process, with the login queue and its dead-letter queue.
  *
- * fauxqs's own `startFauxqs` is not used: it listens on every interface of the machine, and whoever is on the
- * network could read the events.
+ * It does not use `startFauxqs` of the package, which listens on all interfaces: anybody in the network could read the
+ * events.
  */
 export async function startEmulator(options: EmulatorOptions = {}): Promise<Emulator> {
   const stores = await loadStores(options.dataDirectory);
@@ -46,7 +46,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
   });
   const port = await freePort(options.port);
   const endpoint = `http://127.0.0.1:${port}`;
-  // Queues are found by name, so that a URL made here works with and without the endpoint set, and after a change of port.
+  // The emulator finds queues by name, so these URLs work with and without an endpoint setting, and on another port.
   const urlOf = (name: string) => `${endpoint}/${ACCOUNT}/${name}`;
   const arnOf = (name: string) => `arn:aws:sqs:${REGION}:${ACCOUNT}:${name}`;
   const ensureQueue = (name: string, attributes: Record<string, string>) => {

@@ -1,19 +1,20 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
+import { withClient } from '../postgres/client.ts';
 
 /** The database of a local stack. */
 export const DATABASE = 'masked_logins';
 
-/** The logins that are a member of the group role of the same name, and nothing else. */
+/** Each of these logins is a member of the group role of the same name, and of nothing else. */
 const MEMBERS = ['loader', 'worker', 'analyst', 'unmasker', 'approver', 'custodian', 'auditor'] as const;
 
 type Member = (typeof MEMBERS)[number];
 
-/** The logins of a stack, a connection string each; `stack.json` holds them under `urls`. */
+/** The logins of a stack. `stack.json` contains their connection strings under `urls`. */
 export type StackLogin = 'superuser' | 'owner' | Member;
 export type Passwords = Record<Exclude<StackLogin, 'superuser'>, string>;
 
-/** A password nobody has to remember: 24 random bytes in hex, which needs no quoting anywhere. */
+/** 24 random bytes in hexadecimal, which need no quoting anywhere. */
 export function randomPassword(): string {
   return randomBytes(24).toString('hex');
 }
@@ -30,35 +31,35 @@ export function loginName(name: keyof Passwords): string {
 }
 
 /**
- * Makes the database and the login that migrates it. That login is no superuser and does not own the database, as
- * on managed Postgres: so every start of a local stack proves that the installation needs neither.
+ * Creates the database and the login that migrates it. As on managed Postgres, that login is not a superuser and does
+ * not own the database. So each start of a local stack shows that the installation needs neither.
  *
- * @param url gives the superuser's connection string for a database
+ * @param url returns the superuser's connection string for a database
  */
 export async function prepareDatabase(
   url: (database: string) => string,
   passwords: Passwords,
 ): Promise<void> {
   const owner = loginName('owner');
-  await withClient(url('postgres'), async (client) => {
+  await withSilentClient(url('postgres'), async (client) => {
     await ensureLogin(client, owner, passwords.owner, 'createrole');
     const { rowCount } = await client.query('select from pg_database where datname = $1', [DATABASE]);
     if (rowCount === 0) await client.query(`create database ${DATABASE}`);
     await client.query(`grant create on database ${DATABASE} to ${owner}`);
     await client.query(`grant connect on database ${DATABASE} to ${owner} with grant option`);
   });
-  await withClient(url(DATABASE), async (client) => {
-    // user_logins lives in schema public, where the migrations let logins_owner make tables.
+  await withSilentClient(url(DATABASE), async (client) => {
+    // user_logins is in schema public, where the migrations let logins_owner create tables.
     await client.query(`grant usage, create on schema public to ${owner} with grant option`);
   });
 }
 
-/** Makes a login for each role. The group roles exist, that is: the database is migrated. */
+/** Creates a login for each group role. The database is migrated, so the group roles exist. */
 export async function createMemberLogins(
   url: (database: string) => string,
   passwords: Passwords,
 ): Promise<void> {
-  await withClient(url(DATABASE), async (client) => {
+  await withSilentClient(url(DATABASE), async (client) => {
     for (const name of MEMBERS) {
       await ensureLogin(client, loginName(name), passwords[name], 'inherit');
       await client.query(`grant ${groupOf(name)} to ${loginName(name)}`);
@@ -81,21 +82,15 @@ async function ensureLogin(
   await client.query(`${verb} role ${name} login ${attribute} password ${pg.escapeLiteral(password)}`);
 }
 
-async function withClient(
+/** A connection for statements that contain passwords. They do not reach the server's log, even if they fail. */
+async function withSilentClient(
   connectionString: string,
   use: (client: pg.Client) => Promise<void>,
 ): Promise<void> {
-  const client = new pg.Client({ connectionString, application_name: 'masked-logins stack' });
-  // A server that is killed meanwhile fails the query, which is thrown; without a listener it would end the process.
-  client.on('error', () => {});
-  await client.connect();
-  try {
-    // Statements here hold passwords, and one that fails must not take them into the server's log.
+  await withClient(connectionString, async (client) => {
     await client.query(
       `set log_statement = 'none'; set log_min_error_statement = 'panic'; set log_min_duration_statement = -1`,
     );
     await use(client);
-  } finally {
-    await client.end();
-  }
+  });
 }

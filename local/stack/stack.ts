@@ -14,11 +14,11 @@ import { ensureKek, lockDirectory, readState, stackPaths } from './state.ts';
 
 export interface StackOptions {
   localDir: string;
-  /** Deletes what an earlier stack left in the directory, and starts over. */
+  /** Deletes the data of an earlier stack in the directory first. */
   fresh?: boolean;
-  /** Keeps the queue's messages over a restart. On by default; off they live in memory. */
+  /** Keeps the queue's messages over a restart, which is the default. Otherwise they are in memory. */
   persistent?: boolean;
-  /** For postgresql.conf, beside what every stack has. */
+  /** For postgresql.conf, in addition to the settings of every stack. */
   settings?: Record<string, string>;
   log: Logger;
 }
@@ -27,16 +27,16 @@ export interface Stack {
   file: StackFile;
   postgres: Postgres;
   emulator: Emulator;
-  /** Stops both; the data stays. */
+  /** Stops both. The data is kept. */
   stop(): Promise<void>;
 }
 
 /**
- * Starts a Postgres and an SQS emulator, migrates, makes a login for each role, and writes `stack.json` last of
- * all: where that file is, everything is ready.
+ * Starts a Postgres and an SQS emulator, migrates, creates a login for each role, and finally writes `stack.json`. If
+ * that file exists, everything is ready.
  *
- * @throws {SettingError} where a stack already runs in the directory
- * @throws {FatalError} where Postgres does not start
+ * @throws {SettingError} if a stack already runs in the directory
+ * @throws {FatalError} if Postgres does not start
  */
 export async function startStack(options: StackOptions): Promise<Stack> {
   const localDir = path.resolve(options.localDir);
@@ -56,7 +56,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     const save = () => writeSecretFile(paths.state, `${JSON.stringify(state, null, 2)}\n`);
     save();
     ensureKek(paths.kek);
-    // The messages in it are as they were sent: addresses and device ids in the clear.
+    // Its messages contain addresses and device ids in the clear.
     mkdirSync(paths.queue, { recursive: true, mode: 0o700 });
 
     const dataDirectory = placeForData(localDir);
@@ -66,7 +66,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       port: state.postgresPort,
       superuserPassword: state.superuserPassword,
       ...(options.settings && { settings: options.settings }),
-      onRestart: () => options.log.warn('Postgres had died and was started again'),
+      onRestart: () => options.log.warn('Postgres had crashed and was restarted'),
     });
     undo.push(() => postgres.stop());
     const emulator = await startEmulator({
@@ -102,7 +102,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   }
 }
 
-/** Deletes all that a stack keeps, wherever it keeps it. The stack is not running. */
+/** Deletes all data of a stack that is not running. */
 export async function removeData(localDir: string): Promise<void> {
   const paths = stackPaths(path.resolve(localDir));
   const dataDirectory = placeForData(localDir);
@@ -110,7 +110,7 @@ export async function removeData(localDir: string): Promise<void> {
   for (const kept of [paths.stack, paths.state, paths.kek, paths.postgresLog, paths.queue, dataDirectory]) {
     rmSync(kept, { recursive: true, force: true });
   }
-  // Under /var/tmp the data has a directory of its own around it.
+  // Under /var/tmp, the data directory has a parent directory of its own.
   const around = path.dirname(dataDirectory);
   if (around !== path.resolve(localDir)) rmSync(around, { recursive: true, force: true });
 }

@@ -6,7 +6,7 @@ import { SettingError } from '../../src/errors.ts';
 import { writeSecretFile } from '../../src/secret-file.ts';
 import { randomPassword, randomPasswords, type Passwords, type StackLogin } from './logins.ts';
 
-/** What a stack must know again to come back with the same data: `LOCAL_DIR/state.json`. */
+/** What a stack needs to start again with the same data: `LOCAL_DIR/state.json`. */
 export interface StackState {
   superuserPassword: string;
   passwords: Passwords;
@@ -26,7 +26,7 @@ export interface StackFile {
   urls: Record<StackLogin, string>;
 }
 
-/** The files of a stack, all in its directory. */
+/** The files in a stack's directory. */
 export function stackPaths(localDir: string) {
   const file = (name: string) => path.join(localDir, name);
   return {
@@ -40,10 +40,10 @@ export function stackPaths(localDir: string) {
 }
 
 /**
- * Takes a stack's directory for this process, until `release` or the end of the process, however it ends: the
- * lock is the operating system's, on a file, and needs no check of process ids that may have been given to others.
+ * Locks a stack's directory until `release`, or until the process ends in any way. The lock is the operating
+ * system's, on a file, so there is no need to check process ids, which may be reused.
  *
- * @throws {SettingError} where another stack has it
+ * @throws {SettingError} if another stack has locked it
  */
 export function lockDirectory(file: string): { release(): void } {
   const database = new DatabaseSync(file);
@@ -74,13 +74,16 @@ export function readStackFile(localDir: string): StackFile | undefined {
   }
 }
 
-/** Reads what an earlier run left, or makes up what a first one needs. */
+/** Reads the state of an earlier run, or creates a new one. */
 export function readState(file: string): StackState {
   if (!existsSync(file)) return { superuserPassword: randomPassword(), passwords: randomPasswords() };
   return JSON.parse(readFileSync(file, 'utf8')) as StackState;
 }
 
-/** The key-encryption key, 32 random bytes in hex, made once: without it nothing that was masked can be unmasked. */
+/**
+ * Creates the key-encryption key, 32 random bytes in hexadecimal, if there is none. Without it, nothing can be
+ * revealed.
+ */
 export function ensureKek(file: string): void {
   if (!existsSync(file)) writeSecretFile(file, `${randomBytes(32).toString('hex')}\n`);
 }

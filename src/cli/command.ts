@@ -1,14 +1,13 @@
 import { Command } from 'commander';
 import { describe, EXIT_USAGE, SettingError } from '../errors.ts';
 
-/** Command lines, each with what it does. */
+/** Command lines, each with a description. */
 export type Examples = readonly (readonly [line: string, what: string])[];
 
 /**
- * A command line that ends with exit code 2 if it is called wrongly, with one line on standard error that says how to
- * see what would be right.
+ * A command line. If it is called wrongly, it prints one line to standard error and exits with code 2.
  *
- * @param examples are shown at the end of its `--help`
+ * @param examples shown at the end of its `--help`
  */
 export function commandLine(name: string, description: string, examples: Examples = []): Command {
   return new Command(name)
@@ -16,7 +15,7 @@ export function commandLine(name: string, description: string, examples: Example
     .allowExcessArguments(false)
     .addHelpText('after', () => renderExamples(examples))
     .configureOutput({
-      outputError: (text, write) => write(`${oneLine(text)} (--help shows what there is)\n`),
+      outputError: (text, write) => write(`${oneLine(text)} (see --help)\n`),
     })
     .exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? 0 : EXIT_USAGE));
 }
@@ -26,7 +25,10 @@ function renderExamples(examples: Examples): string {
   return ['', 'Examples:', ...examples.map(([line, what]) => `  ${line}\n      ${what}`)].join('\n');
 }
 
-/** Commander's message. It repeats what was typed, which may be a key or a connection string: only short words stay. */
+/**
+ * Commander's message in one line. It repeats what was typed, which may be a key or a connection string, so only
+ * short words are kept.
+ */
 function oneLine(text: string): string {
   const typed = process.argv.slice(2).flatMap((argument) => argument.split('='));
   const long = typed.filter((part) => part !== '' && !/^[\w-]{1,20}$/.test(part));
@@ -34,8 +36,8 @@ function oneLine(text: string): string {
 }
 
 /**
- * Runs a command's main function and turns its outcome into an exit code: 0, 2 for a wrong call or setting,
- * 1 for everything else. A failure is one line on standard error that says what happened and what to do.
+ * Runs a command's main function and sets the exit code: 0, 2 for a wrong call or setting, 1 for any other failure. A
+ * failure is one line on standard error that says what happened and what to do.
  *
  * @param main returns the exit code, or nothing for 0
  */
@@ -44,7 +46,7 @@ export async function runCommand(main: () => Promise<number | void>): Promise<vo
     process.exitCode = (await main()) ?? 0;
   } catch (error) {
     process.stderr.write(`${describe(error)}\n`);
-    // At once: a connection that was refused halfway would keep the process until the server gives it up.
+    // At once: a connection that was refused halfway keeps the process alive until the server closes it.
     process.exit(error instanceof SettingError ? EXIT_USAGE : 1);
   }
 }

@@ -2,26 +2,25 @@ import Table from 'cli-table3';
 import type { Command } from 'commander';
 import type pg from 'pg';
 import { readSettings, requireDatabase, type Settings } from '../config.ts';
-import { checkDatabase } from '../database/check.ts';
-import { fingerprintOf, readKek, rewrap, unseal } from '../database/kek.ts';
+import { fingerprintOf, placeOf, readKek, rewrap, unseal } from '../database/kek.ts';
 import { counted } from '../counted.ts';
-import { createPool } from '../database/pool.ts';
+import { withConnection } from '../database/pool.ts';
 import { codeOf, FatalError, SettingError, SQLSTATE } from '../errors.ts';
-import { explaining } from '../explain.ts';
 import { writeSecretFile } from '../secret-file.ts';
 import { renderRotation, type KeyVersion, type RotationProgress } from '../status.ts';
 import { commandLine, runCommand } from './command.ts';
+import { withDatabase } from './database.ts';
 
 const PURPOSES = ['token', 'cipher'];
 const FIELDS = ['ip', 'device_id', 'body'];
 const UNDER_WAY =
-  'masked-logins keys list shows how far it is; a paused one goes on after masked-logins keys resume';
+  'masked-logins keys list shows its progress; masked-logins keys resume continues a paused one';
 
-/** `keys`: looks after the keys, a subcommand for each thing that can be done. */
+/** `keys`: manages the keys, with a subcommand for each action. */
 export function command(): Command {
-  const keys = commandLine('keys', 'Looks after the keys, as a member of logins_custodian', [
-    ['masked-logins keys list', 'the data keys, and how far rotations are'],
-    ['masked-logins keys rotate --purpose cipher', 'bring everything under new cipher keys'],
+  const keys = commandLine('keys', 'Manages the keys, as a member of logins_custodian', [
+    ['masked-logins keys list', 'show the data keys and the progress of rotations'],
+    ['masked-logins keys rotate --purpose cipher', 'create new cipher keys and re-encrypt everything'],
     ['masked-logins keys rewrap --new-kek-file FILE', 'change the key-encryption key'],
   ]);
   const subcommand = (
@@ -33,42 +32,47 @@ export function command(): Command {
       .command(name)
       .description(description)
       .allowExcessArguments(false)
-      // Settings are read where a command runs: to ask for help needs none.
+      // Settings are read when a command runs, because --help needs none.
       .action((...args: unknown[]) =>
         runCommand(() => {
           const settings = readSettings();
-          return withPool(settings, name, (pool) => run(pool, args.at(-1) as Command, settings));
+          const database = requireDatabase(settings);
+          const situation = { command: name === 'list' ? 'keys list' : 'keys', database } as const;
+          return withDatabase(situation, (pool) => run(pool, args.at(-1) as Command, settings));
         }),
       );
 
-  subcommand(
-    'list',
-    'show the data keys, where they are in their lives, and rotations under way',
-    list,
-  ).option('--json', 'print an object for machines');
-  subcommand('rotate', 'make new keys and bring everything under them, in the background', rotate)
+  subcommand('list', 'show the data keys with their states, and the progress of rotations', list).option(
+    '--json',
+    'print an object for machines',
+  );
+  subcommand('rotate', 'create new keys and rotate everything to them, in the background', rotate)
     .option('--purpose <purpose>', 'token or cipher (default: both)')
     .option('--field <field>', 'ip, device_id or body (default: all)');
   subcommand('pause', 'pause the rotations that are running', (pool) =>
     changeRotations(pool, 'masking.pause_rotation', 'paused'),
   );
-  subcommand('resume', 'let paused rotations go on', (pool) =>
-    changeRotations(pool, 'masking.resume_rotation', 'going on'),
+  subcommand('resume', 'resume paused rotations', (pool) =>
+    changeRotations(pool, 'masking.resume_rotation', 'resumed'),
   );
   subcommand('destroy', 'destroy a key that a rotation has replaced', destroy)
     .argument('<purpose>', 'token or cipher')
     .argument('<version>', 'as list shows it')
-    .option('--losing <count>', 'how many values become unreadable for ever', '0');
+    .option('--losing <count>', 'how many values become unreadable for good', '0');
   subcommand(
     'fingerprint',
-    'show which key-encryption key the database wants, and which one is set here, by their fingerprints',
+    'show the fingerprints of the key-encryption key that the database needs and of the one that is set here',
     showFingerprints,
   );
   subcommand('rewrap', 'change the key-encryption key', rewrapKeys)
     .requiredOption('--new-kek-file <path>', 'file with the new key: openssl rand -hex 32 > FILE')
-    .option('--in-place', 'then write the new key into the file of MASKING_KEK_FILE, too');
+    .option('--in-place', 'then write the new key into the file of MASKING_KEK_FILE');
   subcommand('seal', 'remove the key-encryption key from the database', sealDatabase);
-  subcommand('unseal', 'put it there again, from MASKING_KEK or MASKING_KEK_FILE', unsealDatabase);
+  subcommand(
+    'unseal',
+    'put the key-encryption key of MASKING_KEK or MASKING_KEK_FILE into the database',
+    unsealDatabase,
+  );
   return keys;
 }
 
@@ -115,7 +119,7 @@ async function rotate(pool: pg.Pool, given: Command): Promise<void> {
       });
     });
   print(
-    `${counted(rowCount ?? 0, 'rotation')} begun; workers do them in the background, and masked-logins keys list shows how far they are`,
+    `${counted(rowCount ?? 0, 'rotation')} started: workers do them in the background, and masked-logins keys list shows their progress`,
   );
 }
 
@@ -138,18 +142,18 @@ async function destroy(pool: pg.Pool, given: Command): Promise<void> {
       losing,
     ])
     .catch((error: unknown) => {
-      // The message begins with how many there are.
+      // The message begins with the number of values.
       const held = /^\d+/.exec((error as pg.DatabaseError).message ?? '')?.[0];
       throw advised(error, {
         [SQLSTATE.keyInUse]:
           held === '0'
             ? 'Leave --losing out'
-            : `Wait until its rotation is done (masked-logins keys list), or pass --losing ${held} to lose them for ever`,
-        [SQLSTATE.noSuchKey]: `See masked-logins keys list; an active key is rotated first: masked-logins keys rotate --purpose ${purpose}`,
-        [SQLSTATE.rotationNotDone]: `${UNDER_WAY}. Where none is under way: masked-logins keys rotate --purpose ${purpose}`,
+            : `Wait until its rotation is done (masked-logins keys list), or pass --losing ${held} to lose them for good`,
+        [SQLSTATE.noSuchKey]: `See masked-logins keys list. Rotate an active key first: masked-logins keys rotate --purpose ${purpose}`,
+        [SQLSTATE.rotationNotDone]: `${UNDER_WAY}. If there is none: masked-logins keys rotate --purpose ${purpose}`,
       });
     });
-  print(`the ${purpose} key ${version} is destroyed`);
+  print(`destroyed the ${purpose} key ${version}`);
 }
 
 async function showFingerprints(pool: pg.Pool, _given: Command, { kek }: Settings): Promise<void> {
@@ -157,43 +161,40 @@ async function showFingerprints(pool: pg.Pool, _given: Command, { kek }: Setting
     'select * from masking.list_keks()',
   );
   for (const { fingerprint, since_at, replaced_at } of rows) {
-    const fate = replaced_at === null ? 'the one wanted' : `replaced at ${replaced_at.toISOString()}`;
+    const fate = replaced_at === null ? 'in use' : `replaced at ${replaced_at.toISOString()}`;
     print(`${fingerprint}  since ${since_at.toISOString()}, ${fate}`);
   }
   if (rows.length === 0)
-    print('the database has had no key-encryption key yet: the first one becomes its own');
+    print('the database has had no key-encryption key yet: it keeps the first one that it gets');
   if (kek === undefined) return;
   const here = fingerprintOf(await readKek(kek));
-  print(`${here}  in ${'text' in kek ? 'MASKING_KEK' : `the file ${kek.file}`}`);
+  print(`${here}  in ${placeOf(kek)}`);
 }
 
 async function rewrapKeys(pool: pg.Pool, given: Command, { kek }: Settings): Promise<void> {
   const { newKekFile: file, inPlace } = given.opts<{ newKekFile: string; inPlace: boolean }>();
   const current = kek !== undefined && 'file' in kek ? kek.file : undefined;
   if (inPlace && current === undefined)
-    throw new SettingError('--in-place needs MASKING_KEK_FILE, which names the file to write');
+    throw new SettingError('--in-place needs MASKING_KEK_FILE, the file to write');
   const next = await readKek({ file }, '--new-kek-file');
   await rewrap(pool, next);
   if (!inPlace) {
     print(
-      'the data keys are wrapped under the new key: put it where your workers find MASKING_KEK or MASKING_KEK_FILE',
+      'the data keys are wrapped under the new key: set it as MASKING_KEK or MASKING_KEK_FILE of your workers',
     );
     return;
   }
   writeSecretFile(current!, `${next.toString('hex')}\n`);
-  print(`the data keys are wrapped under the new key, and ${current} holds it now`);
+  print(`the data keys are wrapped under the new key, which is now in ${current}`);
 }
 
 async function sealDatabase(pool: pg.Pool): Promise<void> {
-  const client = await pool.connect();
-  try {
-    // It says who keeps the key on disk.
+  await withConnection(pool, async (client) => {
+    // A notice says which session keeps the key on disk.
     client.on('notice', ({ message, hint }) => print(`${message}. ${hint}`));
     await client.query('select masking.seal()');
-  } finally {
-    client.release();
-  }
-  print('sealed: a worker that runs and has the key unseals it again within seconds');
+  });
+  print('sealed; a running worker that has the key unseals it within seconds');
 }
 
 async function unsealDatabase(pool: pg.Pool, _given: Command, settings: Settings): Promise<void> {
@@ -203,24 +204,7 @@ async function unsealDatabase(pool: pg.Pool, _given: Command, settings: Settings
   print('unsealed');
 }
 
-async function withPool(
-  settings: Settings,
-  name: string,
-  use: (pool: pg.Pool) => Promise<void>,
-): Promise<void> {
-  const database = requireDatabase(settings);
-  const pool = createPool(database.url, { max: 1, applicationName: 'masked-logins keys' });
-  try {
-    await explaining({ command: name === 'list' ? 'keys list' : 'keys', database }, async () => {
-      await checkDatabase(pool);
-      await use(pool);
-    });
-  } finally {
-    await pool.end();
-  }
-}
-
-/** What a command of ours was refused with, and what to do in terms of its own options rather than of SQL. */
+/** Postgres's message, and what to do in terms of the command's options instead of SQL. */
 function advised(error: unknown, advice: Record<string, string>): unknown {
   const code = codeOf(error);
   const remedy = code === undefined ? undefined : advice[code];

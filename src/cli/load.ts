@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
-import { reportToLog, reportToTerminal, summaryLine } from '../load/report.ts';
+import { reportToLog, reportToTerminal, summaryLine } from '../load/progress.ts';
 import { runLoader } from '../load/run.ts';
 import { createLogger, type Logger } from '../log.ts';
 import { commandLine, runCommand } from './command.ts';
@@ -11,13 +11,13 @@ interface Options {
   json: boolean;
 }
 
-/** `load`: moves messages from the queue into staging until the queue is empty or, with `--follow`, until it is stopped. */
+/** `load`: moves messages from the queue into staging, until the queue is empty or, with `--follow`, until a signal. */
 export function command(): Command {
   return commandLine('load', 'Moves login events from the SQS queue into staging, until the queue is empty', [
-    ['masked-logins load', 'load what is in the queue, then exit'],
-    ['masked-logins load --follow', 'go on until SIGTERM, as a service'],
+    ['masked-logins load', 'load the messages in the queue, then exit'],
+    ['masked-logins load --follow', 'run until SIGTERM, as a service'],
   ])
-    .option('--follow', 'go on until SIGTERM or Ctrl-C')
+    .option('--follow', 'run until SIGTERM or Ctrl-C')
     .option('--json', 'print the summary as JSON')
     .action((options: Options) => runCommand(() => run(options)));
 }
@@ -29,10 +29,7 @@ async function run({ follow, json }: Options): Promise<number> {
   const log = createLogger(settings.logLevel);
   const report = process.stderr.isTTY ? reportToTerminal() : reportToLog(log);
   const leaving = new AbortController();
-  const stop = stopSignal(
-    () => report.end(),
-    () => leaving.abort(),
-  );
+  const stop = stopSignal({ onStop: () => report.end(), onLeave: () => leaving.abort() });
   try {
     const summary = await runLoader({
       settings,
@@ -42,12 +39,12 @@ async function run({ follow, json }: Options): Promise<number> {
       follow,
       stop,
       leave: leaving.signal,
-      onStopping: (pollSeconds) => tellOfStopping(pollSeconds, log),
+      onStopping: (pollSeconds) => showStopping(pollSeconds, log),
       onProgress: (progress) => report.update(progress),
     });
     report.end();
     process.stdout.write(`${json ? JSON.stringify(summary) : summaryLine(summary)}\n`);
-    // What could not be ended in time would keep the process from ending.
+    // What did not end in time would keep the process alive.
     if (summary.exitCode !== 0) process.exit(summary.exitCode);
     return summary.exitCode;
   } finally {
@@ -55,13 +52,15 @@ async function run({ follow, json }: Options): Promise<number> {
   }
 }
 
-/** Somebody at a terminal is told what they wait for, whatever LOG_LEVEL is. */
-function tellOfStopping(pollSeconds: number, log: Logger): void {
+/** Says what the stop waits for. A person at a terminal sees it whatever LOG_LEVEL is. */
+function showStopping(pollSeconds: number, log: Logger): void {
   if (process.stderr.isTTY) {
     const wait =
-      pollSeconds > 0 ? `${pollSeconds} s at most, until SQS has answered.` : 'staging what was received.';
-    process.stderr.write(`Stopping: ${wait}\nCtrl-C again leaves at once; what is not staged goes back.\n`);
+      pollSeconds > 0 ? `waiting for SQS, ${pollSeconds} s at most.` : 'staging what was received.';
+    process.stderr.write(
+      `Stopping: ${wait}\nPress Ctrl-C again to leave at once; what is not staged is returned to the queue.\n`,
+    );
   } else {
-    log.info({ pollSeconds }, 'stopping: polls under way end first; a second signal does not wait for them');
+    log.info({ pollSeconds }, 'stopping: waiting for polls under way; a second signal leaves at once');
   }
 }

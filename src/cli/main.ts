@@ -1,4 +1,4 @@
-/** `masked-logins COMMAND`: what runs in production. */
+/** `masked-logins COMMAND`: the commands that run in production. */
 import { readFile } from 'node:fs/promises';
 import tab from '@bomb.sh/tab/commander';
 import type { Command } from 'commander';
@@ -6,7 +6,7 @@ import { EXIT_USAGE } from '../errors.ts';
 import { packageFile } from '../package.ts';
 import { commandLine } from './command.ts';
 
-/** Each is loaded only when it is needed: what one of them imports takes a while. */
+/** A command is imported only when it is needed, because its imports take a while. */
 const COMMANDS: Record<string, () => Promise<{ command: () => Command }>> = {
   migrate: () => import('./migrate.ts'),
   load: () => import('./load.ts'),
@@ -15,13 +15,13 @@ const COMMANDS: Record<string, () => Promise<{ command: () => Command }>> = {
   keys: () => import('./keys.ts'),
 };
 
-/** What is not one command's affair, so that all of them are needed. */
+/** What needs all commands. */
 const OTHERS = ['help', '--help', '-h', '--version', '-V', 'complete'];
 
 const EXAMPLES = [
-  ['masked-logins migrate', 'make or update the database of DATABASE_URL'],
-  ['masked-logins load --follow', 'move messages from the queue into Postgres until stopped'],
-  ['masked-logins worker', 'mask what is loaded, and delete it from the queue'],
+  ['masked-logins migrate', 'create or update the schemas in the database of DATABASE_URL'],
+  ['masked-logins load --follow', 'move messages from the queue into Postgres, until it is stopped'],
+  ['masked-logins worker', 'mask staged messages, and delete them from the queue'],
   ['source <(masked-logins complete bash)', 'complete commands and options with the Tab key; also zsh, fish'],
 ] as const;
 
@@ -30,9 +30,7 @@ if (name !== undefined && Object.hasOwn(COMMANDS, name)) await run([name]);
 else if (name !== undefined && OTHERS.includes(name)) await run(Object.keys(COMMANDS));
 else {
   const names = Object.keys(COMMANDS).join(', ');
-  process.stderr.write(
-    `usage: masked-logins COMMAND [options]; COMMAND is one of ${names} (--help says more)\n`,
-  );
+  process.stderr.write(`usage: masked-logins COMMAND [options]; COMMAND is one of ${names} (see --help)\n`);
   process.exitCode = EXIT_USAGE;
 }
 

@@ -5,11 +5,11 @@ import { explaining } from '../explain.ts';
 import { createLogger } from '../log.ts';
 import { commandLine, runCommand } from './command.ts';
 
-/** `migrate`: makes or updates everything in the database. */
+/** `migrate`: creates or updates everything in the database. */
 export function command(): Command {
   return commandLine(
     'migrate',
-    'Makes or updates the roles, schemas and functions in the database of DATABASE_URL; may be run again at any time',
+    'Creates or updates the roles, schemas and functions in the database of DATABASE_URL; it can be run at any time',
     [
       [
         'DATABASE_URL=postgres://migrator@db.example/logins masked-logins migrate',

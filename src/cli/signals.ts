@@ -1,36 +1,42 @@
+import { Throttle } from '../retry.ts';
+
+/** What shells report for a command that Ctrl-C ended. */
+export const EXIT_INTERRUPTED = 130;
+
 /**
- * Ctrl-C under npm may arrive twice: from the terminal, and forwarded by npm. Only what comes later than this, in
- * milliseconds, is a person who does not want to wait.
+ * Signals within this time are one signal, in milliseconds: under npm, Ctrl-C may arrive twice, from the terminal and
+ * from npm. A later one is from a person who does not want to wait.
  */
 const SAME_SIGNAL_MS = 500;
 
+export interface SignalSteps {
+  /** Called at the first signal, before the abort. */
+  onStop?: () => void;
+  /** Called at the second signal. The third one ends the process. Without it, only the first signal has an effect. */
+  onLeave?: () => void;
+}
+
 /**
- * Turns the first SIGTERM or SIGINT into an abort signal, for an orderly end. A second one means not to wait; a third
- * ends the process at once with exit code 1. What it had in hand comes back by itself.
+ * Turns the first SIGTERM or SIGINT into an abort, so that the process ends in an orderly way.
  *
- * @param onStop called at the first signal, to tell a person what is being waited for
- * @param onLeave called at the second; without it, the second ends the process
+ * @returns aborted at the first signal
  */
-export function stopSignal(onStop: () => void, onLeave: () => void = leaveNow): AbortSignal {
+export function stopSignal({ onStop, onLeave }: SignalSteps = {}): AbortSignal {
   const controller = new AbortController();
-  const steps = [
-    () => {
-      onStop();
-      controller.abort();
-    },
-    onLeave,
-  ];
-  let heardAt = Number.NEGATIVE_INFINITY;
-  const onSignal = (): void => {
-    if (performance.now() - heardAt < SAME_SIGNAL_MS) return;
-    heardAt = performance.now();
-    (steps.shift() ?? leaveNow)();
+  const stop = (): void => {
+    onStop?.();
+    controller.abort();
   };
-  process.on('SIGTERM', onSignal);
-  process.on('SIGINT', onSignal);
+  const steps = onLeave === undefined ? [stop] : [stop, onLeave, leaveNow];
+  const signals = new Throttle(SAME_SIGNAL_MS);
+  for (const signal of ['SIGTERM', 'SIGINT'])
+    process.on(signal, () => {
+      if (signals.pass()) steps.shift()?.();
+    });
   return controller.signal;
 }
 
-function leaveNow(): never {
+/** Ends the process at once with exit code 1. What it was doing is done again by the next one. */
+export function leaveNow(): never {
   process.exit(1);
 }

@@ -1,13 +1,11 @@
 import type { Command } from 'commander';
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
-import { checkDatabase } from '../database/check.ts';
-import { createPool } from '../database/pool.ts';
-import { explaining } from '../explain.ts';
 import { createQueueClient } from '../queue/client.ts';
 import { collectStatus, renderStatus } from '../status.ts';
 import { commandLine, runCommand } from './command.ts';
+import { withDatabase } from './database.ts';
 
-/** `status`: where the messages are. */
+/** `status`: shows where the messages are. */
 export function command(): Command {
   return commandLine('status', 'Shows where the messages are, from the queue to user_logins', [
     ['masked-logins status', 'a table for people'],
@@ -21,16 +19,12 @@ async function run({ json }: { json: boolean }): Promise<void> {
   const settings = readSettings();
   const database = requireDatabase(settings);
   const queue = requireQueue(settings);
-  const pool = createPool(database.url, { max: 1, applicationName: 'masked-logins status' });
   const sqs = createQueueClient(queue, { maxSockets: 2 });
   try {
-    const status = await explaining({ command: 'status', database, queue }, async () => {
-      await checkDatabase(pool);
-      return collectStatus(pool, sqs, queue.url);
-    });
+    const situation = { command: 'status', database, queue } as const;
+    const status = await withDatabase(situation, (pool) => collectStatus(pool, sqs, queue.url));
     process.stdout.write(`${json ? JSON.stringify(status) : renderStatus(status)}\n`);
   } finally {
     sqs.destroy();
-    await pool.end();
   }
 }

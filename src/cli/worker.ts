@@ -8,7 +8,7 @@ import { onceLine, onceProblems } from '../work/report.ts';
 import { runWorker, runWorkerOnce } from '../work/worker.ts';
 import { TASKS } from '../../tasks/index.ts';
 import { commandLine, runCommand } from './command.ts';
-import { stopSignal } from './signals.ts';
+import { leaveNow, stopSignal } from './signals.ts';
 
 /** `worker`: masks staged batches and runs maintenance. */
 export function command(): Command {
@@ -17,25 +17,26 @@ export function command(): Command {
     'Masks staged batches, deletes their messages from SQS, and runs maintenance',
     [
       ['masked-logins worker', 'work until SIGTERM, as a service'],
-      ['masked-logins worker --once', 'do what is due, then exit: from cron, or after a load'],
+      ['masked-logins worker --once', 'run the jobs that are due, then exit: from cron, or after a load'],
     ],
   )
-    .option('--once', 'work until no job is due and staging is empty of what is done, then exit')
+    .option('--once', 'work until no job is due, empty staging, then exit')
     .action((options: { once: boolean }) => runCommand(() => run(options)));
 }
 
 async function run({ once }: { once: boolean }): Promise<number | void> {
   const settings = readSettings();
   const log = createLogger(settings.logLevel);
-  const stop = stopSignal(() => {
-    log.info('stopping: the jobs under way end first; a second signal leaves at once');
+  const onStop = (): void => {
+    log.info('stopping: waiting for jobs under way; a second signal leaves at once');
     setTimeout(() => {
       log.error(
         'the jobs under way took longer than SHUTDOWN_GRACE_SECONDS: another worker does them and empties staging',
       );
-      process.exit(1);
+      leaveNow();
     }, settings.shutdownGraceSeconds * 1_000).unref();
-  });
+  };
+  const stop = stopSignal({ onStop, onLeave: leaveNow });
   const options = {
     settings,
     database: requireDatabase(settings),
@@ -45,8 +46,8 @@ async function run({ once }: { once: boolean }): Promise<number | void> {
     tasks: TASKS,
   };
   silenceConsole(log);
-  // A library's rejection that nobody awaits must not end a worker that can go on.
-  process.on('unhandledRejection', (error) => log.warn(`unhandled: ${describe(error)}`));
+  // A rejection in a library that nothing awaits must not end a worker that can continue.
+  process.on('unhandledRejection', (error) => log.warn(`unhandled rejection: ${describe(error)}`));
 
   if (!once) return runWorker(options);
   const situation = { command: 'worker', database: options.database, queue: options.queue } as const;

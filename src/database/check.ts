@@ -2,15 +2,15 @@ import type { ClientBase, Pool } from 'pg';
 import { FatalError } from '../errors.ts';
 
 /**
- * The first minor release of each major version without CVE-2026-2005 (code execution through pgcrypto's
- * decryption of a crafted ciphertext). A major version that is not here is newer than all of them.
+ * The first minor release of each major version without CVE-2026-2005 (code execution when pgcrypto decrypts a crafted
+ * ciphertext). Newer major versions do not have it.
  */
 const FIRST_SAFE: Record<number, number> = { 16: 12, 17: 8, 18: 2 };
 const OLDEST_MAJOR = 16;
 
 /**
  * @param versionNumber `server_version_num`, such as 180004 for 18.4
- * @returns what is wrong with that version and what to do, or undefined
+ * @returns what is wrong with that version and what to do; undefined if nothing is
  */
 export function faultOfVersion(versionNumber: number): string | undefined {
   const major = Math.floor(versionNumber / 10_000);
@@ -25,7 +25,7 @@ export function faultOfVersion(versionNumber: number): string | undefined {
   return undefined;
 }
 
-/** @throws {FatalError} where the server's version is too old or has a known hole, or the database is not UTF8 */
+/** @throws {FatalError} if the server's version is too old or vulnerable, or the database's encoding is not UTF8 */
 export async function checkServer(client: ClientBase | Pool): Promise<void> {
   const { rows } = await client.query<{ version: number; encoding: string }>(
     `select current_setting('server_version_num')::integer as version, current_setting('server_encoding') as encoding`,
@@ -35,15 +35,16 @@ export async function checkServer(client: ClientBase | Pool): Promise<void> {
   if (fault !== undefined) throw new FatalError(fault);
   if (encoding !== 'UTF8') {
     throw new FatalError(
-      `the database is encoded in ${encoding}, and masked-logins needs UTF8: make another one with \`create database … encoding 'UTF8' template template0\``,
+      `the encoding of the database is ${encoding}, and masked-logins needs UTF8: create another database with \`create database … encoding 'UTF8' template template0\``,
     );
   }
 }
 
 /**
- * What loader and worker ask before they begin: a server that will do, and a migrated database.
+ * Checks that the server is suitable and the database is migrated.
  *
- * @throws {FatalError} saying what is missing and what to do; errors of the connection pass through
+ * @throws {FatalError} that says what is missing and what to do
+ * @throws any error of the connection
  */
 export async function checkDatabase(pool: Pool): Promise<void> {
   await checkServer(pool);
@@ -57,7 +58,7 @@ export async function checkDatabase(pool: Pool): Promise<void> {
   );
   if (rows[0]?.migrated !== true) {
     throw new FatalError(
-      'the database has no masked-logins in it: run: masked-logins migrate, or check DATABASE_URL',
+      'masked-logins is not installed in the database: run: masked-logins migrate, or check DATABASE_URL',
     );
   }
 }

@@ -1,22 +1,22 @@
 /**
- * COPY in Postgres's binary format. Secrets and bodies enter the database this way only: statements and their
- * parameters get into logs and `pg_stat_statements`, binary COPY data does not, not even when it fails.
+ * COPY in Postgres's binary format. Secrets and bodies enter the database only in this way. Statements and parameters
+ * reach logs and `pg_stat_statements`; binary COPY data does not, not even if it fails.
  *
  * @see https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS-BINARY
  */
 import type pg from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
 
-/** How values of one Postgres type are written. */
+/** How the values of a Postgres type are written. */
 export interface Encoder<T> {
-  /** Length in bytes that `write` will fill. */
+  /** How many bytes `write` fills. */
   size(value: T): number;
   write(target: Buffer, offset: number, value: T): void;
 }
 
-/** One for a type of which there are arrays. */
+/** An encoder for elements of arrays. */
 export interface ElementEncoder<T> extends Encoder<T> {
-  /** The type's, which is the same in every database. */
+  /** The type's OID, which is the same in every database. */
   readonly oid: number;
 }
 
@@ -25,7 +25,7 @@ export type RowOf<F extends readonly Encoder<never>[]> = {
   readonly [K in keyof F]: F[K] extends Encoder<infer T> ? T | null : never;
 };
 
-/** uuid, from its hexadecimal text with or without hyphens. */
+/** uuid, from hexadecimal text with or without hyphens. */
 export const uuid: ElementEncoder<string> = {
   oid: 2950,
   size: () => 16,
@@ -54,7 +54,7 @@ export const int4: ElementEncoder<number> = {
   write: (target, offset, value) => void target.writeInt32BE(value, offset),
 };
 
-/** 2000-01-01T00:00:00Z, where Postgres counts microseconds from; in milliseconds since 1970. */
+/** 2000-01-01T00:00:00Z, the start of Postgres's microseconds, in milliseconds since 1970. */
 const POSTGRES_EPOCH_MS = 946_684_800_000;
 
 /** timestamptz, from whole milliseconds since 1970. */
@@ -65,7 +65,7 @@ export const timestamptz: ElementEncoder<number> = {
     void target.writeBigInt64BE(BigInt(value - POSTGRES_EPOCH_MS) * 1000n, offset),
 };
 
-/** Dimensions, whether there are nulls, the elements' type; then for the one dimension its length and lower bound. */
+/** The number of dimensions, a flag for nulls, the elements' type, and the length and lower bound of the dimension. */
 const ARRAY_HEADER_SIZE = 5 * 4;
 
 /**
@@ -80,17 +80,12 @@ export function arrayOf<T>(element: ElementEncoder<T>): Encoder<readonly T[]> {
     write: (target, start, values) => {
       let offset = start;
       for (const word of [1, 0, element.oid, values.length, 1]) offset = target.writeInt32BE(word, offset);
-      for (const value of values) {
-        const size = element.size(value);
-        offset = target.writeInt32BE(size, offset);
-        element.write(target, offset, value);
-        offset += size;
-      }
+      for (const value of values) offset = writeWithLength(target, offset, element, value);
     },
   };
 }
 
-/** The format's signature, then no flags and no header extension: an int4 each. */
+/** The format's signature, then two int4: no flags, and no header extension. */
 const HEADER = Buffer.concat([Buffer.from('PGCOPY\n\xff\r\n\0', 'latin1'), Buffer.alloc(8)]);
 const FIELD_COUNT_SIZE = 2;
 const LENGTH_SIZE = 4;
@@ -98,16 +93,16 @@ const NULL_LENGTH = -1;
 const END = -1;
 
 /**
- * Encodes rows for `COPY … FROM STDIN (FORMAT binary)`, into one buffer of exactly the size they need.
+ * Encodes rows for `COPY … FROM STDIN (FORMAT binary)` into one buffer of the exact size.
  *
- * @param fields the columns' encoders, in the order of the COPY's column list
+ * @param fields the columns' encoders, in the order of the column list
  * @param rows the values, in the same order
  */
 export function encodeRows<const F extends readonly Encoder<never>[]>(
   fields: F,
   rows: readonly RowOf<F>[],
 ): Buffer {
-  // TypeScript cannot see that the nth value fits the nth encoder; `RowOf` has checked it.
+  // TypeScript does not know that the nth value fits the nth encoder. `RowOf` has checked it.
   const encoders = fields as readonly Encoder<unknown>[];
   const buffer = Buffer.allocUnsafe(sizeOf(encoders, rows));
   let offset = HEADER.copy(buffer);
@@ -115,18 +110,22 @@ export function encodeRows<const F extends readonly Encoder<never>[]>(
     offset = buffer.writeInt16BE(encoders.length, offset);
     for (const [index, encoder] of encoders.entries()) {
       const value: unknown = row[index];
-      if (value === null) {
-        offset = buffer.writeInt32BE(NULL_LENGTH, offset);
-      } else {
-        const size = encoder.size(value);
-        offset = buffer.writeInt32BE(size, offset);
-        encoder.write(buffer, offset, value);
-        offset += size;
-      }
+      offset =
+        value === null
+          ? buffer.writeInt32BE(NULL_LENGTH, offset)
+          : writeWithLength(buffer, offset, encoder, value);
     }
   }
   buffer.writeInt16BE(END, offset);
   return buffer;
+}
+
+/** Writes a value after its length. Returns the offset behind it. */
+function writeWithLength<T>(target: Buffer, offset: number, encoder: Encoder<T>, value: T): number {
+  const size = encoder.size(value);
+  const start = target.writeInt32BE(size, offset);
+  encoder.write(target, start, value);
+  return start + size;
 }
 
 function sizeOf(encoders: readonly Encoder<unknown>[], rows: readonly (readonly unknown[])[]): number {
@@ -143,9 +142,9 @@ function sizeOf(encoders: readonly Encoder<unknown>[], rows: readonly (readonly 
 /**
  * Runs a `COPY … FROM STDIN (FORMAT binary)` with data of `encodeRows`.
  *
- * @param client a connection of its own for the time being, with a listener for `error`
- * @param statement the COPY statement; it must hold no values
- * @throws whatever `pg` throws; the transaction it is in is then aborted
+ * @param client a connection that nothing else uses now, with a listener for `error`
+ * @param statement the COPY statement; it must contain no values
+ * @throws any error of `pg`; then the transaction is aborted
  */
 export function copyIn(client: pg.ClientBase, statement: string, data: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {

@@ -4,17 +4,18 @@ import type { Pool } from 'pg';
 import type { Settings } from '../config.ts';
 import { SettingError } from '../errors.ts';
 import { bytea, copyIn, encodeRows } from './copy.ts';
+import { withConnection } from './pool.ts';
 
 /** Length of a key-encryption key, in bytes. */
 const KEK_BYTES = 32;
 
 /**
- * Reads the key-encryption key from where the operator put it. A file is read anew each time, because agents of
- * secret stores write it when they please.
+ * Reads the key-encryption key from the setting or the file. The file is read each time, because the agent of a secret
+ * store may write it at any time.
  *
- * @param fileSetting what named the file, for the error's message
+ * @param fileSetting the setting or option that names the file, for the error's message
  * @returns 32 bytes
- * @throws {SettingError} naming the setting, where the file cannot be read or holds something else
+ * @throws {SettingError} that names the setting, if the file cannot be read or contains no key
  */
 export async function readKek(
   source: NonNullable<Settings['kek']>,
@@ -28,14 +29,14 @@ export async function readKek(
     const { code } = error as NodeJS.ErrnoException;
     if (keyIn(source.file) !== undefined)
       throw new SettingError(
-        `${fileSetting} is to name a file, and holds a key: put the key into a file, or into MASKING_KEK`,
+        `${fileSetting} must be the name of a file, but is a key: put the key into a file, or into MASKING_KEK`,
       );
     throw new SettingError(`${fileSetting} names a file that cannot be read (${code}): ${source.file}`);
   }
   return parseKek(content, fileSetting);
 }
 
-/** @throws {SettingError} where the text is no key; it never quotes the text */
+/** @throws {SettingError} if the text is not a key; the message does not quote it */
 export function parseKek(given: string, variable: string): Buffer {
   const key = keyIn(given);
   if (key !== undefined) return key;
@@ -52,32 +53,39 @@ function keyIn(given: string): Buffer | undefined {
   return bytes.length === KEK_BYTES ? bytes : undefined;
 }
 
-/** The fingerprint of a key in hexadecimal digits, as masking.fingerprint_of computes it: it tells nothing of the key. */
+/** Where the key is set, for people. */
+export function placeOf(source: NonNullable<Settings['kek']>): string {
+  return 'text' in source ? 'MASKING_KEK' : `MASKING_KEK_FILE (${source.file})`;
+}
+
+/**
+ * The fingerprint of a key in hexadecimal digits, as masking.fingerprint_of computes it. It does not reveal the key.
+ */
 export function fingerprintOf(kek: Buffer): string {
   const hmac = createHmac('sha256', kek).update('masked-logins key-encryption key').digest();
   return hmac.subarray(0, 8).toString('hex');
 }
 
 /**
- * Unseals the database. The key travels as binary COPY data, which reaches no log; the database checks it before
- * it keeps it. Handing over the key that is there already changes nothing: that is how a key is checked.
+ * Unseals the database. The key is sent as binary COPY data, which reaches no log. The database checks the key before
+ * it stores it. If the database is unsealed with the same key, nothing changes, so this is also how to check a key.
  *
  * @param pool of a login that is a member of logins_worker or logins_custodian
- * @throws SQLSTATE ML002 for a key that is not this database's, ML003 the same while it is unsealed; 55P03 where somebody
- *   else's unsealing is not over yet
+ * @throws SQLSTATE ML002 if the key is not this database's, ML003 the same while it is unsealed; 55P03 while another
+ *   session is unsealing
  */
 export function unseal(pool: Pool, kek: Buffer): Promise<void> {
-  return handOver(pool, 'masking.kek_inbox', kek);
+  return sendKek(pool, 'masking.kek_inbox', kek);
 }
 
 /**
- * Changes the key-encryption key: wraps every data key anew, in one transaction.
+ * Changes the key-encryption key: wraps all data keys under the new one, in one transaction.
  *
  * @param pool of a login that is a member of logins_custodian
- * @throws SQLSTATE ML001 where the database is sealed, ML002 for a key that was in use before
+ * @throws SQLSTATE ML001 if the database is sealed, ML002 if the key was in use before
  */
 export function rewrap(pool: Pool, nextKek: Buffer): Promise<void> {
-  return handOver(pool, 'masking.next_kek_inbox', nextKek);
+  return sendKek(pool, 'masking.next_kek_inbox', nextKek);
 }
 
 /** Whether the database is sealed. */
@@ -86,13 +94,8 @@ export async function isSealed(pool: Pool): Promise<boolean> {
   return rows[0]?.sealed === true;
 }
 
-async function handOver(pool: Pool, inbox: string, kek: Buffer): Promise<void> {
-  const client = await pool.connect();
-  try {
-    await copyIn(client, `copy ${inbox} from stdin (format binary)`, encodeRows([bytea], [[kek]]));
-    client.release();
-  } catch (error) {
-    client.release(true);
-    throw error;
-  }
+async function sendKek(pool: Pool, inbox: string, kek: Buffer): Promise<void> {
+  await withConnection(pool, (client) =>
+    copyIn(client, `copy ${inbox} from stdin (format binary)`, encodeRows([bytea], [[kek]])),
+  );
 }

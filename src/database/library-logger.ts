@@ -8,11 +8,11 @@ interface Attached {
 }
 
 /**
- * A logger for Graphile's libraries. Of what they say it passes on what their authors wrote, and nothing that they put
- * into it: a text of the driver, a notification's payload, a name. An error that they attach is described.
+ * A logger for Graphile's libraries. It logs only the fixed part of their messages, and not what they insert: texts of
+ * the driver, payloads of notifications, names. An error that they attach is described.
  *
  * @param LoggerClass the library's own `Logger`
- * @param explain what to say of an error; `describe` unless told
+ * @param explain describes an error
  */
 export function libraryLogger<L>(
   LoggerClass: new (factory: () => (level: string, message: string, attached?: Attached) => void) => L,
@@ -30,19 +30,19 @@ export function libraryLogger<L>(
 }
 
 /**
- * What comes before the first thing that was put in. These libraries quote it, put it in brackets, or have it follow a
- * colon; numbers of theirs stay. test/house/library-texts.test.ts looks at each text that they log.
+ * The part of a message before the first inserted value. These libraries quote a value, bracket it, or put it after a
+ * colon. Their numbers are kept. test/house/library-texts.test.ts checks each text that they log.
  */
 function fixedPart(message: string): string {
   return message.replace(/^graphile-migrate\S*: /, '').split(/: |(?:^|\s)['"({]|:?\n/, 1)[0]!;
 }
 
 /**
- * Keeps libraries from writing to the console past our logger: graphile-worker prints errors of the driver there, with
- * their stacks and with all that is in them. For the worker's process, once.
+ * Keeps libraries from writing to the console: graphile-worker prints errors of the driver there, with their stacks and
+ * all their values. To be called once in the worker's process.
  */
 export function silenceConsole(log: Logger): void {
   for (const method of ['trace', 'error', 'warn', 'log', 'info', 'debug'] as const) {
-    console[method] = () => log.debug('a library wrote to the console; what it wrote is left out');
+    console[method] = () => log.debug('a library wrote to the console; its text is left out');
   }
 }

@@ -2,25 +2,25 @@ import type pg from 'pg';
 import { codeOf, FatalError, LOCK_NOT_AVAILABLE } from '../errors.ts';
 import type { Logger } from '../log.ts';
 
-/** Any number will do that nobody else uses: it makes a second `migrate` wait for the first. */
+/** The advisory lock that makes a second `migrate` wait for the first. Any number that nothing else uses will do. */
 export const MIGRATE_LOCK = 7_233_916_401n;
 
-/** graphile-migrate's own, which it does not wait for. */
+/** The lock of graphile-migrate, which does not wait for it. */
 export const GRAPHILE_MIGRATE_LOCK = 4_727_445_306_447_283n;
 
 /**
- * Waits until nobody else migrates, and keeps others from it until the connection's transaction ends. A lock of a
- * transaction ends with its connection wherever that leads: one of a session may stay behind in a pooler.
+ * Waits until no other process migrates, and makes others wait until the connection's transaction ends. The lock
+ * belongs to a transaction, because a lock of a session may stay behind in a pooler.
  *
- * Any login may take an advisory lock, so whoever waits is told for whom, and not for ever.
+ * Any login may take an advisory lock. So the wait is limited, and the log says who holds the lock.
  *
- * @param client a connection of its own, in no transaction; ending it ends the lock
- * @param waitMs how long to wait at most
+ * @param client a connection that nothing else uses, not in a transaction; ending it releases the lock
+ * @param waitMs the longest wait, in milliseconds
  * @throws {FatalError} that says who holds the lock
  */
 export async function lockMigrations(client: pg.Client, waitMs: number, log: Logger): Promise<void> {
   await client.query('begin');
-  // What a server sets for its users' sessions would end this one while it waits or while others work.
+  // The server's timeouts could end this session while it waits or while the migration runs.
   await client.query(
     `select set_config(s.name, '0', true) from pg_catalog.pg_settings s
       where s.name in ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`,
@@ -44,9 +44,9 @@ export async function lockMigrations(client: pg.Client, waitMs: number, log: Log
   }
 }
 
-/** One line about whoever holds a lock that migrating needs, for the error that says that it was not to be had. */
+/** One line about the session that holds a lock for migrating, for an error. */
 export async function heldFor(client: pg.ClientBase, lock: bigint): Promise<string> {
-  return `somebody else holds the lock for migrating: ${await holderOf(client, lock)}; wait for it to end, or end it (select pg_terminate_backend(pid)), and migrate again`;
+  return `somebody else holds the lock for migrating: ${await holderOf(client, lock)}; wait until it ends, or end it (select pg_terminate_backend(pid)), and migrate again`;
 }
 
 async function holderOf(client: pg.ClientBase, lock: bigint): Promise<string> {
@@ -60,6 +60,6 @@ async function holderOf(client: pg.ClientBase, lock: bigint): Promise<string> {
   );
   const [holder] = rows;
   return holder === undefined
-    ? 'nobody any more'
+    ? 'no session any more'
     : `pid ${holder.pid}, login ${holder.login}, connected since ${holder.since}`;
 }

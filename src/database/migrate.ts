@@ -3,27 +3,29 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as graphileMigrate from 'graphile-migrate';
 import * as graphileWorker from 'graphile-worker';
-import pg from 'pg';
-import { FatalError } from '../errors.ts';
+import type pg from 'pg';
+import { explained, FatalError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import { packageFile } from '../package.ts';
 import { checkServer } from './check.ts';
-import { databaseFault, messageOf } from './faults.ts';
+import { createClient } from './client.ts';
+import { migrationFault } from './faults.ts';
 import { libraryLogger } from './library-logger.ts';
 import { GRAPHILE_MIGRATE_LOCK, heldFor, lockMigrations } from './migrate-lock.ts';
-import { CONNECT_TIMEOUT_MS, createPool } from './pool.ts';
+import { createPool } from './pool.ts';
 import { refuseTransactionPooler } from './pooler.ts';
 import { pinSession, SESSION_SETTINGS } from './session.ts';
 import { databaseAt } from './url.ts';
 
 const MIGRATIONS = packageFile('migrations');
+const APPLICATION = 'masked-logins migrate';
 
-/** How long to wait for somebody else's migration, in milliseconds. */
+/** How long to wait for another migration, in milliseconds. */
 const LOCK_WAIT_MS = 60_000;
 
 /**
- * graphile-migrate keeps its connections for 200 ms after it is done, and ends the whole process when one of them
- * breaks meanwhile: whoever stops Postgres right after a migration must not be ended by that. In milliseconds.
+ * graphile-migrate keeps its connections open for 200 ms after it is done. If one of them breaks in this time, for
+ * example because Postgres is stopped, it ends the whole process. So wait for longer than that; in milliseconds.
  */
 const LINGER_MS = 300;
 
@@ -31,15 +33,15 @@ export interface MigrateOptions {
   /** A superuser, or a role with CREATEROLE and CREATE on the database. */
   connectionString: string;
   log: Logger;
-  /** How long to wait for somebody else's migration, in milliseconds. */
+  /** How long to wait for another migration, in milliseconds. */
   lockWaitMs?: number;
 }
 
 /**
- * Brings a database up to date: roles, schemas and extension, graphile-worker's schema, the committed migrations,
- * the partitions of the coming months. May be run at any time, and by two at once: the second waits.
+ * Updates a database: roles, schemas and extension, graphile-worker's schema, the committed migrations, the
+ * partitions of the next months. It can be run at any time. A second one waits for the first.
  *
- * @throws {FatalError} saying what is in the way and what to do
+ * @throws {FatalError} that says what is wrong and what to do
  */
 export async function migrate(options: MigrateOptions): Promise<void> {
   await withPreparedDatabase(options, async (client, connectionString) => {
@@ -47,7 +49,7 @@ export async function migrate(options: MigrateOptions): Promise<void> {
     await graphileMigrate
       .migrate({ ...settings, pgSettings: { ...settings.pgSettings, role: 'logins_owner' } })
       .catch(async (error: unknown) => {
-        // Its own text, and it has no code.
+        // The error has no code. This is graphile-migrate's own text.
         const isHeld = error instanceof Error && error.message === 'Failed to get exclusive lock';
         throw isHeld ? new FatalError(await heldFor(client, GRAPHILE_MIGRATE_LOCK)) : error;
       });
@@ -57,10 +59,10 @@ export async function migrate(options: MigrateOptions): Promise<void> {
 }
 
 /**
- * Makes what the migrations stand on (roles, schemas, extension, graphile-worker's schema) and then calls back.
+ * Creates what the migrations need (roles, schemas, extension, graphile-worker's schema), then calls `then`.
  *
- * @param then is called with a connection of the migrating login; nobody else migrates meanwhile
- * @throws {FatalError} saying what is in the way and what to do
+ * @param then called with a connection of the migrating login; no other process migrates meanwhile
+ * @throws {FatalError} that says what is wrong and what to do
  */
 export async function withPreparedDatabase(
   options: MigrateOptions,
@@ -68,7 +70,8 @@ export async function withPreparedDatabase(
 ): Promise<void> {
   const { log, lockWaitMs = LOCK_WAIT_MS } = options;
   const { url, display } = databaseAt(options.connectionString);
-  const [client, guard] = [clientFor(url), clientFor(url)];
+  const client = createClient(url, APPLICATION);
+  const guard = createClient(url, APPLICATION);
   try {
     await client.connect();
     await guard.connect();
@@ -78,30 +81,19 @@ export async function withPreparedDatabase(
     await checkLanguages(client);
     await lockMigrations(guard, lockWaitMs, log);
     await client.query('set client_min_messages = warning');
-    await client.query(await readFile(path.join(MIGRATIONS, 'before/1-roles.sql'), 'utf8'));
-    await client.query(await readFile(path.join(MIGRATIONS, 'before/2-database.sql'), 'utf8'));
+    await client.query(await scriptBefore('1-roles.sql'));
+    await client.query(await scriptBefore('2-database.sql'));
     await migrateGraphileWorker(url, log);
     await then(client, url);
   } catch (error) {
-    throw explained(error, display);
+    throw explained(error, migrationFault(error, display));
   } finally {
     await Promise.all([client.end(), guard.end()]);
     await sleep(LINGER_MS);
   }
 }
 
-function clientFor(connectionString: string): pg.Client {
-  const client = new pg.Client({
-    connectionString,
-    application_name: 'masked-logins migrate',
-    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
-  });
-  // One that breaks fails its next query; without a listener it ends the process.
-  client.on('error', () => {});
-  return client;
-}
-
-/** The scripts are blocks in PL/pgSQL, and so cannot say themselves that they may not be. */
+/** The scripts are written in PL/pgSQL, so they cannot report that the login may not use it. */
 async function checkLanguages(client: pg.Client): Promise<void> {
   const { rows } = await client.query<{ may: boolean }>(
     `select has_language_privilege('plpgsql', 'usage') and has_language_privilege('sql', 'usage') as may`,
@@ -113,9 +105,9 @@ async function checkLanguages(client: pg.Client): Promise<void> {
 }
 
 /**
- * graphile-migrate's settings: those of `.gmrc`, with a connection and our logger.
+ * graphile-migrate's settings: those of `.gmrc`, with a connection and a logger.
  *
- * @param connectionString whose role owns what the migrations make
+ * @param connectionString its role owns what the migrations create
  */
 export async function migrateSettings(
   connectionString: string,
@@ -127,7 +119,7 @@ export async function migrateSettings(
     ...gmrc,
     connectionString,
     migrationsFolder: MIGRATIONS,
-    // Set for the session before its transactions begin.
+    // graphile-migrate sets these for the session, before its transactions.
     pgSettings: { ...SESSION_SETTINGS, ...gmrc.pgSettings, client_min_messages: 'warning' },
     logger: libraryLogger(graphileMigrate.Logger, log),
   };
@@ -136,25 +128,18 @@ export async function migrateSettings(
 async function migrateGraphileWorker(connectionString: string, log: Logger): Promise<void> {
   const pool = createPool(connectionString, {
     max: 2,
-    applicationName: 'masked-logins migrate',
+    applicationName: APPLICATION,
     role: 'logins_owner',
   });
   try {
     await graphileWorker.runMigrations({ pgPool: pool, logger: libraryLogger(graphileWorker.Logger, log) });
-    await pool.query(await readFile(path.join(MIGRATIONS, 'before/3-graphile-worker.sql'), 'utf8'));
+    await pool.query(await scriptBefore('3-graphile-worker.sql'));
   } finally {
     await pool.end();
   }
 }
 
-/** Errors while migrating are about definitions, so their message and hint may be shown; `detail` may hold a row. */
-function explained(error: unknown, at: string): unknown {
-  if (error instanceof FatalError) return error;
-  // Before a connection is there, and where it breaks, it is about the connection.
-  const isAboutDefinitions =
-    error instanceof pg.DatabaseError && !/^(?:08|28|3D|53|57)/.test(error.code ?? '');
-  if (isAboutDefinitions)
-    return new FatalError(`the database ${at} could not be migrated: ${messageOf(error)}`);
-  const fault = databaseFault(error, { at });
-  return fault === undefined ? error : new FatalError(fault.text);
+/** A script that runs before graphile-migrate. */
+function scriptBefore(name: string): Promise<string> {
+  return readFile(path.join(MIGRATIONS, 'before', name), 'utf8');
 }

@@ -1,44 +1,37 @@
 import type { ClientBase, Pool } from 'pg';
 import { FatalError } from '../errors.ts';
+import { withConnection } from './pool.ts';
 
 /**
- * Refuses a pooler in transaction mode, which gives each transaction another session of Postgres: locks, LISTEN and SET
- * would end up with whoever comes next. docs/poolers.md says what may go through one.
+ * Refuses a pooler in transaction mode. It gives each transaction another session of Postgres, so locks, LISTEN and SET
+ * would affect other clients. docs/poolers.md says what works through a pooler.
  *
- * @param first a connection that is in no transaction
+ * @param first a connection that is not in a transaction
  * @param second another one
  * @param at `host:port/database`, for people
- * @throws {FatalError} where the two are not a session each
+ * @throws {FatalError} if a connection does not keep its own session
  */
 export async function refuseTransactionPooler(
   first: ClientBase,
   second: ClientBase,
   at: string,
 ): Promise<void> {
-  // A pooler that gives out the session given back last shows itself by the first two answers, one that takes turns
-  // by the second and the third.
+  // The first two answers reveal a pooler that reuses the last session. The second and third reveal one that
+  // alternates.
   const pids: number[] = [];
   for (const client of [first, second, second, first]) pids.push(await backendOf(client));
   const [one, two] = pids;
   if (one !== two && pids[2] === two && pids[3] === one) return;
   throw new FatalError(
-    `a pooler in transaction mode answers at ${at}, and this command needs a session of its own: give it in DATABASE_URL the address of Postgres itself, or of a pooler in session mode (docs/poolers.md)`,
+    `a pooler in transaction mode answers at ${at}, and this command needs its own session: set DATABASE_URL to the address of Postgres itself, or of a pooler in session mode (docs/poolers.md)`,
   );
 }
 
 /** The same, with two connections of a pool. */
 export async function refuseTransactionPooling(pool: Pool, at: string): Promise<void> {
-  const first = await pool.connect();
-  try {
-    const second = await pool.connect();
-    try {
-      await refuseTransactionPooler(first, second, at);
-    } finally {
-      second.release();
-    }
-  } finally {
-    first.release();
-  }
+  await withConnection(pool, (first) =>
+    withConnection(pool, (second) => refuseTransactionPooler(first, second, at)),
+  );
 }
 
 async function backendOf(client: ClientBase): Promise<number> {

@@ -1,12 +1,12 @@
 import type pg from 'pg';
 
 /**
- * What a session of ours sets for itself, because a database, a role or a configuration file may have set it
- * otherwise and our statements, graphile-worker's or the driver's parsers depend on it. Each is Postgres's own default
- * but the search path and the time zone. Functions do not rely on these: people call them from sessions of their own.
+ * The settings of a session. A database, a role or a configuration file may set other values, but our statements,
+ * graphile-worker's statements and the driver's parsers depend on these. All except the search path and the time zone
+ * are Postgres's defaults. Functions do not rely on them, because people call functions from other sessions.
  */
 export const SESSION_SETTINGS: Readonly<Record<string, string>> = {
-  // What statements mean.
+  // The meaning of statements.
   search_path: 'pg_catalog, pg_temp',
   standard_conforming_strings: 'on',
   transform_null_equals: 'off',
@@ -15,11 +15,11 @@ export const SESSION_SETTINGS: Readonly<Record<string, string>> = {
   row_security: 'on',
   restrict_nonsystem_relation_kind: '',
   'plpgsql.extra_errors': 'none',
-  // What transactions do: a batch is masked in READ COMMITTED, and in a transaction that may write.
+  // Transactions: a batch is masked in READ COMMITTED, and in a transaction that may write.
   default_transaction_isolation: 'read committed',
   default_transaction_read_only: 'off',
   default_transaction_deferrable: 'off',
-  // How values are written: the driver reads these forms.
+  // The format of values, as the driver reads them.
   datestyle: 'ISO, MDY',
   intervalstyle: 'postgres',
   timezone: 'UTC',
@@ -28,7 +28,7 @@ export const SESSION_SETTINGS: Readonly<Record<string, string>> = {
 };
 
 const STATEMENT = Object.entries(SESSION_SETTINGS)
-  // A list's items are quoted one by one; no value of ours holds a quote.
+  // The items of a list are quoted one by one. No value contains a quote.
   .map(
     ([name, value]) =>
       `set ${name} = ${value
@@ -39,11 +39,11 @@ const STATEMENT = Object.entries(SESSION_SETTINGS)
   .join('; ');
 
 /**
- * Sets what a session of ours depends on, in one round trip. By SET statements and not by the startup packet's
- * `options`, which poolers refuse and which would replace those of the connection string.
+ * Applies the settings in one round trip. It uses SET, because poolers refuse `options` in the startup packet, and they
+ * would replace those of the connection string.
  *
- * @param client a connection that was opened just now
- * @throws whatever `pg` throws
+ * @param client a connection that was just opened
+ * @throws any error of `pg`
  */
 export async function pinSession(client: pg.ClientBase): Promise<void> {
   await client.query(STATEMENT);

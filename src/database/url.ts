@@ -1,6 +1,6 @@
 /**
- * Connection strings: checked once, at start. What passes here means the same to the driver as it does to libpq, and
- * `display` is the only piece of it that a log or a message may show.
+ * Connection strings, checked once, at start. A string that passes means the same to the driver as to libpq. Logs and
+ * messages may show only `display`.
  */
 import { readFileSync } from 'node:fs';
 import pg from 'pg';
@@ -8,13 +8,13 @@ import { SettingError } from '../errors.ts';
 
 /** A database, and the login that connects to it. */
 export interface DatabaseSettings {
-  /** For the driver. It holds the password: never show it. */
+  /** For the driver. It contains the password: never show it. */
   url: string;
   /** `host:port/database`, for people. */
   display: string;
 }
 
-/** The modes of libpq that ask for TLS. The driver verifies the certificate and the host's name in each of them. */
+/** The modes of libpq that request TLS. In each of them, the driver verifies the certificate and the host's name. */
 const TLS_MODES = ['allow', 'prefer', 'require', 'verify-ca', 'verify-full'];
 const SSL_MODES = ['disable', 'no-verify', ...TLS_MODES];
 const FILES = ['sslrootcert', 'sslcert', 'sslkey'];
@@ -24,10 +24,10 @@ const ENCODE =
   '% as %25, @ as %40, / as %2F, ? as %3F, # as %23, a space as %20';
 
 /**
- * Checks a connection string, in libpq's form of a URL.
+ * Checks a connection string in libpq's URL format.
  *
  * @param given such as `postgres://user:password@host:5432/database?sslmode=verify-full`
- * @throws {SettingError} saying what is wrong, without quoting any of it but the path of a file
+ * @throws {SettingError} that says what is wrong and quotes nothing of it
  */
 export function databaseAt(given: string): DatabaseSettings {
   const parts = /^postgres(?:ql)?:\/\/([^/?]*)(?:\/([^?]*))?(?:\?(.*))?$/is.exec(given);
@@ -40,12 +40,12 @@ export function databaseAt(given: string): DatabaseSettings {
   requireOneHost(host, params);
   if (database === '')
     throw new SettingError('must name a database: postgres://user:password@host:5432/database');
-  // The driver leaves these encoded, and would look for a database of another name.
+  // The driver does not decode these, and would look for a database with another name.
   if (decodeURI(database) !== decodeURIComponent(database))
-    throw new SettingError('names a database with a character in its name that the driver does not take');
+    throw new SettingError('names a database with a character that the driver does not support');
 
   settleTls(params);
-  // Neither WHATWG's URLs nor the driver take a port without a host.
+  // Neither WHATWG URLs nor the driver support a port without a host.
   const alone = /^:(\d+)$/.exec(host);
   if (alone !== null) params.set('port', alone[1]!);
   const place = alone === null ? authority : authority.slice(0, -host.length);
@@ -55,7 +55,7 @@ export function databaseAt(given: string): DatabaseSettings {
 }
 
 function requireEncoded(given: string, authority: string, rest: string[]): void {
-  // A character that is not encoded ends the part it is in too early: the host would be a piece of the password.
+  // A character that is not encoded ends its part too early: the host would be a piece of the password.
   const isCutShort =
     given.includes('#') || authority.split('@').length > 2 || rest.some((part) => part.includes('@'));
   // oxlint-disable-next-line no-control-regex
@@ -64,16 +64,16 @@ function requireEncoded(given: string, authority: string, rest: string[]): void 
   try {
     decoded = decodeURIComponent(given);
   } catch {
-    throw new SettingError('holds percent-encoded bytes that are not UTF-8');
+    throw new SettingError('contains percent-encoded bytes that are not UTF-8');
   }
   // oxlint-disable-next-line no-control-regex
-  if (/[\u0000-\u001f\u007f]/.test(decoded)) throw new SettingError('holds a control character');
+  if (/[\u0000-\u001f\u007f]/.test(decoded)) throw new SettingError('contains a control character');
 }
 
 function requireOneHost(host: string, params: URLSearchParams): void {
   if ([host, params.get('host'), params.get('port')].some((part) => part?.includes(',')))
     throw new SettingError(
-      'names several hosts: give one, such as the address that always leads to the writable server',
+      'names several hosts: set one, such as an address that always leads to the writable server',
     );
   const port = params.get('port') ?? /:([^:\]]*)$/.exec(host)?.[1] ?? '';
   if (port !== '' && !(/^\d{1,5}$/.test(port) && Number(port) >= 1 && Number(port) <= 65_535))
@@ -82,12 +82,12 @@ function requireOneHost(host: string, params: URLSearchParams): void {
     );
 }
 
-/** Says what the driver makes of `sslmode`, in the driver's own words, and sees that the certificates are there. */
+/** Sets `sslmode` to what the driver does anyway, and checks that the certificate files can be read. */
 function settleTls(params: URLSearchParams): void {
   const mode = params.get('sslmode');
   if (mode !== null && !SSL_MODES.includes(mode))
-    throw new SettingError(`has an sslmode that is none of ${SSL_MODES.join(', ')}`);
-  // The well-known authorities, which is what the driver takes where no file is named.
+    throw new SettingError(`has an sslmode that is not one of ${SSL_MODES.join(', ')}`);
+  // The well-known authorities, which the driver uses if no file is named.
   if (params.get('sslrootcert') === 'system') {
     params.delete('sslrootcert');
     params.set('sslmode', 'verify-full');
@@ -102,21 +102,21 @@ function settleTls(params: URLSearchParams): void {
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       const fault = code === 'ENOENT' ? 'does not exist' : `cannot be read (${code})`;
-      // Not which: the only pieces of a connection string that are shown are host, port and database.
+      // Without its name: of a connection string, only host, port and database are shown.
       throw new SettingError(`names a file as ${name} that ${fault}`);
     }
   }
 }
 
-/** Where the driver connects to: it fills in what the connection string leaves out. */
+/** Where the driver connects to, including what the connection string leaves out. */
 function displayOf(url: string): string {
   let target: pg.Client;
   try {
     target = new pg.Client({ connectionString: url });
   } catch {
-    // Its errors may quote what they are about.
+    // The driver's errors may quote the string.
     throw new SettingError(
-      'is not understood by the driver: check host, port, sslmode, sslnegotiation and the files that it names',
+      'is not understood by the driver: check host, port, sslmode, sslnegotiation and the files in it',
     );
   }
   const host = target.host.includes(':') ? `[${target.host}]` : target.host;

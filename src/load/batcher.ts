@@ -3,22 +3,24 @@ import type { ReceivedMessage } from '../queue/receive.ts';
 
 /** Messages that are staged together, in one transaction. */
 export interface Batch {
-  /** Stays the same however often staging is tried, so that no attempt stages it a second time. */
+  /** The same for each attempt to stage the batch, so that it is staged only once. */
   id: string;
   messages: ReceivedMessage[];
-  /** Sum of the bodies' lengths. */
+  /** The length of all bodies. */
   bytes: number;
 }
 
 export interface BatchLimits {
   rows: number;
-  /** Of the bodies; one message that is longer makes a batch of its own. */
+  /** Of the bodies. A message that is longer is a batch of its own. */
   bytes: number;
-  /** How long the first message of a batch waits for others, in milliseconds. */
+  /** How long the first message of a batch waits for more, in milliseconds. */
   ms: number;
 }
 
-/** Gathers messages into batches: a batch is ready when it is full, or when its first message has waited long enough. */
+/**
+ * Gathers messages into batches. A batch is ready when it is full, or when its first message has waited long enough.
+ */
 export class Batcher {
   readonly #limits: BatchLimits;
   readonly #onReady: () => void;
@@ -27,13 +29,13 @@ export class Batcher {
   #openIsDue = false;
   #timer: NodeJS.Timeout | undefined;
 
-  /** @param onReady called whenever `take` may have something to give */
+  /** @param onReady called when `take` may return a batch */
   constructor(limits: BatchLimits, onReady: () => void) {
     this.#limits = limits;
     this.#onReady = onReady;
   }
 
-  /** Batches not taken yet, the unfinished one included. */
+  /** The batches that are not taken yet, including the open one. */
   get waiting(): Batch[] {
     return this.#open === undefined ? [...this.#full] : [...this.#full, this.#open];
   }
@@ -44,8 +46,8 @@ export class Batcher {
   }
 
   /**
-   * Gives a batch that is ready. One that is only due, not full, goes on growing until it is taken: when staging is
-   * slow, batches become larger rather than more.
+   * Takes a batch that is ready. A batch that is due but not full grows until it is taken. So when staging is slow,
+   * batches get larger instead of more.
    */
   take(): Batch | undefined {
     const full = this.#full.shift();
@@ -54,7 +56,7 @@ export class Batcher {
     return this.#full.shift();
   }
 
-  /** Makes ready what there is. */
+  /** Makes the open batch ready. */
   flush(): void {
     if (this.#open !== undefined) this.#openIsDue = true;
     this.#onReady();

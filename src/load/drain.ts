@@ -1,11 +1,12 @@
 import type { WaitingCounts } from '../queue/counts.ts';
 
-/** Polls, or looks at the queue's counts, that find nothing, one after the other, before the queue may be empty. */
+/** How many polls or counts in a row must find nothing before the queue may be empty. */
 const EMPTY_IN_A_ROW = 3;
 
 /**
- * Decides when a queue is empty. One empty answer proves nothing: SQS asks only some of its servers, and its counts
- * lag. So several polls in a row and the counts must agree. Messages in flight do not count: someone has them.
+ * Decides when a queue is empty. One empty answer is not enough, because SQS asks only some of its servers, and its
+ * counts lag. So several polls in a row must be empty, and the counts must be 0. Messages in flight are not counted,
+ * because another process has them.
  */
 export class Drain {
   readonly #count: () => Promise<WaitingCounts>;
@@ -15,7 +16,7 @@ export class Drain {
     this.#count = count;
   }
 
-  /** Takes note of a poll that brought so many messages, and says whether the queue is empty. */
+  /** Whether the queue is empty after a poll that returned this many messages. */
   async isOverAfter(received: number): Promise<boolean> {
     this.#empty = received === 0 ? this.#empty + 1 : 0;
     if (this.#empty < EMPTY_IN_A_ROW) return false;
@@ -24,7 +25,7 @@ export class Drain {
     return false;
   }
 
-  /** The same while receiving is paused and there are only the counts to go by; to be called now and then. */
+  /** The same while receiving is paused, by the counts alone. To be called repeatedly, with time between the calls. */
   async isOverWhilePaused(): Promise<boolean> {
     this.#empty = (await this.#countsNothing()) ? this.#empty + 1 : 0;
     return this.#empty >= EMPTY_IN_A_ROW;

@@ -1,27 +1,35 @@
 import type pg from 'pg';
 import { FatalError } from '../errors.ts';
 import type { Logger } from '../log.ts';
+import { Throttle } from '../retry.ts';
+import type { Stager } from './stager.ts';
 
 /** Rows that are staged and not yet masked. */
 export interface Backlog {
   rows: number;
-  /** Age of the oldest, in seconds; 0 where there is none. */
+  /** Age of the oldest, in seconds; 0 if there is none. */
   oldestSeconds: number;
 }
 
-/** How long an answer of the database counts, in milliseconds. */
-const ANSWER_COUNTS_MS = 1_000;
+/** How long an answer of the database is used, in milliseconds. */
+const ANSWER_LASTS_MS = 1_000;
 
-/** A loader that is ahead of its worker pauses every few seconds, or stays paused; it tells so this often, in milliseconds. */
+/**
+ * How often to warn, in milliseconds. A loader that is faster than its worker pauses every few seconds, or all the
+ * time.
+ */
 const WARN_EVERY_MS = 60_000;
 
-/** Once shut, the gate opens when the backlog has shrunk to this share of the ceiling: else it would flutter. */
+/**
+ * After it has closed, the gate opens when the backlog has shrunk to this share of the limit, so that it does not
+ * flutter.
+ */
 const REOPEN_AT = 0.9;
 
-/** How long to wait for the backlog figure, in milliseconds. */
+/** How long to wait for the backlog, in milliseconds. */
 const QUERY_TIMEOUT_MS = 10_000;
 
-/** @throws whatever `pg` throws */
+/** @throws any error of `pg` */
 export async function readBacklog(pool: pg.Pool): Promise<Backlog> {
   const query = {
     text: 'select staged_rows, oldest_age_seconds from staging.backlog()',
@@ -33,26 +41,30 @@ export async function readBacklog(pool: pg.Pool): Promise<Backlog> {
 
 export interface GateOptions {
   readBacklog: () => Promise<Backlog>;
-  /** Rows received and not yet staged: they will be in the backlog soon. */
-  rowsInMemory: () => number;
+  /** Its rows will be in the backlog soon. */
+  stager: Pick<Stager, 'rows' | 'batchesStaged'>;
   maxRows: number;
-  /** Past half of the visibility timeout: what waits longer is delivered again before it is deleted. */
+  /** Half of the visibility timeout: a message that waits longer is delivered again before it is deleted. */
   maxAgeSeconds: number;
-  /** How long the backlog may stand still before the loader gives up, in milliseconds; absent where it never does. */
+  /**
+   * The loader gives up if the backlog does not shrink for this long, in milliseconds. If it is absent, it never
+   * does.
+   */
   giveUpAfterMs?: number | undefined;
   log: Logger;
 }
 
-/** Shut while too much waits to be masked. */
+/** Decides whether the loader may receive: not while too many rows wait to be masked, or one waits for too long. */
 export class Gate {
   readonly #options: GateOptions;
+  readonly #warnings = new Throttle(WARN_EVERY_MS);
   #backlog: Backlog = { rows: 0, oldestSeconds: 0 };
-  #askedAt = Number.NEGATIVE_INFINITY;
-  #asking: Promise<Backlog> | undefined;
+  /** When the backlog was read, and how many batches had been staged before. */
+  #read = { at: Number.NEGATIVE_INFINITY, batchesStaged: 0 };
+  #reading: Promise<Backlog> | undefined;
   #isOpen = true;
-  #warnedAt = Number.NEGATIVE_INFINITY;
-  #toldOfPause = false;
-  /** The smallest backlog since it was shut, and when that was seen. */
+  #isPauseLogged = false;
+  /** The smallest backlog since the gate closed, and when it was read. */
   #least = { rows: Number.POSITIVE_INFINITY, at: 0 };
 
   constructor(options: GateOptions) {
@@ -60,41 +72,53 @@ export class Gate {
   }
 
   /**
-   * Whether messages may be received. Asks the database where its last answer does not count any more.
+   * Whether messages may be received. Reads the backlog if its last value is too old, or if a batch was staged since.
    *
-   * @throws {FatalError} where nothing has been masked for `giveUpAfterMs`; whatever `pg` throws
+   * @throws {FatalError} if nothing was masked for `giveUpAfterMs`
+   * @throws any error of `pg`
    */
   async isOpen(): Promise<boolean> {
-    if (performance.now() - this.#askedAt >= ANSWER_COUNTS_MS) {
+    if (this.#isOutdated()) {
       // Pollers that ask at the same time share one query.
-      this.#asking ??= this.#options.readBacklog().finally(() => (this.#asking = undefined));
-      this.#backlog = await this.#asking;
-      this.#askedAt = performance.now();
+      this.#reading ??= this.#readBacklog();
+      this.#backlog = await this.#reading;
     }
     this.#decide();
     return this.#isOpen;
   }
 
-  /** Says that the database's last answer does not count any more: something was staged. */
-  expire(): void {
-    this.#askedAt = Number.NEGATIVE_INFINITY;
+  #isOutdated(): boolean {
+    const { at, batchesStaged } = this.#read;
+    return performance.now() - at >= ANSWER_LASTS_MS || batchesStaged !== this.#options.stager.batchesStaged;
+  }
+
+  async #readBacklog(): Promise<Backlog> {
+    const { readBacklog, stager } = this.#options;
+    const { batchesStaged } = stager;
+    try {
+      const backlog = await readBacklog();
+      this.#read = { at: performance.now(), batchesStaged };
+      return backlog;
+    } finally {
+      this.#reading = undefined;
+    }
   }
 
   #decide(): void {
-    const { rowsInMemory, maxRows, maxAgeSeconds } = this.#options;
+    const { stager, maxRows, maxAgeSeconds, log } = this.#options;
     const { rows, oldestSeconds } = this.#backlog;
-    const ceiling = this.#isOpen ? maxRows : maxRows * REOPEN_AT;
-    const isOpen = rows + rowsInMemory() < ceiling && (rows === 0 || oldestSeconds <= maxAgeSeconds);
+    const limit = this.#isOpen ? maxRows : maxRows * REOPEN_AT;
+    const isOpen = rows + stager.rows < limit && (rows === 0 || oldestSeconds <= maxAgeSeconds);
     if (isOpen !== this.#isOpen) {
       this.#least = { rows: Number.POSITIVE_INFINITY, at: 0 };
-      if (isOpen && this.#toldOfPause) this.#options.log.info(this.#fields(), 'receiving again');
-      this.#toldOfPause = false;
+      if (isOpen && this.#isPauseLogged) log.info(this.#fields(), 'receiving again');
+      this.#isPauseLogged = false;
     }
     this.#isOpen = isOpen;
-    if (!isOpen) this.#paused();
+    if (!isOpen) this.#pause();
   }
 
-  #paused(): void {
+  #pause(): void {
     const { log, giveUpAfterMs = Number.POSITIVE_INFINITY } = this.#options;
     const now = performance.now();
     if (this.#backlog.rows < this.#least.rows) this.#least = { rows: this.#backlog.rows, at: now };
@@ -104,12 +128,11 @@ export class Gate {
           'start a worker, and load again; nothing is lost',
       );
     }
-    if (now - this.#warnedAt < WARN_EVERY_MS) return;
-    this.#warnedAt = now;
-    this.#toldOfPause = true;
+    if (!this.#warnings.pass()) return;
+    this.#isPauseLogged = true;
     log.warn(
       this.#fields(),
-      'paused: too many rows wait to be masked, or for too long; if no worker is running, start one: masked-logins worker',
+      'paused: too many rows wait to be masked, or one waits too long; if no worker runs, start one: masked-logins worker',
     );
   }
 

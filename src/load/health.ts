@@ -1,15 +1,15 @@
 import { FatalError, type Fault } from '../errors.ts';
 import type { Logger } from '../log.ts';
+import { backoffMs } from '../retry.ts';
 
-/** First wait after a failure, in milliseconds; it doubles with each further one. */
 const FIRST_BACKOFF_MS = 10;
 
-/** While it lasts, a failure is told again this often, in milliseconds. */
+/** How often a failure is logged while it lasts, in milliseconds. */
 const WARN_EVERY_MS = 30_000;
 
 /**
- * After a success, what no retry heals ends the process only when it comes this often in a row, for some seconds: a
- * server that restarts, or a password in the middle of a change, gives the same errors for a moment.
+ * After a success, an error that no retry can fix ends the process only if it occurs this often in a row, which takes
+ * some seconds: a server that restarts, or a password that is being changed, causes the same errors for a moment.
  */
 const FATAL_IN_A_ROW = 10;
 
@@ -18,34 +18,34 @@ export interface HealthOptions {
   name: string;
   /** The longest wait between two attempts, in milliseconds. */
   ceilingMs: number;
-  /** Tells what an error means, and whether a retry may heal it. */
+  /** What an error means, and whether a retry can fix it. */
   explain: (error: unknown) => Fault;
-  /** How long it may fail before the loader gives up, in milliseconds; absent where the loader never does. */
+  /** How long the service may fail before the loader gives up, in milliseconds. If it is absent, it never does. */
   giveUpAfterMs?: number | undefined;
   log: Logger;
   /** Waits; ends early when the loader stops. */
   pause: (ms: number) => Promise<void>;
 }
 
-/** How a service that we depend on is doing: backs off when it fails, and tells people now and then rather than each time. */
+/** The health of a service that the loader needs: waits after failures, and logs now and then instead of each time. */
 export class Health {
   readonly #options: HealthOptions;
   #failures = 0;
   #failingSince = 0;
   #lastCause = '';
-  #wasWell = false;
+  #hasSucceeded = false;
   #warnings: NodeJS.Timeout | undefined;
 
   constructor(options: HealthOptions) {
     this.#options = options;
   }
 
-  /** Whether the last thing it was asked for failed. */
+  /** Whether the last request failed. */
   get failing(): boolean {
     return this.#failures > 0;
   }
 
-  /** What an error means, and whether a retry may heal it. */
+  /** What an error means, and whether a retry can fix it. */
   explain(error: unknown): Fault {
     return this.#options.explain(error);
   }
@@ -55,14 +55,14 @@ export class Health {
     if (this.failing)
       log.info({ attempts: this.#failures, seconds: this.#seconds() }, `${name} answers again`);
     this.#failures = 0;
-    this.#wasWell = true;
+    this.#hasSucceeded = true;
     this.end();
   }
 
   /**
-   * Waits before the next attempt, the longer the more have failed in a row.
+   * Waits before the next attempt. The wait grows with the number of failures in a row.
    *
-   * @throws {FatalError} where no further attempt can succeed, or it has failed for `giveUpAfterMs`
+   * @throws {FatalError} if no retry can fix the error, or the service has failed for `giveUpAfterMs`
    */
   async failed(error: unknown): Promise<void> {
     if (error instanceof FatalError) throw error;
@@ -71,23 +71,24 @@ export class Health {
     this.#failures += 1;
     const fault = this.explain(error);
     this.#lastCause = fault.text;
-    if (fault.fatal && (!this.#wasWell || this.#failures >= FATAL_IN_A_ROW)) throw new FatalError(fault.text);
+    if (fault.fatal && (!this.#hasSucceeded || this.#failures >= FATAL_IN_A_ROW))
+      throw new FatalError(fault.text);
     const leftMs = this.#failingSince + giveUpAfterMs - performance.now();
     if (leftMs <= 0) {
       throw new FatalError(
         `${name} has failed for ${this.#seconds()} s (${fault.text}), and LOAD_RETRY_TIMEOUT_SECONDS is over: ` +
-          'see that it is well, and load again; nothing is lost',
+          'fix it, and load again; nothing is lost',
       );
     }
-    // By a timer: an attempt that hangs is told of too.
+    // A timer, because an attempt may hang.
     if (this.#warnings === undefined) {
       this.#warn();
       this.#warnings = setInterval(() => this.#warn(), WARN_EVERY_MS).unref();
     }
-    await pause(Math.min(backoffMs(this.#failures, ceilingMs), leftMs));
+    await pause(Math.min(backoffMs(this.#failures, { firstMs: FIRST_BACKOFF_MS, ceilingMs }), leftMs));
   }
 
-  /** To be called when nothing more is asked of the service: it says nothing more. */
+  /** Ends the warnings. To be called when the service is no longer needed. */
   end(): void {
     clearInterval(this.#warnings);
     this.#warnings = undefined;
@@ -97,19 +98,11 @@ export class Health {
     const { name, giveUpAfterMs, log } = this.#options;
     const fields = { cause: this.#lastCause, attempts: this.#failures, seconds: this.#seconds() };
     const until = giveUpAfterMs === undefined ? '' : ` or ${giveUpAfterMs / 1_000} s are over`;
-    log.warn(fields, `${name} fails: nothing is received; trying again until it answers${until}`);
+    log.warn(fields, `${name} fails: nothing is received; retrying until it answers${until}`);
   }
 
-  /** For how long it has been failing. */
+  /** How long it has been failing. */
   #seconds(): number {
     return Math.round((performance.now() - this.#failingSince) / 1_000);
   }
-}
-
-/**
- * How long to wait after so many failures in a row: 10 ms, doubled each time up to the ceiling. Half of it is left
- * to chance, so that many loaders do not come back all at once.
- */
-export function backoffMs(failures: number, ceilingMs: number): number {
-  return Math.min(ceilingMs, FIRST_BACKOFF_MS * 2 ** (failures - 1)) * (0.5 + Math.random() / 2);
 }

@@ -1,85 +1,71 @@
-import type { Settings } from '../config.ts';
 import { FatalError } from '../errors.ts';
 import { RECEIVE_MAX, type ReceivedMessage } from '../queue/receive.ts';
-import type { Batch, Batcher } from './batcher.ts';
+import { Throttle } from '../retry.ts';
+import { pause } from '../wait.ts';
 import type { Drain } from './drain.ts';
 import type { Gate } from './gate.ts';
 import type { Health } from './health.ts';
-import { LANES, type Lanes } from './lanes.ts';
 import type { Turn } from './pollers.ts';
+import type { Stager } from './stager.ts';
 import type { Stop } from './stop.ts';
-import { Wakeup } from './wakeup.ts';
 
-/** How often it is looked again whether messages may be received, in milliseconds. */
-const LOOK_AGAIN_MS = 1_000;
+/** How often to recheck whether receiving is allowed, in milliseconds. */
+const RECHECK_MS = 1_000;
 
 export interface IntakeOptions {
-  settings: Settings;
   /** One long poll. */
   receive: () => Promise<ReceivedMessage[]>;
-  /** How long SQS may take to answer it, in seconds. */
+  /** How long a poll may take, in seconds. */
   waitTimeSeconds: number;
   onReceived: (messages: ReceivedMessage[]) => void;
-  batcher: Batcher;
-  lanes: Lanes;
+  stager: Stager;
   gate: Gate;
-  /** Absent where the loader does not end with the queue's end. */
+  /** Absent if the loader does not end when the queue is empty. */
   drain: Drain | undefined;
   postgres: Health;
   sqs: Health;
   stop: Stop;
 }
 
-/** What a poller does, turn by turn: it receives when there is room in memory, Postgres is well and the gate is open. */
+/** What each poller does in turn: it receives if there is room in memory, Postgres is healthy and the gate is open. */
 export class Intake {
   readonly #options: IntakeOptions;
-  readonly #room = new Wakeup();
-  /** When each poll under way has to be over at the latest. */
+  /** When each poll under way ends at the latest. */
   readonly #polls = new Set<{ endsAt: number }>();
+  /** Pollers that are paused at the same time look at the queue's counts once. */
+  readonly #looks = new Throttle(RECHECK_MS / 2);
   #isDrained = false;
-  #lookedAt = 0;
 
   constructor(options: IntakeOptions) {
     this.#options = options;
-    void options.stop.requested.then(() => this.#room.wake());
   }
 
-  /** Batches in memory that are not staged. */
-  get unstaged(): Batch[] {
-    return [...this.#options.lanes.held, ...this.#options.batcher.waiting];
-  }
-
-  /** How long the polls under way may still take, in milliseconds; 0 where there are none. */
+  /** How long the polls under way may still take, in milliseconds; 0 if there are none. */
   get pollsLeftMs(): number {
     const now = performance.now();
     return Math.max(0, ...[...this.#polls].map(({ endsAt }) => endsAt - now));
   }
 
-  /** To be called when a batch has been staged: there may be room again, and the backlog has grown. */
-  staged(): void {
-    this.#options.gate.expire();
-    this.#room.wake();
-  }
-
-  /** @throws {FatalError} for what no retry heals */
+  /** @throws {FatalError} an error that no retry can fix */
   async turn(): Promise<Turn> {
+    const { stager } = this.#options;
     if (this.#isOver()) return 'over';
-    if (!this.#hasRoom()) {
-      await this.#room.wait(LOOK_AGAIN_MS);
+    if (!stager.hasRoom) {
+      await stager.waitForRoom(RECHECK_MS);
       return 'waited';
     }
-    if (!(await this.#mayReceive())) return this.#paused();
+    if (!(await this.#mayReceive())) return this.#pause();
     return this.#isOver() ? 'over' : this.#poll();
   }
 
   async #poll(): Promise<Turn> {
-    const { onReceived, batcher, sqs } = this.#options;
+    const { onReceived, stager, sqs } = this.#options;
     try {
       const messages = await this.#receive();
       sqs.succeeded();
-      batcher.add(messages);
+      stager.add(messages);
       onReceived(messages);
-      if (await this.#drainSays((drain) => drain.isOverAfter(messages.length))) return 'over';
+      if (await this.#updateDrained((drain) => drain.isOverAfter(messages.length))) return 'over';
       if (messages.length === 0) return 'empty';
       return messages.length === RECEIVE_MAX ? 'full' : 'some';
     } catch (error) {
@@ -94,52 +80,50 @@ export class Intake {
     return receive().finally(() => this.#polls.delete(poll));
   }
 
-  async #paused(): Promise<Turn> {
+  async #pause(): Promise<Turn> {
     const { postgres, stop } = this.#options;
-    const now = performance.now();
-    // While Postgres is away nobody can say what is left to do; and pollers that pause together are one look.
-    const isToLook = !postgres.failing && now - this.#lookedAt >= LOOK_AGAIN_MS / 2;
     try {
-      if (isToLook) {
-        this.#lookedAt = now;
-        if (await this.#drainSays((drain) => drain.isOverWhilePaused())) return 'over';
+      // While Postgres fails, an empty queue does not mean that the work is done.
+      if (!postgres.failing && this.#looks.pass()) {
+        if (await this.#updateDrained((drain) => drain.isOverWhilePaused())) return 'over';
       }
     } catch (error) {
       return this.#failed(error);
     }
-    await stop.pause(LOOK_AGAIN_MS);
+    await pause(RECHECK_MS, stop.signal);
     return 'paused';
   }
 
   async #failed(error: unknown): Promise<Turn> {
     const { sqs, stop } = this.#options;
-    // The sockets are closed under the polls that outlast the time there is for stopping.
+    // A poll that outlasts the time for stopping fails, because its socket is closed.
     if (stop.isRequested) return 'over';
     await sqs.failed(error);
     return 'failed';
   }
 
-  async #drainSays(ask: (drain: Drain) => Promise<boolean>): Promise<boolean> {
+  /** Asks whether the queue is empty, if the loader is to end then. Once it was empty, the answer stays true. */
+  async #updateDrained(ask: (drain: Drain) => Promise<boolean>): Promise<boolean> {
     const { drain } = this.#options;
     if (drain === undefined) return false;
     try {
       if (await ask(drain)) this.#isDrained = true;
     } catch (error) {
-      // Fatal at once, where the back-off waits for several in a row: polls succeed in between, and there never are.
+      // Thrown at once. `sqs.failed` waits for several failures in a row, but the polls in between succeed.
       const { text, fatal } = this.#options.sqs.explain(error);
       throw fatal ? new FatalError(text) : error;
     }
     return this.#isDrained;
   }
 
-  /** Whether Postgres is well and its backlog small enough. */
+  /** Whether Postgres is healthy and its backlog small enough. */
   async #mayReceive(): Promise<boolean> {
-    const { lanes, gate, postgres } = this.#options;
-    // The lanes find out when Postgres is well again: to ask for the backlog might succeed where they fail.
-    if (lanes.isRetrying) return false;
+    const { stager, gate, postgres } = this.#options;
+    // Only staging shows that Postgres is healthy again: reading the backlog may succeed while staging fails.
+    if (stager.isRetrying) return false;
     try {
       const isOpen = await gate.isOpen();
-      if (postgres.failing && !lanes.isRetrying) postgres.succeeded();
+      if (postgres.failing && !stager.isRetrying) postgres.succeeded();
       return isOpen;
     } catch (error) {
       await postgres.failed(error);
@@ -147,19 +131,7 @@ export class Intake {
     }
   }
 
-  /** Whether there is room in memory: for two batches, beside what polls under way may bring. */
-  #hasRoom(): boolean {
-    const { batchRows, batchBytes } = this.#options.settings;
-    const batches = this.unstaged;
-    const bytes = batches.reduce((sum, batch) => sum + batch.bytes, 0);
-    return rowsOf(batches) < LANES * batchRows && bytes < LANES * batchBytes;
-  }
-
   #isOver(): boolean {
     return this.#isDrained || this.#options.stop.isRequested;
   }
-}
-
-export function rowsOf(batches: readonly Batch[]): number {
-  return batches.reduce((sum, batch) => sum + batch.messages.length, 0);
 }

@@ -1,12 +1,12 @@
-/** What came of one turn of a poller. `paused`: it was not allowed to receive; `over`: there is nothing to do any more. */
+/** The result of a poller's turn. `paused`: receiving was not allowed; `over`: there is nothing left to do. */
 export type Turn = 'full' | 'some' | 'empty' | 'waited' | 'paused' | 'failed' | 'over';
 
 /**
- * Runs overlapping pollers: one to begin with, one more whenever a poll comes back full, one less whenever one comes
- * back empty, and a single one while receiving fails or is paused.
+ * Runs overlapping pollers: at first one, one more after each full poll, one less after each empty poll, and one while
+ * receiving fails or is paused.
  *
- * @param options `max` pollers; `turn` does one poll, and `over` ends every poller after the turn it is in
- * @throws the first error that `turn` throws, when all pollers have ended
+ * @param options `max` pollers; `turn` does one poll, and after `over` each poller ends with its turn
+ * @throws the first error of `turn`, after all pollers have ended
  */
 export function runPollers(options: { max: number; turn: () => Promise<Turn> }): Promise<void> {
   const state = { wanted: 1, running: 0 };
@@ -25,7 +25,7 @@ export function runPollers(options: { max: number; turn: () => Promise<Turn> }):
       try {
         while (state.running <= state.wanted) {
           const turn = await options.turn();
-          // Once it is over, it stays over, whatever the other pollers' last turns bring.
+          // Once it is over, it stays over, whatever the last turns of other pollers return.
           if (state.wanted > 0) state.wanted = nextWanted(state.wanted, turn, options.max);
           grow();
         }

@@ -5,18 +5,18 @@ import {
   type SQSClient,
 } from '@aws-sdk/client-sqs';
 
-/** How many messages a queue holds. SQS's counts are approximate and lag behind by up to a minute. */
+/** How many messages are in a queue. SQS's counts are approximate and lag by up to a minute. */
 export interface WaitingCounts {
-  /** Could be received now. */
+  /** Can be received now. */
   visible: number;
-  /** Received by someone and not yet deleted. */
+  /** Received and not yet deleted. */
   inFlight: number;
   /** Sent with a delay that has not ended. */
   delayed: number;
 }
 
 export interface MessageCounts extends WaitingCounts {
-  /** In the dead-letter queue; null where there is none or it may not be read. */
+  /** In the dead-letter queue; null if there is none, or it may not be read. */
   deadLettered: number | null;
 }
 
@@ -29,7 +29,7 @@ const WAITING: QueueAttributeName[] = [
 /**
  * Counts the messages of the queue itself: one request.
  *
- * @throws whatever the SDK throws
+ * @throws any error of the SDK
  */
 export async function countWaiting(client: SQSClient, url: string): Promise<WaitingCounts> {
   return waitingOf(await attributesOf(client, url, WAITING));
@@ -38,7 +38,7 @@ export async function countWaiting(client: SQSClient, url: string): Promise<Wait
 /**
  * Counts the messages of the queue and of its dead-letter queue: up to three requests.
  *
- * @throws whatever the SDK throws about the queue itself
+ * @throws any error of the SDK about the queue itself
  */
 export async function countMessages(client: SQSClient, url: string): Promise<MessageCounts> {
   const attributes = await attributesOf(client, url, [...WAITING, 'RedrivePolicy']);
@@ -76,7 +76,7 @@ async function deadLetteredOf(client: SQSClient, redrivePolicy: string | undefin
     const attributes = await attributesOf(client, QueueUrl ?? '', ['ApproximateNumberOfMessages']);
     return Number(attributes.ApproximateNumberOfMessages);
   } catch {
-    // Rights on a queue do not bring rights on its dead-letter queue.
+    // Permissions for a queue do not include its dead-letter queue.
     return null;
   }
 }

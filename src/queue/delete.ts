@@ -1,45 +1,45 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { DeleteMessageBatchCommand, type SQSClient } from '@aws-sdk/client-sqs';
-import { fatalQueueFault } from './faults.ts';
-import { inTens } from './tens.ts';
+import { backoffMs } from '../retry.ts';
+import { pause } from '../wait.ts';
+import { queueFault } from './faults.ts';
+import { entriesOf, inTens } from './tens.ts';
 
 /** What became of messages that were to be deleted. */
 export interface Deletion {
   deleted: number;
-  /** SQS does not take these receipt handles (any more): the messages come back by themselves. */
+  /** SQS does not accept these receipt handles (any more): the messages are delivered again. */
   refused: number;
-  /** Still not deleted after all attempts. */
+  /** Not deleted after all attempts. */
   failed: number;
 }
 
-/** First pause between attempts, in milliseconds; each further one is twice as long. */
-const PAUSE_MS = 100;
+/** Attempts to delete one message, and the waits between them. */
+const ATTEMPTS = 4;
+const BACKOFF = { firstMs: 200, ceilingMs: 10_000 };
 
-/** Faults of an entry that lie in its receipt handle, so that sending it again changes nothing. */
+/** Faults of a receipt handle: sending it again changes nothing. */
 const HANDLE_FAULTS = new Set(['ReceiptHandleIsInvalid', 'InvalidParameterValue', 'MessageNotInflight']);
 
 /**
- * Deletes messages, ten a request. SQS may fail single entries of a request that as a whole succeeds; those are
- * sent again.
+ * Deletes messages, ten in a request. SQS may fail single entries of a request that succeeds. Those are sent again.
  *
- * @param client a client that no long poll holds the sockets of
+ * @param client a client without long polls, which would hold its sockets
  * @param url the queue's URL
  * @param receiptHandles of the messages; any number
- * @param options `attempts` for one message, 4 unless told; `wait` replaces the clock in tests
- * @throws what the SDK throws, where no further attempt can succeed (see `fatalQueueFault`)
+ * @param options `wait` replaces the waits in tests
+ * @throws any error of the SDK that no retry can fix (see `queueFault`)
  */
 export async function deleteMessages(
   client: SQSClient,
   url: string,
   receiptHandles: readonly string[],
-  options: { attempts?: number; wait?: (ms: number) => Promise<unknown> } = {},
+  { wait = pause }: { wait?: (ms: number) => Promise<void> } = {},
 ): Promise<Deletion> {
-  const { attempts = 4, wait = sleep } = options;
   const total: Deletion = { deleted: 0, refused: 0, failed: 0 };
   await inTens(receiptHandles, async (ten) => {
     let rest = ten;
-    for (let attempt = 0; attempt < attempts && rest.length > 0; attempt += 1) {
-      if (attempt > 0) await wait(PAUSE_MS * 2 ** (attempt - 1) * (1 + Math.random()));
+    for (let failures = 0; failures < ATTEMPTS && rest.length > 0; failures += 1) {
+      if (failures > 0) await wait(backoffMs(failures, BACKOFF));
       const { deleted, refused, again } = await deleteOnce(client, url, rest);
       total.deleted += deleted;
       total.refused += refused;
@@ -56,19 +56,14 @@ async function deleteOnce(
   handles: string[],
 ): Promise<{ deleted: number; refused: number; again: string[] }> {
   try {
-    const { Successful = [], Failed = [] } = await client.send(
-      new DeleteMessageBatchCommand({
-        QueueUrl: url,
-        // An id by position: a message may be in the batch twice, and ids must differ.
-        Entries: handles.map((ReceiptHandle, index) => ({ Id: String(index), ReceiptHandle })),
-      }),
-    );
+    const request = new DeleteMessageBatchCommand({ QueueUrl: url, Entries: entriesOf(handles) });
+    const { Successful = [], Failed = [] } = await client.send(request);
     const refused = Failed.filter(({ SenderFault, Code }) => SenderFault && HANDLE_FAULTS.has(Code ?? ''));
     const settled = new Set([...Successful, ...refused].map(({ Id }) => Id));
     const again = handles.filter((_, index) => !settled.has(String(index)));
     return { deleted: Successful.length, refused: refused.length, again };
   } catch (error) {
-    if (fatalQueueFault(error) !== undefined) throw error;
+    if (queueFault(error)?.fatal) throw error;
     return { deleted: 0, refused: 0, again: handles };
   }
 }

@@ -3,9 +3,10 @@ import { createHash } from 'node:crypto';
 const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
 /**
- * The UUID that stands for an SQS message id, the same one each time: the table's key is built on it.
+ * The UUID for an SQS message id, always the same one: it is part of the table's key.
  *
- * AWS's message ids are UUIDs and are only lowercased. Some emulators' are not; those become a UUIDv8 of their SHA-256.
+ * AWS's message ids are UUIDs and are only converted to lower case. Message ids of some emulators are not UUIDs: they
+ * become a UUIDv8 of their SHA-256.
  *
  * @param messageId `MessageId` as SQS sent it
  */

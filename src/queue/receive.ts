@@ -2,17 +2,17 @@ import { type Message, ReceiveMessageCommand, type SQSClient } from '@aws-sdk/cl
 import { FatalError } from '../errors.ts';
 import { toUuid } from './message-id.ts';
 
-/** The most that SQS gives out at once. */
+/** The most messages of one request to SQS. */
 export const RECEIVE_MAX = 10;
 
-/** A message as it was received; `body` is whatever was sent and nothing here looks into it. */
+/** A message as it was received. Nothing here reads `body`. */
 export interface ReceivedMessage {
   /** A UUID; see `toUuid`. */
   messageId: string;
   receiptHandle: string;
-  /** When it was sent, in milliseconds since 1970. SQS keeps it when it delivers the message again. */
+  /** When it was sent, in milliseconds since 1970. A redelivery has the same time. */
   sentAt: number;
-  /** How often it has been received, this time included. */
+  /** How often it has been received, including this time. */
   receiveCount: number;
   body: string;
   /** Length of the body in UTF-8. */
@@ -20,13 +20,14 @@ export interface ReceivedMessage {
 }
 
 /**
- * One long poll. It is never aborted: SQS would still hand messages to the dead request, and they would be out of
- * sight until their visibility timeout ends.
+ * One long poll. It is never aborted: SQS may deliver messages to an aborted request, and they stay hidden until their
+ * visibility timeout ends.
  *
- * @param client a client with a socket to spare for each poll under way
+ * @param client a client with a free socket for each poll under way
  * @param url the queue's URL
- * @param options how long SQS waits for a first message, and how long what it gives out stays hidden; in seconds
- * @throws {FatalError} where the endpoint leaves out what AWS always sends; else whatever the SDK throws
+ * @param options how long SQS waits for a first message, and how long it hides received messages, in seconds
+ * @throws {FatalError} if the endpoint omits attributes that AWS always sends
+ * @throws any error of the SDK
  */
 export async function receive(
   client: SQSClient,
@@ -47,7 +48,7 @@ export async function receive(
 
 function received({ MessageId, ReceiptHandle, Attributes, Body = '' }: Message): ReceivedMessage {
   const sentAt = Number(Attributes?.SentTimestamp ?? Number.NaN);
-  // The table's key is made of these. To invent one would be to load the message again each time it comes.
+  // The table's key consists of these. With invented values, each redelivery would be loaded again.
   if (MessageId === undefined || ReceiptHandle === undefined || !Number.isSafeInteger(sentAt)) {
     throw new FatalError(
       'the SQS endpoint sends messages without MessageId, ReceiptHandle or SentTimestamp: it cannot be used',

@@ -1,17 +1,17 @@
-/** `sqs.REGION.amazonaws.com`, of China, FIPS, dual-stack (`api.aws`) and VPC endpoints. */
+/** `sqs.REGION.amazonaws.com`, also of China, FIPS, dual-stack (`api.aws`) and VPC endpoints. */
 const AWS_HOST =
   /(?:^|\.)(?:sqs|sqs-fips)\.([a-z0-9-]+)\.(?:amazonaws\.com(?:\.cn)?|api\.aws|api\.amazonwebservices\.com\.cn|vpce\.amazonaws\.com(?:\.cn)?)$/;
 
-/** The older form: `REGION.queue.amazonaws.com`, which for us-east-1 begins with `queue`. */
+/** The older form `REGION.queue.amazonaws.com`, without REGION for us-east-1. */
 const OLD_AWS_HOST = /^(?:([a-z0-9-]+)\.)?queue\.amazonaws\.com(?:\.cn)?$/;
 
-/** Emulators that imitate it. Which region they are asked for makes no difference to them. */
+/** Emulators that imitate it. They accept any region. */
 const EMULATOR_HOST = /^sqs\.([a-z0-9-]+)\.localhost(?:\.|$)/;
 
 /**
- * The region that a queue's URL names.
+ * The region in a queue's URL.
  *
- * @returns the region, where the host says it; `isAws` is true where it is AWS's own word
+ * @returns the region, if the host contains it; `isAws` is true if the host is AWS's
  */
 export function regionOfQueue(queueUrl: string): { region: string | undefined; isAws: boolean } {
   const { hostname } = new URL(queueUrl);

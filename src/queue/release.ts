@@ -1,14 +1,14 @@
 import { ChangeMessageVisibilityBatchCommand, type SQSClient } from '@aws-sdk/client-sqs';
-import { inTens } from './tens.ts';
+import { entriesOf, inTens } from './tens.ts';
 
 /**
- * Gives messages back to the queue at once, for others to receive. A best effort: what cannot be given back comes
- * back by itself when its visibility timeout ends.
+ * Returns messages to the queue at once, so that others can receive them. If SQS refuses, the messages become visible
+ * when their visibility timeout ends.
  *
- * @param client a client that no long poll holds the sockets of
+ * @param client a client without long polls, which would hold its sockets
  * @param url the queue's URL
  * @param receiptHandles of the messages; any number
- * @returns how many were given back
+ * @returns how many were returned
  */
 export async function releaseMessages(
   client: SQSClient,
@@ -17,17 +17,10 @@ export async function releaseMessages(
 ): Promise<number> {
   let released = 0;
   await inTens(receiptHandles, async (ten) => {
-    const Entries = ten.map((ReceiptHandle, index) => ({
-      Id: String(index),
-      ReceiptHandle,
-      VisibilityTimeout: 0,
-    }));
-    try {
-      const answer = await client.send(new ChangeMessageVisibilityBatchCommand({ QueueUrl: url, Entries }));
-      released += answer.Successful?.length ?? 0;
-    } catch {
-      // The visibility timeout does it, later.
-    }
+    const Entries = entriesOf(ten).map((entry) => ({ ...entry, VisibilityTimeout: 0 }));
+    const request = new ChangeMessageVisibilityBatchCommand({ QueueUrl: url, Entries });
+    const answer = await client.send(request).catch(() => undefined);
+    released += answer?.Successful?.length ?? 0;
   });
   return released;
 }

@@ -2,18 +2,18 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Pool } from 'pg';
 import { codeOf, LOCK_NOT_AVAILABLE } from '../errors.ts';
 
-/** Between two attempts to empty a slot that somebody holds, in milliseconds. */
+/** How often to retry emptying a slot that another session holds, in milliseconds. */
 const PAUSE_MS = 200;
 
-/** What is left on the disk of staging although it serves no purpose any more. */
+/** What is left of staging on the disk after it was acknowledged. */
 export interface Residue {
-  /** Bodies of messages that are acknowledged; null where a lock kept the database from counting them. */
+  /** Bodies of acknowledged messages; null if a lock prevented the count. */
   bodies: number | null;
-  /** For how many seconds the oldest of them has been acknowledged. */
+  /** How long the oldest of them has been acknowledged, in seconds. */
   oldestSeconds: number | null;
-  /** For how many seconds the oldest slot has waited to be emptied. */
+  /** How long the oldest slot has waited to be emptied, in seconds. */
   slotSeconds: number | null;
-  /** Process ids of the sessions that hold slots; 0 is a prepared transaction. */
+  /** The process ids of the sessions that hold slots; 0 is a prepared transaction. */
   heldBy: number[];
 }
 
@@ -22,11 +22,11 @@ interface Recycled {
 }
 
 /**
- * Takes everything off the disk that was staged until now and is acknowledged, or that a rolled-back transaction
- * left. What is still needed is moved.
+ * Removes from the disk everything that was staged until now and is acknowledged, and what rolled-back transactions
+ * left. Rows that are still needed are moved.
  *
- * @param withinMs how long to wait for slots that somebody holds, in milliseconds
- * @returns what is left on the disk then, or undefined where nothing is
+ * @param withinMs how long to wait for slots that other sessions hold, in milliseconds
+ * @returns what is left on the disk after that time; undefined if nothing is
  */
 export async function clearStaging(pool: Pool, withinMs: number): Promise<Residue | undefined> {
   const deadline = performance.now() + withinMs;
@@ -39,9 +39,9 @@ export async function clearStaging(pool: Pool, withinMs: number): Promise<Residu
 }
 
 /**
- * Empties slots of staging whose turn it is.
+ * Empties slots of staging that are due.
  *
- * @param filledUntil everything that was staged until then is to go
+ * @param filledUntil all slots that were filled until then are due
  * @returns how many slots could not be emptied, or wait for the next call
  */
 export async function recycleSlots(pool: Pool, filledUntil?: string): Promise<number> {
@@ -52,37 +52,43 @@ export async function recycleSlots(pool: Pool, filledUntil?: string): Promise<nu
     );
     return Number(rows[0]!.remaining);
   } catch (error) {
-    // Somebody holds the list of the slots itself.
+    // Another session locks the list of slots.
     if (codeOf(error) === LOCK_NOT_AVAILABLE) return 1;
     throw error;
   }
 }
 
-/** What is left on the disk of staging. */
+/** Reads what is left of staging on the disk. */
 export async function residueOf(pool: Pool): Promise<Residue> {
-  const { rows } = await pool.query<{
-    bodies: string | null;
-    oldest_seconds: number | null;
-    slot_seconds: number | null;
-    held_by: number[] | null;
-  }>('select * from staging.residue()');
-  const row = rows[0]!;
+  const { rows } = await pool.query<ResidueRow>('select * from staging.residue()');
+  return residueFrom(rows[0]!);
+}
+
+/** A row of `staging.residue()`. */
+export interface ResidueRow {
+  bodies: string | null;
+  oldest_seconds: number | null;
+  slot_seconds: number | null;
+  held_by: number[] | null;
+}
+
+export function residueFrom({ bodies, oldest_seconds, slot_seconds, held_by }: ResidueRow): Residue {
   return {
-    bodies: row.bodies === null ? null : Number(row.bodies),
-    oldestSeconds: row.oldest_seconds,
-    slotSeconds: row.slot_seconds,
-    heldBy: row.held_by ?? [],
+    bodies: bodies === null ? null : Number(bodies),
+    oldestSeconds: oldest_seconds,
+    slotSeconds: slot_seconds,
+    heldBy: held_by ?? [],
   };
 }
 
-/** What is left, why, and what to do: one line. */
+/** One line that says what is left, why, and what to do. */
 export function describeResidue({ bodies, oldestSeconds, slotSeconds, heldBy }: Residue): string {
   const count = bodies === null ? 'an unknown number' : String(bodies);
   const seconds = oldestSeconds ?? slotSeconds;
   const since = seconds === null ? '' : `, for ${seconds} s now`;
   return (
     `bodies of acknowledged messages stay on the disk of Postgres in staging (${count}${since}): ` +
-    `${describeHolders(heldBy)}; the next worker that starts, or one that runs, empties staging`
+    `${describeHolders(heldBy)}; a running worker, or the next one that starts, empties staging`
   );
 }
 
@@ -92,6 +98,6 @@ function describeHolders(heldBy: readonly number[]): string {
     ...(pids.length > 0 ? [`pid ${pids.join(', ')} (to end one: select pg_terminate_backend(pid))`] : []),
     ...(heldBy.includes(0) ? ['a prepared transaction (pg_prepared_xacts; rollback prepared)'] : []),
   ];
-  if (holders.length === 0) return 'nobody holds a lock on staging now';
-  return `a lock on staging is held by ${holders.join(' and by ')}`;
+  if (holders.length === 0) return 'no session holds a lock on staging now';
+  return `staging is locked by ${holders.join(' and by ')}`;
 }

@@ -1,42 +1,41 @@
-import { describe } from '../errors.ts';
+import { describe, isOurs } from '../errors.ts';
+import { Throttle } from '../retry.ts';
 import { describeResidue, residueOf, recycleSlots } from './clear-staging.ts';
 import type { WorkContext } from './task.ts';
-import { isKeyProblem, unsealIfSealed } from './unseal.ts';
+import { unsealIfSealed } from './unseal.ts';
 
-/** A worker that is silent for three beats counts as dead (staging.heartbeat). */
+/** How often a worker sends a heartbeat. After three that are missing, it counts as dead (staging.heartbeat). */
 const BEAT_MS = 10_000;
-/** After how long a slot that cannot be emptied is worth a warning, in seconds, and how long until the next one, in milliseconds. */
+/** A slot that waits to be emptied for this long causes a warning, in seconds. */
 const SLOT_LATE_SECONDS = 60;
+/** How often to warn about such a slot, in milliseconds. */
 const WARN_EVERY_MS = 300_000;
 
 export interface Heartbeat {
-  /** Settles only by rejection: with what no retry heals. */
+  /** Rejects with an error that no retry can fix. It never resolves. */
   readonly fatal: Promise<never>;
   stop(): void;
 }
 
 /**
- * Says every ten seconds that a worker is alive, frees the jobs of dead ones, unseals a database that a crash has
- * sealed, and empties slots of staging.
+ * Every ten seconds: records that the worker is alive, releases the jobs of dead workers, unseals the database if a
+ * crash has sealed it, and empties slots of staging.
  *
- * @param workerIds under which this worker locks jobs
+ * @param workerIds the ids under which this worker locks jobs
  */
 export function startHeartbeat(context: WorkContext, workerIds: readonly string[]): Heartbeat {
   const { promise: fatal, reject } = Promise.withResolvers<never>();
-  // Whoever races against it may have settled already.
+  // The race may be settled already. Then nothing handles the rejection.
   fatal.catch(() => {});
   let beating = false;
-  let warnedAt = -Infinity;
+  const warnings = new Throttle(WARN_EVERY_MS);
   const timer = setInterval(() => {
     if (beating) return;
     beating = true;
     void beat(context, workerIds)
-      .then(async () => {
-        const isTold = performance.now() - warnedAt < WARN_EVERY_MS;
-        if (!(await emptySlots(context, isTold))) warnedAt = performance.now();
-      })
+      .then(() => emptySlots(context, warnings))
       .catch((error: unknown) => {
-        if (isKeyProblem(error)) reject(error as Error);
+        if (isOurs(error)) reject(error);
         else context.log.debug(`heartbeat failed: ${describe(error)}`);
       })
       .finally(() => {
@@ -46,28 +45,31 @@ export function startHeartbeat(context: WorkContext, workerIds: readonly string[
   return { fatal, stop: () => clearInterval(timer) };
 }
 
-/** Empties slots whose turn it is. Returns false where it has warned that one stays. */
-async function emptySlots({ pool, log }: WorkContext, isTold: boolean): Promise<boolean> {
-  if ((await recycleSlots(pool)) === 0 || isTold) return true;
+/** Empties slots that are due, and warns if one stays. */
+async function emptySlots({ pool, log }: WorkContext, warnings: Throttle): Promise<void> {
+  if ((await recycleSlots(pool)) === 0 || !warnings.isDue()) return;
   const residue = await residueOf(pool);
-  if ((residue.slotSeconds ?? 0) < SLOT_LATE_SECONDS) return true;
-  log.warn(describeResidue(residue));
-  return false;
+  if ((residue.slotSeconds ?? 0) >= SLOT_LATE_SECONDS && warnings.pass()) log.warn(describeResidue(residue));
 }
 
-/** One beat, also done once at the start: alive, the dead freed, old keys wiped, unsealed. */
+/** One heartbeat. Also sent once at the start. */
 export async function beat(context: WorkContext, workerIds: readonly string[]): Promise<void> {
   const { rows } = await context.pool.query<{ freed: number; sealed: boolean }>(
     `select sum(staging.heartbeat(worker_id => w.id))::integer as freed, masking.is_sealed() as sealed
        from unnest($1::text[]) w (id)`,
     [workerIds],
   );
-  // What a seal or a rewrap had to leave on disk while others held the key's table.
+  // A seal or a rewrap leaves the old key on disk if other sessions hold its table.
   await context.pool.query('select masking.wipe_kek()');
   if ((rows[0]?.freed ?? 0) > 0)
-    context.log.warn({ workers: rows[0]?.freed }, 'freed the jobs of dead workers');
+    context.log.warn({ workers: rows[0]?.freed }, 'released the jobs of dead workers');
   if (rows[0]?.sealed === true && (await unsealIfSealed(context))) {
-    // Jobs that failed while it was sealed have backed off.
-    await context.pool.query(`select staging.sweep_batches(overdue => interval '0')`);
+    // Jobs that failed while the database was sealed are backing off.
+    await makeBatchesDue(context);
   }
+}
+
+/** Makes the jobs of all batches due at once, also those that are backing off. */
+export async function makeBatchesDue({ pool }: WorkContext): Promise<void> {
+  await pool.query(`select staging.sweep_batches(overdue => interval '0')`);
 }

@@ -1,15 +1,15 @@
 import type { WorkerEvents } from 'graphile-worker';
 
-/** However many notifications come, an idle worker looks for a job no more often than this, in milliseconds. */
+/** An idle worker looks for a job at most this often, however many notifications arrive, in milliseconds. */
 const LOOK_EVERY_MS = 20;
 
 /**
- * Any login may NOTIFY on any channel, with any payload, as often as it likes. graphile-worker shuts down at
- * `worker:migrate` and logs its payload; its migrations are ours (`masked-logins migrate`), so nobody has to be told of one.
- * Of `jobs:insert` it takes the number of jobs from the payload, where one is enough: each place looks for another job
- * when it is done with one.
+ * Makes graphile-worker act only on notifications of new jobs, and not on their payload. Any login may NOTIFY on any
+ * channel, with any payload, at any rate. At `worker:migrate`, graphile-worker would log the payload and shut down,
+ * but `masked-logins migrate` runs its migrations. At `jobs:insert`, it would look for as many jobs as the payload
+ * says. One is enough: a slot that has done a job looks for another.
  *
- * graphile-worker emits this event with the message that it is about to act upon.
+ * graphile-worker emits this event with the message that it is going to act on.
  */
 export function onlyNewsOfJobs(events: WorkerEvents): void {
   let lookedAt = Number.NEGATIVE_INFINITY;
@@ -28,7 +28,7 @@ export function onlyNewsOfJobs(events: WorkerEvents): void {
     later = setTimeout(() => {
       later = undefined;
       lookedAt = performance.now();
-      // It throws where a place has been told to end.
+      // It throws while the pool shuts down.
       if (!workerPool._shuttingDown) workerPool.nudge(1);
     }, wait);
   });

@@ -11,35 +11,39 @@ import {
 } from 'graphile-worker';
 import { libraryLogger } from '../database/library-logger.ts';
 import { describe } from '../errors.ts';
+import { onAbort } from '../wait.ts';
 import { onlyNewsOfJobs } from './notifications.ts';
 import { TaskError, type WorkContext, type WorkerTask } from './task.ts';
 import { createTaskLists, cronItems } from './tasks.ts';
 
-/** How often an idle worker looks for jobs although nobody notified it, in milliseconds. */
+/** How often an idle worker looks for jobs without a notification, in milliseconds. */
 const POLL_MS = 1_000;
 
-/** Jobs of upkeep at once. */
+/** Jobs of upkeep at the same time. */
 const UPKEEP_CONCURRENCY = 1;
 
-/** Connections that the runners need beside one for each masking job: one a job of upkeep, one a runner for LISTEN. */
+/**
+ * Connections of the runners besides those for masking jobs: one for each job of upkeep, and one for LISTEN for each
+ * runner.
+ */
 export const EXTRA_CONNECTIONS = UPKEEP_CONCURRENCY + 2;
 
 /** graphile-worker, running. */
 export interface Running {
   /** The ids under which it locks jobs. */
   readonly ids: readonly string[];
-  /** Settles when a part of it has ended, with what broke it or with undefined. */
+  /** Resolves when a part of it has ended, with the error or with undefined. */
   readonly ended: Promise<unknown>;
-  /** Takes no more jobs, and settles when those under way are done. */
+  /** Starts no more jobs, and resolves when those under way are done. */
   stop(): Promise<void>;
 }
 
 /**
- * Starts graphile-worker on a pool of ours, without its signal handlers: with its own pool, a SIGTERM during a job
- * leaves the job locked for four hours. It runs twice: so maintenance that waits for a lock, or rotates keys for
- * hours, never takes a place from masking.
+ * Starts graphile-worker with the context's pool and without its signal handlers. With its own pool, a SIGTERM during a
+ * job leaves the job locked for four hours. It runs twice, so that upkeep, which may wait for a lock or rotate keys for
+ * hours, never takes a slot from masking.
  *
- * @param concurrency masking jobs at once
+ * @param concurrency masking jobs at the same time
  */
 export async function startRunners(
   context: WorkContext,
@@ -77,10 +81,10 @@ async function startRunner(
   );
   return {
     ids: [id()],
-    // After a fatal error of its own, graphile-worker may go on without a worker in it, or resolve as if all were well.
+    // After a fatal error, graphile-worker may continue without a worker, or resolve as if there were no error.
     ended: Promise.race([finished, broken]),
     async stop() {
-      // It throws when it is stopping already.
+      // It throws if it is stopping already.
       await runner.stop().catch(() => {});
       await finished;
     },
@@ -88,10 +92,10 @@ async function startRunner(
 }
 
 /**
- * Works until no job is due or it is told to stop, and returns how many failed.
+ * Works until no job is due or it is stopped. Returns how many runs of jobs failed.
  *
- * @param onId is told the id under which jobs are locked, before the first one is
- * @throws what kept it from looking for jobs or from noting what became of one; graphile-worker itself resolves then
+ * @param onId called with the id under which jobs are locked, before the first job
+ * @throws the error that prevented it from getting jobs or completing one; graphile-worker itself resolves then
  */
 export async function runUntilIdle(
   context: WorkContext,
@@ -106,9 +110,8 @@ export async function runUntilIdle(
   let problem: unknown;
   events.on('pool:create', ({ workerPool }) => {
     onId(workerPool.id);
-    const end = () => void Promise.resolve(workerPool.gracefulShutdown('told to stop')).catch(() => {});
-    if (stop.aborted) end();
-    else stop.addEventListener('abort', end, { once: true });
+    const end = () => void Promise.resolve(workerPool.gracefulShutdown('stopped')).catch(() => {});
+    onAbort(stop, end);
   });
   events.on('job:error', () => {
     failed += 1;
@@ -133,8 +136,8 @@ function options(context: WorkContext, taskList: TaskList, concurrency: number):
       worker: {
         concurrentJobs: concurrency,
         pollInterval: POLL_MS,
-        // Completion in batches, even of one, is retried when Postgres is away; otherwise nobody awaits it, and a
-        // rejection ends the process.
+        // Only completion in batches, even of one job, is retried when Postgres is unavailable. Without it, nothing
+        // awaits the completion, and a rejection ends the process.
         completeJobBatchDelay: 0,
         failJobBatchDelay: 0,
       },
@@ -151,7 +154,7 @@ function watchedEvents(): { events: WorkerEvents; id: () => string; broken: Prom
   });
   events.on('pool:fatalError', ({ error }) => resolve(error));
   events.on('worker:fatalError', ({ error }) => resolve(error));
-  // Its answer may have been lost on the way: the job is then locked by a worker that is alive and knows nothing of it.
+  // The answer may have been lost. Then the job is locked by a worker that is alive and does not know about it.
   events.on('worker:getJob:error', ({ error }) => resolve(error));
   onlyNewsOfJobs(events);
   return { events, id: () => id, broken };

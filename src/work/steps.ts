@@ -1,34 +1,33 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf, LOCK_NOT_AVAILABLE } from '../errors.ts';
+import { pause } from '../wait.ts';
 import type { WorkContext } from './task.ts';
 
-/** A job gives its place to others after this long, in milliseconds; a minute after, cron starts it again. */
+/** A job yields its slot to others after this long, in milliseconds. Cron starts it again within a minute. */
 const TURN_MS = 50_000;
 
-/** What a step says of itself. All but `more` is null where it had nothing to do. */
+/** The result of a step. All but `more` is null if there was nothing to do. */
 interface Step {
   /** Whether there is more to do. */
   more: boolean;
   /** Whether it was the first step of this work. */
   began: boolean | null;
-  /** `paused` where the work paused itself. */
+  /** `paused` if the work paused itself. */
   ended: 'done' | 'paused' | null;
-  /** Names the work, and nobody's value. */
+  /** A name for the work, without values. */
   work: string;
   rows: string | null;
   total: string | null;
-  /** Since the work was ordered. */
+  /** Since the work was requested. */
   seconds: number | null;
 }
 
 /**
- * Takes background work further, a transaction a step, until nothing is left, its turn is over, or the worker is to
- * stop. Between steps it rests as long as the step took, so that it never has more than half of a connection's time.
- * The beginning and the end of each piece of work are a line of the log, and so is the end of a turn, once a minute.
- * A step that gave up waiting for a lock is taken again.
+ * Runs steps of background work, each in a transaction, until nothing is left, its turn is over, or the worker stops.
+ * Between steps it rests for as long as the step took, so it uses at most half of a connection's time. It logs the
+ * start and the end of each piece of work, and the end of a turn. A step that gave up waiting for a lock is retried.
  *
  * @param step a function of the database that does one step
- * @param stop aborted when the worker is to end
+ * @param stop aborted when the worker stops
  */
 export async function takeSteps(
   { pool, log }: Pick<WorkContext, 'pool' | 'log'>,
@@ -38,7 +37,7 @@ export async function takeSteps(
 ): Promise<void> {
   const endAt = performance.now() + turnMs;
   let last: Step | undefined;
-  let told = false;
+  let isLockLogged = false;
   for (;;) {
     const stepAt = performance.now();
     if (stop?.aborted === true || stepAt > endAt) break;
@@ -52,12 +51,12 @@ export async function takeSteps(
       if (!last.more) return;
     } catch (error) {
       if (codeOf(error) !== LOCK_NOT_AVAILABLE) throw error;
-      if (!told) log.warn({ step }, 'somebody holds a lock that this work needs: it is tried again');
-      told = true;
+      if (!isLockLogged) log.warn({ step }, 'another session holds a lock that this work needs: retrying');
+      isLockLogged = true;
     }
-    await sleep(performance.now() - stepAt, undefined, { signal: stop }).catch(() => {});
+    await pause(performance.now() - stepAt, stop);
   }
-  if (last !== undefined && last.ended === null) log.info(progressOf(last), `${last.work} goes on`);
+  if (last !== undefined && last.ended === null) log.info(progressOf(last), `${last.work} continues`);
 }
 
 function progressOf({ rows, total, seconds }: Step): Record<string, number> {

@@ -6,16 +6,16 @@ import { describe } from '../errors.ts';
 import { explain, isOfQueue } from '../explain.ts';
 import type { Logger } from '../log.ts';
 
-/** What tasks work with. */
+/** What tasks need. */
 export interface WorkContext {
   pool: Pool;
-  /** Deletes only: nothing here ever receives. */
+  /** For deleting. A worker never receives. */
   sqs: SQSClient;
   queue: QueueSettings;
-  /** Where the key-encryption key is; without one somebody else has to unseal. */
+  /** Where the key-encryption key is. Without one, another worker or a person must unseal. */
   kek: Settings['kek'];
   log: Logger;
-  /** What this worker has acknowledged since it began. */
+  /** What this worker has acknowledged so far. */
   done: Done;
 }
 
@@ -28,15 +28,15 @@ export interface Done {
   quarantined: number;
 }
 
-/** What a file of `tasks/` says of its job. */
+/** The definition of a task, in a file of `tasks/`. */
 export interface TaskDefinition {
-  /** As the database has it. */
+  /** The task's name in the database. */
   name: string;
-  /** No job of upkeep ever takes the place of a masking job. */
+  /** Jobs of upkeep have a slot of their own, so they never delay masking. */
   kind: 'masking' | 'upkeep';
   /** Absent if only functions of the database add the job. */
   schedule?: Schedule;
-  /** @param stop aborted when the worker is to end */
+  /** @param stop aborted when the worker stops */
   run: (context: WorkContext, payload: Record<string, unknown>, stop: AbortSignal) => Promise<void>;
 }
 
@@ -45,18 +45,19 @@ export interface WorkerTask extends Omit<TaskDefinition, 'run'> {
   create: (context: WorkContext) => Task;
 }
 
-/** When cron adds a job (UTC). The job's key is its name, so that there is one of each. */
+/** When cron adds a job (UTC). The task's name is the job's key, so there is one job of each task. */
 export interface Schedule {
   match: string;
   options: Omit<CronItemOptions, 'jobKey'>;
 }
 
-/** Every minute; a run that fails is not tried again before the next minute. */
+/** Every minute. A run that fails is not retried before the next minute. */
 export const EVERY_MINUTE: Schedule = { match: '* * * * *', options: { maxAttempts: 1 } };
 
 /**
- * For work that functions of the database begin: every minute it goes on, if a worker was killed. It comes after daily
- * maintenance (priority 0), and what has waited longest comes first, because a job that waits keeps its time.
+ * For work that functions of the database start. The job is added every minute, so that the work continues after a
+ * worker was killed. It has a lower priority than daily maintenance (0). A waiting job keeps its time, so the one
+ * that has waited longest comes first.
  */
 export const BACKGROUND: Schedule = {
   match: '* * * * *',
@@ -65,18 +66,18 @@ export const BACKGROUND: Schedule = {
 
 const DAY_MS = 86_400_000;
 
-/** Once a day; a day that was missed is made up for. */
+/** Once a day. A run that was missed is made up for. */
 export function daily(match: string): Schedule {
   return { match, options: { backfillPeriod: DAY_MS } };
 }
 
-/** What graphile-worker stores in `last_error`: a task's name, the batch, and a code. Never a value. */
+/** The error that graphile-worker stores in `last_error`: the task's name, the batch and a code, never a value. */
 export class TaskError extends Error {
   override name = 'TaskError';
 
   constructor(message: string) {
     super(message);
-    // A stack says nothing that the name does not.
+    // The stack adds nothing to the name.
     this.stack = '';
   }
 }
@@ -84,8 +85,8 @@ export class TaskError extends Error {
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /**
- * Makes a task of a definition. Whatever its function throws is replaced: an error of the driver carries values, and
- * graphile-worker keeps its message in a table.
+ * Makes a task from its definition. All errors of its function are replaced, because an error of the driver contains
+ * values, and graphile-worker stores its message in a table.
  */
 export function task({ run, ...definition }: TaskDefinition): WorkerTask {
   return {
@@ -106,7 +107,7 @@ export function task({ run, ...definition }: TaskDefinition): WorkerTask {
   };
 }
 
-/** A payload is whatever somebody put into a job: only what looks like a batch's id is repeated. */
+/** The batch, for the error. Anybody may put anything into a payload, so only a UUID is repeated. */
 function batchOf(payload: Record<string, unknown>): string {
   const id = payload['batch_id'];
   return typeof id === 'string' && UUID.test(id) ? ` of batch ${id}` : '';

@@ -2,7 +2,7 @@ import { parseCronItems, type ParsedCronItem, type TaskList } from 'graphile-wor
 import type { Pool } from 'pg';
 import type { WorkContext, WorkerTask } from './task.ts';
 
-/** What the runners of masking and of upkeep can do, by the name that a job has in the database. */
+/** The tasks of the two runners, by their names in the database. */
 export function createTaskLists(
   context: WorkContext,
   tasks: readonly WorkerTask[],
@@ -14,7 +14,7 @@ export function createTaskLists(
   return { masking: create('masking'), upkeep: create('upkeep') };
 }
 
-/** What runs by the clock. */
+/** The schedule. */
 export function cronItems(tasks: readonly WorkerTask[]): ParsedCronItem[] {
   return parseCronItems(
     tasks.flatMap(({ name, schedule }) =>
@@ -26,8 +26,8 @@ export function cronItems(tasks: readonly WorkerTask[]): ParsedCronItem[] {
 }
 
 /**
- * Makes upkeep due, for a worker that runs once: no clock runs there, and without this nothing of it would ever be done
- * if no other worker runs. A job that is there keeps its time.
+ * Makes upkeep due, for a worker that runs once. It has no schedule, and without this, upkeep would never run if
+ * there is no other worker. A job that exists keeps its time.
  */
 export async function addUpkeep(pool: Pool, tasks: readonly WorkerTask[]): Promise<void> {
   await pool.query(

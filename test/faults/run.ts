@@ -4,6 +4,7 @@
 import { writeFileSync } from 'node:fs';
 import { InvalidArgumentError } from 'commander';
 import { commandLine } from '../../src/cli/command.ts';
+import { leaveNow, stopSignal } from '../../src/cli/signals.ts';
 import { MUTATIONS, mutated } from '../support/faults/mutations.ts';
 import { runSeed, type SeedOptions, type SeedReport } from '../support/faults/run-seed.ts';
 import { ALL_STEPS, longSchedule } from '../support/faults/schedule.ts';
@@ -52,7 +53,7 @@ const seeds =
 const messages = options.messages ?? (options.long ? LONG_MESSAGES : SHORT_MESSAGES);
 
 // Servers and processes end with this one if it ends by `exit`.
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1));
+stopSignal({ onStop: leaveNow });
 
 const reports: SeedReport[] = [];
 const left = [...seeds];

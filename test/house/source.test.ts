@@ -1,7 +1,8 @@
+import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { expect, test } from 'vitest';
 import { TASKS as ALL_TASKS } from '../../tasks/index.ts';
-import { filesOf, read } from './files.ts';
+import { filesOf, read, ROOT } from './files.ts';
 
 const SRC = filesOf('src', '.ts');
 const TASKS = filesOf('tasks', '.ts').filter(({ name }) => name !== 'tasks/index.ts');
@@ -82,6 +83,28 @@ test(`no file is longer than ${MAX_LINES} lines`, () => {
   const files = [...CODE, ...filesOf('migrations/fixtures', '.sql'), ...filesOf('test', '.ts')];
   const long = files.filter(({ text }) => text.trimEnd().split('\n').length > MAX_LINES);
   expect(long.map(({ name }) => name)).toEqual([]);
+});
+
+test('no line of a comment is longer than 120 characters', () => {
+  const comments = CODE.flatMap(({ name, text }) =>
+    text
+      .split('\n')
+      .filter((line) => /^\s*(\/\/|\/\*|\*)/.test(line))
+      .map((line) => `${name}: ${line}`),
+  );
+  expect(comments.length).toBeGreaterThan(100);
+  expect(comments.filter((line) => line.length > line.indexOf(': ') + 2 + 120)).toEqual([]);
+});
+
+test('a path that code builds from its own directory leads to something', () => {
+  const code = [...CODE, ...filesOf('bench', '.ts'), ...filesOf('test', '.ts')];
+  const paths = code.flatMap(({ name, text }) =>
+    [...text.matchAll(/import\.meta\.dirname, '([^'$]+)'/g)].map((match) =>
+      path.join(path.dirname(name), match[1]!),
+    ),
+  );
+  expect(paths.length).toBeGreaterThan(10);
+  expect(paths.filter((target) => !existsSync(path.join(ROOT, target)))).toEqual([]);
 });
 
 test('every dependency has an exact version', () => {

@@ -1,16 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Batcher } from '../../src/load/batcher.ts';
-import type { ReceivedMessage } from '../../src/queue/receive.ts';
-
-const messages = (count: number, bytes = 10): ReceivedMessage[] =>
-  Array.from({ length: count }, (_, n) => ({
-    messageId: `00000000-0000-4000-8000-${String(n).padStart(12, '0')}`,
-    receiptHandle: `handle ${n}`,
-    sentAt: 0,
-    receiveCount: 1,
-    body: 'x'.repeat(bytes),
-    bytes,
-  }));
+import { messages } from './messages.ts';
 
 const LIMITS = { rows: 5, bytes: 100, ms: 250 };
 const onReady = vi.fn<() => void>();

@@ -1,6 +1,10 @@
 import { expect, test } from 'vitest';
-import { databaseFault, fatalDatabaseFault } from '../../src/database/faults.ts';
+import { databaseFault } from '../../src/database/faults.ts';
 
+const fatalDatabaseFault = (error: unknown) => {
+  const fault = databaseFault(error);
+  return fault?.fatal ? fault.text : undefined;
+};
 const withCode = (code: string) => Object.assign(new Error('value 203.0.113.7'), { code });
 
 test.each(['28P01', '28000', '3D000', '42501', '42P01', '42883', '3F000'])('%s is fatal', (code) => {

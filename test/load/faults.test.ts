@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import { FatalError } from '../../src/errors.ts';
-import type { LoaderOptions, LoaderProgress } from '../../src/load/options.ts';
-import { runLoader } from '../../src/load/run.ts';
+import type { LoaderProgress } from '../../src/load/progress.ts';
+import { runLoader, type LoaderOptions } from '../../src/load/run.ts';
 import { refusal, startFakeSqs } from '../queue/fake-sqs.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { optionsFor, recordingLog, settingsWith, startQueue, type TestQueue } from './loader.ts';

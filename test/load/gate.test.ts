@@ -8,23 +8,24 @@ afterEach(() => void vi.useRealTimers());
 function gateWith(backlog: Backlog, inMemory = 0, giveUpAfterMs?: number) {
   const { log, lines } = recordingLog();
   const asked = { times: 0 };
+  const stager = { rows: inMemory, batchesStaged: 0 };
   const gate = new Gate({
     readBacklog: async () => {
       asked.times += 1;
       return { ...backlog };
     },
-    rowsInMemory: () => inMemory,
+    stager,
     maxRows: 100,
     maxAgeSeconds: 150,
     giveUpAfterMs,
     log,
   });
-  /** Asks again at once, as after a flush. */
+  /** Asks again at once, as after a batch was staged. */
   const look = () => {
-    gate.expire();
+    stager.batchesStaged += 1;
     return gate.isOpen();
   };
-  return { gate, look, lines, asked, backlog };
+  return { gate, look, lines, asked, backlog, stager };
 }
 
 test('it is open below the ceilings', async () => {
@@ -89,4 +90,15 @@ test('it gives up when nothing was masked in the time that it has, and not while
   }
   vi.advanceTimersByTime(1_000);
   await expect(look()).rejects.toThrow(FatalError);
+});
+
+test('a backlog that was read while a batch was staged is read again', async () => {
+  const { gate, asked, stager } = gateWith({ rows: 0, oldestSeconds: 0 });
+  const reading = gate.isOpen();
+  stager.batchesStaged += 1;
+  await reading;
+  await gate.isOpen();
+  expect(asked.times).toBe(2);
+  await gate.isOpen();
+  expect(asked.times).toBe(2);
 });

@@ -1,6 +1,6 @@
 import { afterEach, expect, test, vi } from 'vitest';
 import { FatalError } from '../../src/errors.ts';
-import { backoffMs, Health } from '../../src/load/health.ts';
+import { Health } from '../../src/load/health.ts';
 import { recordingLog } from './loader.ts';
 
 afterEach(() => void vi.useRealTimers());
@@ -16,10 +16,12 @@ function healthOf(fatal = false, giveUpAfterMs?: number) {
 
 const LOST = Object.assign(new Error('x'), { code: 'ECONNRESET' });
 
-test('waits begin at 10 ms, double, and stop at the ceiling; half of each is left to chance', () => {
-  const waits = Array.from({ length: 12 }, (_, n) => backoffMs(n + 1, 1_000));
+test('waits begin at 10 ms, double, and stop at the ceiling; half of each is random', async () => {
+  const { health, pauses } = healthOf();
+  for (let n = 0; n < 12; n += 1) await health.failed(LOST);
   const longest = [10, 20, 40, 80, 160, 320, 640, 1_000, 1_000, 1_000, 1_000, 1_000];
-  expect(waits.every((ms, n) => ms <= longest[n]! && ms >= longest[n]! / 2)).toBe(true);
+  expect(pauses).toHaveLength(12);
+  expect(pauses.every((ms, n) => ms <= longest[n]! && ms >= longest[n]! / 2)).toBe(true);
 });
 
 test('a success takes the wait back to the beginning', async () => {

@@ -2,7 +2,7 @@ import { startFauxqs, type FauxqsServer } from 'fauxqs';
 import pino from 'pino';
 import { readSettings, type QueueSettings, type Settings } from '../../src/config.ts';
 import { databaseAt } from '../../src/database/url.ts';
-import type { LoaderOptions } from '../../src/load/options.ts';
+import type { LoaderOptions } from '../../src/load/run.ts';
 
 export const REGION = 'eu-west-1';
 const QUEUE = 'login-queue';

@@ -1,8 +1,13 @@
 import { expect, test } from 'vitest';
 import { createQueueClient } from '../../src/queue/client.ts';
-import { fatalQueueFault } from '../../src/queue/faults.ts';
+import { queueFault } from '../../src/queue/faults.ts';
 import { countWaiting } from '../../src/queue/counts.ts';
 import { refusal, startFakeSqs } from './fake-sqs.ts';
+
+const fatalQueueFault = (error: unknown) => {
+  const fault = queueFault(error);
+  return fault?.fatal ? fault.text : undefined;
+};
 
 async function errorFor(type: string, status: number): Promise<unknown> {
   const sqs = await startFakeSqs(() => refusal(type, status));

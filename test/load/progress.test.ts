@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { progressLine, reportToTerminal, summaryLine } from '../../src/load/report.ts';
+import { progressLine, reportToTerminal, summaryLine } from '../../src/load/progress.ts';
 
 const PROGRESS = {
   received: 12_345_678,
