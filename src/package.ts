@@ -1,7 +1,7 @@
-import { findPackageJSON } from 'node:module';
 import path from 'node:path';
 
-const ROOT = path.dirname(findPackageJSON(import.meta.url)!);
+/** The compiled package has this file in dist/src/, the checkout in src/. */
+const ROOT = path.join(import.meta.dirname, import.meta.filename.endsWith('.ts') ? '..' : '../..');
 
 /** A file of this package by its path from the package's root, whether it runs from source or compiled. */
 export function packageFile(file: string): string {

@@ -1,7 +1,5 @@
-import Table from 'cli-table3';
-import type { Command } from 'commander';
 import type pg from 'pg';
-import { readSettings, requireDatabase, type Settings } from '../config.ts';
+import { columnsOf, readSettings, requireDatabase, type Settings } from '../config.ts';
 import { checkDatabase } from '../database/check.ts';
 import { fingerprintOf, readKek, rewrap, unseal } from '../database/kek.ts';
 import { counted } from '../counted.ts';
@@ -9,103 +7,64 @@ import { createPool } from '../database/pool.ts';
 import { codeOf, FatalError, SettingError, SQLSTATE } from '../errors.ts';
 import { explaining } from '../explain.ts';
 import { writeSecretFile } from '../secret-file.ts';
-import { renderRotation, type KeyVersion, type RotationProgress } from '../status.ts';
-import { commandLine, runCommand } from './command.ts';
+import { renderKeys, type ListedKey, type RotationProgress } from '../status.ts';
 
-const PURPOSES = ['token', 'cipher'];
-const FIELDS = ['ip', 'device_id', 'body'];
 const UNDER_WAY =
   'masked-logins keys list shows how far it is; a paused one goes on after masked-logins keys resume';
 
-/** `keys`: looks after the keys, a subcommand for each thing that can be done. */
-export function command(): Command {
-  const keys = commandLine('keys', 'Looks after the keys, as a member of logins_custodian', [
-    ['masked-logins keys list', 'the data keys, and how far rotations are'],
-    ['masked-logins keys rotate --purpose cipher', 'bring everything under new cipher keys'],
-    ['masked-logins keys rewrap --new-kek-file FILE', 'change the key-encryption key'],
-  ]);
-  const subcommand = (
-    name: string,
-    description: string,
-    run: (pool: pg.Pool, given: Command, settings: Settings) => Promise<void>,
-  ): Command =>
-    keys
-      .command(name)
-      .description(description)
-      .allowExcessArguments(false)
-      // Settings are read where a command runs: to ask for help needs none.
-      .action((...args: unknown[]) =>
-        runCommand(() => {
-          const settings = readSettings();
-          return withPool(settings, name, (pool) => run(pool, args.at(-1) as Command, settings));
-        }),
-      );
-
-  subcommand(
-    'list',
-    'show the data keys, where they are in their lives, and rotations under way',
-    list,
-  ).option('--json', 'print an object for machines');
-  subcommand('rotate', 'make new keys and bring everything under them, in the background', rotate)
-    .option('--purpose <purpose>', 'token or cipher (default: both)')
-    .option('--field <field>', 'ip, device_id or body (default: all)');
-  subcommand('pause', 'pause the rotations that are running', (pool) =>
-    say(pool, 'masking.pause_rotation', 'paused'),
-  );
-  subcommand('resume', 'let paused rotations go on', (pool) =>
-    say(pool, 'masking.resume_rotation', 'going on'),
-  );
-  subcommand('destroy', 'destroy a key that a rotation has replaced', destroy)
-    .argument('<purpose>', 'token or cipher')
-    .argument('<version>', 'as list shows it')
-    .option('--losing <count>', 'how many values become unreadable for ever', '0');
-  subcommand(
-    'fingerprint',
-    'show which key-encryption key the database wants, and which one is set here, by their fingerprints',
-    showFingerprints,
-  );
-  subcommand('rewrap', 'change the key-encryption key', rewrapKeys)
-    .requiredOption('--new-kek-file <path>', 'file with the new key: openssl rand -hex 32 > FILE')
-    .option('--in-place', 'then write the new key into the file of MASKING_KEK_FILE, too');
-  subcommand('seal', 'remove the key-encryption key from the database', sealDatabase);
-  subcommand('unseal', 'put it there again, from MASKING_KEK or MASKING_KEK_FILE', unsealDatabase);
-  return keys;
+/** What was typed after the subcommand. Commander has checked what has choices. */
+interface Given {
+  args: string[];
+  options: {
+    json?: boolean;
+    purpose?: string;
+    field?: string;
+    losing?: string;
+    newKekFile?: string;
+    inPlace?: boolean;
+  };
 }
 
-/** A row of `masking.list_keys()`. */
-interface ListedKey extends KeyVersion {
-  created_at: Date;
-  retiring_at: Date | null;
-  destroyed_at: Date | null;
+type Subcommand = (pool: pg.Pool, given: Given, settings: Settings) => Promise<void>;
+
+const SUBCOMMANDS: Record<string, Subcommand> = {
+  list,
+  rotate,
+  pause: (pool) => say(pool, 'masking.pause_rotation', 'paused'),
+  resume: (pool) => say(pool, 'masking.resume_rotation', 'going on'),
+  destroy,
+  fingerprint: showFingerprints,
+  rewrap: rewrapKeys,
+  seal: sealDatabase,
+  unseal: unsealDatabase,
+};
+
+/** `keys NAME`: manages the keys. */
+export async function run(name: string, args: string[], options: Given['options']): Promise<void> {
+  const settings = readSettings();
+  const database = requireDatabase(settings);
+  const pool = createPool(database.url, { max: 1, applicationName: 'masked-logins keys' });
+  try {
+    await explaining({ command: name === 'list' ? 'keys list' : 'keys', database }, async () => {
+      await checkDatabase(pool);
+      await SUBCOMMANDS[name]!(pool, { args, options }, settings);
+    });
+  } finally {
+    await pool.end();
+  }
 }
 
-async function list(pool: pg.Pool, given: Command): Promise<void> {
+async function list(pool: pg.Pool, { options }: Given): Promise<void> {
   const { rows: keys } = await pool.query<ListedKey>('select * from masking.list_keys()');
   const { rows: status } = await pool.query<{ rotations: RotationProgress[] }>(
     'select rotations from staging.status()',
   );
   const rotations = status[0]!.rotations;
-  if (given.opts<{ json?: boolean }>().json === true) return print(JSON.stringify({ keys, rotations }));
-  const table = new Table({
-    head: ['purpose', 'field', 'version', 'state', 'since'],
-    style: { head: [], border: [] },
-  });
-  table.push(
-    ...keys.map((key) => [
-      key.purpose,
-      key.field,
-      key.version,
-      key.state,
-      (key.destroyed_at ?? key.retiring_at ?? key.created_at).toISOString(),
-    ]),
-  );
-  print([table.toString(), ...rotations.map(renderRotation)].join('\n'));
+  if (options.json === true) return print(JSON.stringify({ keys, rotations }));
+  print(renderKeys(keys, rotations, columnsOf(process.stdout)));
 }
 
-async function rotate(pool: pg.Pool, given: Command): Promise<void> {
-  const { purpose, field } = given.opts<{ purpose?: string; field?: string }>();
-  requireOneOf('--purpose', purpose, PURPOSES);
-  requireOneOf('--field', field, FIELDS);
+async function rotate(pool: pg.Pool, { options: { purpose, field } }: Given): Promise<void> {
   const { rowCount } = await pool
     .query('select masking.rotate(purpose => $1, field => $2)', [purpose ?? null, field ?? null])
     .catch((error: unknown) => {
@@ -124,10 +83,8 @@ async function say(pool: pg.Pool, name: string, what: string): Promise<void> {
   print(`${rows[0]?.count} rotations ${what}`);
 }
 
-async function destroy(pool: pg.Pool, given: Command): Promise<void> {
-  const [purpose, version] = given.args;
-  requireOneOf('purpose', purpose, PURPOSES);
-  const losing = given.opts<{ losing: string }>().losing;
+async function destroy(pool: pg.Pool, { args, options: { losing = '0' } }: Given): Promise<void> {
+  const [purpose, version] = args;
   if (!/^\d{1,9}$/.test(version ?? '') || !/^\d{1,15}$/.test(losing)) {
     throw new SettingError('version and --losing must be whole numbers');
   }
@@ -152,7 +109,7 @@ async function destroy(pool: pg.Pool, given: Command): Promise<void> {
   print(`the ${purpose} key ${version} is destroyed`);
 }
 
-async function showFingerprints(pool: pg.Pool, _given: Command, { kek }: Settings): Promise<void> {
+async function showFingerprints(pool: pg.Pool, _given: Given, { kek }: Settings): Promise<void> {
   const { rows } = await pool.query<{ fingerprint: string; since_at: Date; replaced_at: Date | null }>(
     'select * from masking.list_keks()',
   );
@@ -167,8 +124,8 @@ async function showFingerprints(pool: pg.Pool, _given: Command, { kek }: Setting
   print(`${here}  in ${'text' in kek ? 'MASKING_KEK' : `the file ${kek.file}`}`);
 }
 
-async function rewrapKeys(pool: pg.Pool, given: Command, { kek }: Settings): Promise<void> {
-  const { newKekFile: file, inPlace } = given.opts<{ newKekFile: string; inPlace: boolean }>();
+async function rewrapKeys(pool: pg.Pool, { options }: Given, { kek }: Settings): Promise<void> {
+  const { newKekFile: file = '', inPlace } = options;
   const current = kek !== undefined && 'file' in kek ? kek.file : undefined;
   if (inPlace && current === undefined)
     throw new SettingError('--in-place needs MASKING_KEK_FILE, which names the file to write');
@@ -196,28 +153,11 @@ async function sealDatabase(pool: pg.Pool): Promise<void> {
   print('sealed: a worker that runs and has the key unseals it again within seconds');
 }
 
-async function unsealDatabase(pool: pg.Pool, _given: Command, settings: Settings): Promise<void> {
+async function unsealDatabase(pool: pg.Pool, _given: Given, settings: Settings): Promise<void> {
   if (settings.kek === undefined)
     throw new SettingError('MASKING_KEK or MASKING_KEK_FILE must be set to unseal');
   await unseal(pool, await readKek(settings.kek));
   print('unsealed');
-}
-
-async function withPool(
-  settings: Settings,
-  name: string,
-  use: (pool: pg.Pool) => Promise<void>,
-): Promise<void> {
-  const database = requireDatabase(settings);
-  const pool = createPool(database.url, { max: 1, applicationName: 'masked-logins keys' });
-  try {
-    await explaining({ command: name === 'list' ? 'keys list' : 'keys', database }, async () => {
-      await checkDatabase(pool);
-      await use(pool);
-    });
-  } finally {
-    await pool.end();
-  }
 }
 
 /** What a command of ours was refused with, and what to do in terms of its own options rather than of SQL. */
@@ -226,11 +166,6 @@ function advised(error: unknown, advice: Record<string, string>): unknown {
   const remedy = code === undefined ? undefined : advice[code];
   if (remedy === undefined) return error;
   return new FatalError(`${(error as pg.DatabaseError).message}. ${remedy} [SQLSTATE ${code}]`);
-}
-
-function requireOneOf(name: string, value: string | undefined, allowed: string[]): void {
-  if (value !== undefined && !allowed.includes(value))
-    throw new SettingError(`${name} must be ${allowed.join(' or ')}`);
 }
 
 function print(text: string): void {

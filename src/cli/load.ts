@@ -1,9 +1,7 @@
-import type { Command } from 'commander';
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
 import { reportToLog, reportToTerminal, summaryLine } from '../load/report.ts';
 import { runLoader } from '../load/run.ts';
 import { createLogger, type Logger } from '../log.ts';
-import { commandLine, runCommand } from './command.ts';
 import { stopSignal } from './signals.ts';
 
 interface Options {
@@ -12,17 +10,7 @@ interface Options {
 }
 
 /** `load`: moves messages from the queue into staging until the queue is empty or, with `--follow`, until it is stopped. */
-export function command(): Command {
-  return commandLine('load', 'Moves login events from the SQS queue into staging, until the queue is empty', [
-    ['masked-logins load', 'load what is in the queue, then exit'],
-    ['masked-logins load --follow', 'go on until SIGTERM, as a service'],
-  ])
-    .option('--follow', 'go on until SIGTERM or Ctrl-C')
-    .option('--json', 'print the summary as JSON')
-    .action((options: Options) => runCommand(() => run(options)));
-}
-
-async function run({ follow, json }: Options): Promise<number> {
+export async function run({ follow, json }: Options): Promise<number> {
   const settings = readSettings();
   const database = requireDatabase(settings);
   const queue = requireQueue(settings);

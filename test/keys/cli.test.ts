@@ -102,7 +102,7 @@ test('rotate begins one rotation, pause and resume hold it, status shows it, and
   ]);
 
   const again = await keys(['rotate', '--purpose', 'token']);
-  expect(again).toMatchObject({ code: 1, printed: expect.stringContaining('keys -- resume') });
+  expect(again).toMatchObject({ code: 1, printed: expect.stringContaining('keys resume') });
   expectNoSql(again.printed);
   expect((await keys(['resume'])).code).toBe(0);
   const logged = (await work()).filter(({ msg }) => msg.startsWith('rotation of the token key of ip'));
@@ -121,7 +121,7 @@ function expectNoSql(printed: string): void {
 test('destroy refuses with the way out, and then destroys', async () => {
   const active = await keys(['destroy', 'cipher', '1']);
   expect(active).toMatchObject({ code: 1, printed: expect.stringContaining('ML007') });
-  expect(active.printed).toContain('npm run keys -- rotate --purpose cipher');
+  expect(active.printed).toContain('masked-logins keys rotate --purpose cipher');
   await keys(['rotate', '--purpose', 'cipher', '--field', 'ip']);
   const held = await keys(['destroy', 'cipher', '1']);
   expect(held).toMatchObject({ code: 1, printed: expect.stringContaining('ML006') });
