@@ -66,7 +66,7 @@ export function keysCommand(): Command {
     .option('--in-place', 'then also write the new key to the file of MASKING_KEK_FILE');
 
   add('seal', 'Removes the key-encryption key from the database', [
-    ['masked-logins keys seal', 'stop masking and revealing; first stop the workers, which unseal'],
+    ['masked-logins keys seal', 'stop masking and revealing; stop workers first'],
   ]);
 
   add('unseal', 'Puts the key-encryption key into the database', [
