@@ -1,11 +1,12 @@
 # One image for all commands: `docker run IMAGE load --follow`.
 # Node runs the TypeScript as it is, so there is no build step.
 
-FROM node:24-slim AS dependencies
+# On the machine's own platform: dependencies are JavaScript only, so those for all platforms are the same.
+FROM --platform=$BUILDPLATFORM node:24-slim AS dependencies
 WORKDIR /app
 COPY package.json package-lock.json ./
-# No package that is needed at run time has an install script.
-RUN npm ci --omit=dev --ignore-scripts
+# No package that is needed at run time has an install script, or is optional: that would be TypeScript's compiler.
+RUN npm ci --omit=dev --omit=optional --ignore-scripts
 
 FROM node:24-slim
 ENV NODE_ENV=production

@@ -118,6 +118,18 @@ export function readSettings(environment: NodeJS.ProcessEnv = process.env): Sett
   };
 }
 
+/**
+ * How wide output for people may be: as wide as the terminal; else as `COLUMNS` says, which watch(1) sets for the command
+ * that it runs; else undefined.
+ */
+export function columnsOf(
+  stream: { columns?: number },
+  environment: NodeJS.ProcessEnv = process.env,
+): number | undefined {
+  // A terminal without a size has 0 columns.
+  return stream.columns || Number(/^[1-9]\d{0,3}$/.exec(environment['COLUMNS'] ?? '')?.[0]) || undefined;
+}
+
 /** @throws {SettingError} if `DATABASE_URL` is not set */
 export function requireDatabase(settings: Settings): DatabaseSettings {
   if (settings.database !== undefined) return settings.database;

@@ -1,7 +1,7 @@
-import { findPackageJSON } from 'node:module';
 import path from 'node:path';
 
-const ROOT = path.dirname(findPackageJSON(import.meta.url)!);
+/** The compiled package has this file in dist/src/, the checkout in src/. */
+const ROOT = path.join(import.meta.dirname, import.meta.filename.endsWith('.ts') ? '..' : '../..');
 
 /** The absolute path of a file of this package, from source as well as compiled. `file` is its path in the package. */
 export function packageFile(file: string): string {

@@ -1,7 +1,7 @@
-import Table from 'cli-table3';
 import type { SQSClient } from '@aws-sdk/client-sqs';
 import type { Pool } from 'pg';
 import { countMessages } from './queue/counts.ts';
+import { renderTable, wrap } from './table.ts';
 import { residueFrom, type Residue, type ResidueRow } from './work/clear-staging.ts';
 
 /** A data key as `status` shows it, without the key itself. */
@@ -10,6 +10,13 @@ export interface KeyVersion {
   field: 'ip' | 'device_id' | 'body';
   version: number;
   state: 'active' | 'retiring' | 'destroyed';
+}
+
+/** A row of `masking.list_keys()`. */
+export interface ListedKey extends KeyVersion {
+  created_at: Date;
+  retiring_at: Date | null;
+  destroyed_at: Date | null;
 }
 
 /** A rotation that is not done. */
@@ -114,12 +121,15 @@ export async function collectStatus(pool: Pool, sqs: SQSClient, queueUrl: string
   };
 }
 
-/** The figures as a table: first what needs attention, then in the order of a message's journey. */
-export function renderStatus(status: Status): string {
+/**
+ * The figures as a table: first what needs attention, then in the order of a message's journey.
+ *
+ * @param columns the width to fit into; undefined if nothing limits it
+ */
+export function renderStatus(status: Status, columns?: number): string {
   const { queue, staged, batches, quarantined } = status;
-  const table = new Table({ style: { head: [], border: [] } });
   const age = staged.oldestUnmaskedSeconds;
-  table.push(
+  const rows: (string | number)[][] = [
     ['database', status.sealed ? 'SEALED: masking waits for the key-encryption key' : 'unsealed'],
     ['queue', `${queue.visible} visible, ${queue.inFlight} in flight`],
     ['dead-lettered', queue.deadLettered ?? 'no dead-letter queue'],
@@ -137,14 +147,34 @@ export function renderStatus(status: Status): string {
     ['duplicates', status.duplicates],
     ['quarantined', `${quarantined.total}, of which ${quarantined.now} still there`],
     ['keys', status.keys.map(renderKey).join('\n') || 'none yet: made at the first unsealing'],
-  );
+  ];
   if (status.noAddresses > 0) {
     const hint = 'a port or a forwarded list? see "What senders write" in docs/operations.md';
-    table.push(['ip values that are no address', `${status.noAddresses} (${hint})`]);
+    rows.push(['ip values that are no address', `${status.noAddresses} (${hint})`]);
   }
-  if (status.rotations.length > 0) table.push(['rotations', status.rotations.map(renderRotation).join('\n')]);
-  if (status.erasures.length > 0) table.push(['erasures', status.erasures.map(renderErasure).join('\n')]);
-  return table.toString();
+  if (status.rotations.length > 0) rows.push(['rotations', status.rotations.map(renderRotation).join('\n')]);
+  if (status.erasures.length > 0) rows.push(['erasures', status.erasures.map(renderErasure).join('\n')]);
+  return renderTable(rows, { columns });
+}
+
+/** The keys as a table, and a line for each rotation that is under way. */
+export function renderKeys(keys: ListedKey[], rotations: RotationProgress[], columns?: number): string {
+  // With a date to the millisecond it is 72 columns wide.
+  const isNarrow = columns !== undefined && columns < 72;
+  const table = renderTable(
+    keys.map((key) => {
+      const since = (key.destroyed_at ?? key.retiring_at ?? key.created_at).toISOString();
+      return [
+        key.purpose,
+        key.field,
+        key.version,
+        key.state,
+        isNarrow ? since.replace(/T(.*)\..*/, ' $1Z') : since,
+      ];
+    }),
+    { head: ['purpose', 'field', 'version', 'state', 'since'], columns },
+  );
+  return [table, ...rotations.map((rotation) => wrap(renderRotation(rotation), columns))].join('\n');
 }
 
 /** A rotation in one line: what it is, its progress, and how long it may still take. */

@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { columnsOf } from '../config.ts';
 import { describe, EXIT_USAGE, SettingError } from '../errors.ts';
 
 /** Command lines, each with a description. */
@@ -10,14 +11,25 @@ export type Examples = readonly (readonly [line: string, what: string])[];
  * @param examples shown at the end of its `--help`
  */
 export function commandLine(name: string, description: string, examples: Examples = []): Command {
-  return new Command(name)
+  const command: Command = new Command(name)
     .description(description)
     .allowExcessArguments(false)
-    .addHelpText('after', () => renderExamples(examples))
+    .addHelpText('after', ({ error }) => (error ? '' : renderExamples(examples)))
+    .configureHelp({ minWidthToWrap: 20, subcommandTerm: (subcommand) => subcommand.name() })
     .configureOutput({
-      outputError: (text, write) => write(`${oneLine(text)} (see --help)\n`),
+      getOutHelpWidth: () => columnsOf(process.stdout) ?? 80,
+      outputError: (text) => complain(oneLine(text), command),
+      // Help that nobody asked for: a subcommand is missing, or `help` was asked for one that does not exist.
+      writeErr: () => complain('error: a command is missing or unknown', command),
     })
     .exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? 0 : EXIT_USAGE));
+  return command;
+}
+
+function complain(what: string, { commands }: Command): void {
+  const names = commands.map((each) => each.name()).join(', ');
+  const hint = names === '' ? '--help shows what there is' : `there are ${names}; --help says more`;
+  process.stderr.write(`${what} (${hint})\n`);
 }
 
 function renderExamples(examples: Examples): string {

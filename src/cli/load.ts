@@ -1,9 +1,7 @@
-import type { Command } from 'commander';
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
 import { reportToLog, reportToTerminal, summaryLine } from '../load/progress.ts';
 import { runLoader } from '../load/run.ts';
 import { createLogger, type Logger } from '../log.ts';
-import { commandLine, runCommand } from './command.ts';
 import { stopSignal } from './signals.ts';
 
 interface Options {
@@ -11,18 +9,8 @@ interface Options {
   json: boolean;
 }
 
-/** `load`: moves messages from the queue into staging, until the queue is empty or, with `--follow`, until a signal. */
-export function command(): Command {
-  return commandLine('load', 'Moves login events from the SQS queue into staging, until the queue is empty', [
-    ['masked-logins load', 'load the messages in the queue, then exit'],
-    ['masked-logins load --follow', 'run until SIGTERM, as a service'],
-  ])
-    .option('--follow', 'run until SIGTERM or Ctrl-C')
-    .option('--json', 'print the summary as JSON')
-    .action((options: Options) => runCommand(() => run(options)));
-}
-
-async function run({ follow, json }: Options): Promise<number> {
+/** `load`: moves messages from the queue into staging until the queue is empty or, with `--follow`, until it is stopped. */
+export async function run({ follow, json }: Options): Promise<number> {
   const settings = readSettings();
   const database = requireDatabase(settings);
   const queue = requireQueue(settings);

@@ -1,44 +1,59 @@
-/** `masked-logins COMMAND`: the commands that run in production. */
-import { readFile } from 'node:fs/promises';
-import tab from '@bomb.sh/tab/commander';
-import type { Command } from 'commander';
-import { EXIT_USAGE } from '../errors.ts';
+/**
+ * The command `masked-logins`: what runs in production. This file has every command line; a command's own code is loaded
+ * only when the command runs, so that help and completion do not wait for it.
+ */
+import { readFileSync } from 'node:fs';
 import { packageFile } from '../package.ts';
-import { commandLine } from './command.ts';
+import { commandLine, runCommand } from './command.ts';
+import { addCompletion } from './completion.ts';
+import { keysCommand } from './keys-command.ts';
 
-/** A command is imported only when it is needed, because its imports take a while. */
-const COMMANDS: Record<string, () => Promise<{ command: () => Command }>> = {
-  migrate: () => import('./migrate.ts'),
-  load: () => import('./load.ts'),
-  worker: () => import('./worker.ts'),
-  status: () => import('./status.ts'),
-  keys: () => import('./keys.ts'),
-};
+const { version } = JSON.parse(readFileSync(packageFile('package.json'), 'utf8')) as { version: string };
 
-/** What needs all commands. */
-const OTHERS = ['help', '--help', '-h', '--version', '-V', 'complete'];
+const program = commandLine('masked-logins', 'Moves login events from SQS into Postgres, masked', [
+  ['masked-logins migrate', 'create or update the database of DATABASE_URL'],
+  ['masked-logins load --follow', 'move messages from the queue to Postgres until stopped'],
+  ['masked-logins worker', 'mask what is loaded, and delete it from the queue'],
+]).version(version, '-V, --version', 'print the version');
 
-const EXAMPLES = [
-  ['masked-logins migrate', 'create or update the schemas in the database of DATABASE_URL'],
-  ['masked-logins load --follow', 'move messages from the queue into Postgres, until it is stopped'],
-  ['masked-logins worker', 'mask staged messages, and delete them from the queue'],
-  ['source <(masked-logins complete bash)', 'complete commands and options with the Tab key; also zsh, fish'],
-] as const;
+program.addCommand(
+  commandLine(
+    'migrate',
+    'Creates or updates the roles, schemas and functions in the database of DATABASE_URL; can be run at any time',
+    [['masked-logins migrate', 'as a login with CREATEROLE (docs/operations.md)']],
+  ).action(() => runCommand(async () => (await import('./migrate.ts')).run())),
+);
 
-const [name] = process.argv.slice(2);
-if (name !== undefined && Object.hasOwn(COMMANDS, name)) await run([name]);
-else if (name !== undefined && OTHERS.includes(name)) await run(Object.keys(COMMANDS));
-else {
-  const names = Object.keys(COMMANDS).join(', ');
-  process.stderr.write(`usage: masked-logins COMMAND [options]; COMMAND is one of ${names} (see --help)\n`);
-  process.exitCode = EXIT_USAGE;
-}
+program.addCommand(
+  commandLine('load', 'Moves login events from the SQS queue into staging, until the queue is empty', [
+    ['masked-logins load', 'load what is in the queue, then exit'],
+    ['masked-logins load --follow', 'run until SIGTERM, as a service'],
+    ['masked-logins load --json', 'print the summary for a program'],
+  ])
+    .option('--follow', 'run until SIGTERM or Ctrl-C')
+    .option('--json', 'print the summary as JSON')
+    .action((options) => runCommand(async () => (await import('./load.ts')).run(options))),
+);
 
-async function run(names: string[]): Promise<void> {
-  const program = commandLine('masked-logins', 'Moves login events from SQS into Postgres, masked', EXAMPLES);
-  const { version } = JSON.parse(await readFile(packageFile('package.json'), 'utf8')) as { version: string };
-  program.version(version, '-V, --version', 'print the version');
-  for (const load of names.map((each) => COMMANDS[each]!)) program.addCommand((await load()).command());
-  tab(program);
-  await program.parseAsync();
-}
+program.addCommand(
+  commandLine('worker', 'Masks staged batches, deletes their messages from SQS, and runs maintenance', [
+    ['masked-logins worker', 'run until SIGTERM, as a service'],
+    ['masked-logins worker --once', 'do what is due, then exit: from cron, or after a load'],
+  ])
+    .option('--once', 'run until no job is due, empty staging of what is done, then exit')
+    .action((options) => runCommand(async () => (await import('./worker.ts')).run(options))),
+);
+
+program.addCommand(
+  commandLine('status', 'Shows where the messages are, from the queue to user_logins', [
+    ['masked-logins status', 'print a table'],
+    ['masked-logins status --json', 'print an object for a program'],
+    ['watch masked-logins status', 'print the table every two seconds'],
+  ])
+    .option('--json', 'print JSON')
+    .action((options) => runCommand(async () => (await import('./status.ts')).run(options))),
+);
+
+program.addCommand(keysCommand());
+addCompletion(program);
+await program.parseAsync();

@@ -1,4 +1,3 @@
-import type { Command } from 'commander';
 import { readSettings, requireDatabase, requireQueue } from '../config.ts';
 import { silenceConsole } from '../database/library-logger.ts';
 import { describe } from '../errors.ts';
@@ -7,24 +6,10 @@ import { createLogger } from '../log.ts';
 import { onceLine, onceProblems } from '../work/report.ts';
 import { runWorker, runWorkerOnce } from '../work/worker.ts';
 import { TASKS } from '../../tasks/index.ts';
-import { commandLine, runCommand } from './command.ts';
 import { leaveNow, stopSignal } from './signals.ts';
 
 /** `worker`: masks staged batches and runs maintenance. */
-export function command(): Command {
-  return commandLine(
-    'worker',
-    'Masks staged batches, deletes their messages from SQS, and runs maintenance',
-    [
-      ['masked-logins worker', 'work until SIGTERM, as a service'],
-      ['masked-logins worker --once', 'run the jobs that are due, then exit: from cron, or after a load'],
-    ],
-  )
-    .option('--once', 'work until no job is due, empty staging, then exit')
-    .action((options: { once: boolean }) => runCommand(() => run(options)));
-}
-
-async function run({ once }: { once: boolean }): Promise<number | void> {
+export async function run({ once }: { once: boolean }): Promise<number | void> {
   const settings = readSettings();
   const log = createLogger(settings.logLevel);
   const onStop = (): void => {

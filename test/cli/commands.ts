@@ -1,10 +1,21 @@
 /** The commands as people start them: real processes of package.json's scripts, with nothing in their environment but what is given. */
-import { execFile } from 'node:child_process';
+import { execFile, spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { childEnvironment } from '../../local/environment.ts';
 import { read } from '../house/files.ts';
 
 export const ROOT = path.join(import.meta.dirname, '../..');
+
+/** The Node that started npm, where that is one that cannot run TypeScript. */
+export const OLD = [process.env['npm_node_execpath'] ?? '', '/usr/bin/node'].find(
+  (node) => versionOf(node) < 22.18,
+);
+
+function versionOf(node: string): number {
+  const { stdout } = spawnSync(node, ['--version'], { encoding: 'utf8' });
+  const [major, minor] = (stdout ?? '').replace('v', '').split('.').map(Number);
+  return major === undefined || Number.isNaN(major) ? Number.POSITIVE_INFINITY : major + (minor ?? 0) / 100;
+}
 
 /** Each script of ours, as the arguments of `node`. */
 export const COMMANDS = new Map(

@@ -2,16 +2,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
 import { childEnvironment } from '../../local/environment.ts';
 import { read } from '../house/files.ts';
-import { COMMANDS, complaints, ROOT, run } from './commands.ts';
-
-/** The Node that started npm, where that is one that cannot run TypeScript. */
-const OLD = [process.env['npm_node_execpath'] ?? '', '/usr/bin/node'].find((node) => versionOf(node) < 22.18);
-
-function versionOf(node: string): number {
-  const { stdout } = spawnSync(node, ['--version'], { encoding: 'utf8' });
-  const [major, minor] = (stdout ?? '').replace('v', '').split('.').map(Number);
-  return major === undefined || Number.isNaN(major) ? Number.POSITIVE_INFINITY : major + (minor ?? 0) / 100;
-}
+import { COMMANDS, complaints, OLD, ROOT, run } from './commands.ts';
 
 const NAMES = [...COMMANDS.keys()];
 const NEEDED = (JSON.parse(read('package.json')) as { engines: { node: string } }).engines.node.replace(

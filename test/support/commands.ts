@@ -3,6 +3,8 @@ import path from 'node:path';
 import { childEnvironment, MASKED_LOGINS } from '../../local/environment.ts';
 
 const ROOT = path.join(import.meta.dirname, '../..');
+/** It is for development only, so that `masked-logins` does not have it. */
+const SEND = path.join(ROOT, 'local/cli/send.ts');
 /** A command that is still running then does not end by itself, in milliseconds. */
 const TOO_LONG_MS = 30_000;
 
@@ -21,7 +23,7 @@ export function runCommandLine(line: string, variables: Record<string, string>):
   return new Promise((resolve) => {
     const child = execFile(
       process.execPath,
-      [...(command === 'send' ? ['local/cli/send.ts'] : [MASKED_LOGINS, command!]), ...args],
+      command === 'send' ? [SEND, ...args] : [MASKED_LOGINS, command!, ...args],
       {
         cwd: ROOT,
         env: childEnvironment(variables),

@@ -1,6 +1,6 @@
 /**
- * Ends the process if this Node cannot run the project. Plain JavaScript, so that any Node can say so. package.json says
- * the same under `engines`.
+ * Ends the process with one line if it lacks what the project needs: a new enough Node, or the dependencies. Plain
+ * JavaScript, so that any Node can run it. package.json names the same Node under `engines`.
  */
 import { existsSync } from 'node:fs';
 
@@ -14,5 +14,12 @@ if (major < 22 || (major === 22 && minor < 18) || (isTypeScript && !process.feat
     ? '. For npm run, npm ci brings one, unless --omit=dev or --ignore-scripts keeps it out.'
     : '';
   console.error(`${needed}; this is ${process.version}${advice}`);
+  process.exit(1);
+}
+
+try {
+  import.meta.resolve('commander');
+} catch {
+  console.error('The dependencies of masked-logins are not installed: run npm ci.');
   process.exit(1);
 }
