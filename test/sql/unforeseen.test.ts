@@ -177,7 +177,7 @@ describe('an error that the messages do not cause', () => {
     },
   );
 
-  test('fails the batch if all messages of one partition fail, even if it is only one message', async () => {
+  test('fails the batch if all messages from one time fail, even if it is only one message', async () => {
     await provoke('22021', `new.create_date < '2001-06-01'`);
     const elsewhere = others(20).map((each) => ({ ...each, sentAt: Date.UTC(2002, 0, 1) }));
     await expectRefused([...elsewhere, login()]);
