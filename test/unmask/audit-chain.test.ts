@@ -56,7 +56,7 @@ async function watch(signal: AbortSignal): Promise<number> {
   return checks;
 }
 
-test('with eight concurrent writers the audit log is intact, and the next event joins all heads', async () => {
+test('eight concurrent writers leave the audit log intact, and the next event joins all heads', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
   const pairs = await Promise.all(
     people.map(async (person, n) => ({
