@@ -129,7 +129,7 @@ test('everything still works if PUBLIC loses its default privileges after a migr
   await migrate({ connectionString: fresh.migratorUrl, log });
 });
 
-test('each missing privilege of the migrating login is reported with the statement that grants it', async () => {
+test('each missing privilege of the migrating login is reported with the statement to grant it', async () => {
   fresh = await createFreshDatabase();
   await revokePublicDefaults(fresh);
   await fresh.superuser.query(`revoke all on database ${fresh.name} from ${MIGRATOR}`);
@@ -148,7 +148,7 @@ test('each missing privilege of the migrating login is reported with the stateme
   await expectJourney(fresh.name);
 });
 
-test('a missing privilege on the functions of pgcrypto is reported with the statement that grants it', async () => {
+test('a missing privilege on pgcrypto functions is reported with the statement to grant it', async () => {
   fresh = await createFreshDatabase();
   await fresh.superuser.query('alter default privileges revoke all on functions from public');
   const { code, remedy } = await refusal(migrate({ connectionString: fresh.migratorUrl, log }));

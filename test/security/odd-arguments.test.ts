@@ -213,7 +213,7 @@ test('unusual arguments change nothing at the start of rotations, an erasure and
   expect(await faults()).toEqual([]);
 });
 
-test('unusual arguments change nothing during a rotation of logins and an erasure in quarantine', async () => {
+test('unusual arguments change nothing during a rotation of logins and an erasure', async () => {
   while ((await rotationsOf(db))[0]!.phase === 'vault') await step(db, 9);
   await step(db, 9);
   await db.pool('worker').query('select masking.erase_step()');

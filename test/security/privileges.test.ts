@@ -172,7 +172,7 @@ describe('tables', () => {
     }
   });
 
-  test('are unlogged if and only if they contain values or keys in the clear', async () => {
+  test('the tables with values or keys in the clear are unlogged, and no others', async () => {
     const unlogged = `select n.nspname || '.' || c.relname as name ${OURS} and c.relpersistence <> 'p' order by 1`;
     expect(await rowsOf(unlogged)).toEqual(['masking.kek', ...STAGED].map((name) => ({ name })));
   });
