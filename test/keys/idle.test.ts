@@ -10,7 +10,7 @@ beforeAll(async () => {
 });
 afterAll(() => db.drop());
 
-test('a reveal immediately after its request does not wait for WAL that nobody flushes', async () => {
+test('a reveal immediately after its request does not wait for WAL that is not flushed', async () => {
   await load(db, sharedLogins(3));
   const tokens = distinct((await maskedLogins(db)).map(({ ip }) => ip));
   const id = await request(db, 'ip', tokens);

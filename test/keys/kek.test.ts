@@ -156,7 +156,7 @@ test.each(['after the COPY', 'while it waits for a lock'])(
     await seal();
     expect(await sqlstate(unseal(db.pool('worker'), NEXT))).toBe('ML002');
     await expectUnseals(db.kek);
-    // The refused key was not recorded as an earlier key.
+    // The killed rewrap has not recorded its key as an earlier one.
     expect(await sqlstate(rewrap(custodian(), NEXT))).toBe('none');
   },
 );

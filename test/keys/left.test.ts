@@ -1,4 +1,4 @@
-/** Background work is complete only when nothing is left to do, whatever its steps were told or did. */
+/** Background work completes only when nothing is left to do. */
 import { beforeEach, describe, expect, test } from 'vitest';
 import { type TestDatabase } from '../support/database.ts';
 import {

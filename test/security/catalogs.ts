@@ -15,7 +15,7 @@ export const ROLES = [
   'logins_auditor',
 ];
 
-/** All schemas except those of Postgres, whoever owns them. */
+/** All schemas except those of Postgres, with any owner. */
 const OURS = `n.nspname !~ '^pg_' and n.nspname <> 'information_schema'`;
 const NO_EXTENSION = (catalog: string, oid: string) =>
   `not exists (select from pg_depend d where d.classid = '${catalog}'::regclass and d.objid = ${oid} and d.deptype = 'e')`;

@@ -5,9 +5,7 @@
 import { isIP, isIPv4 } from 'node:net';
 import fc from 'fast-check';
 
-/**
- * Two strings share a form only if they are the same address. With a zone (`%eth0`), a string is no address.
- */
+/** Two strings have the same form only if they are the same address. A zone (`%eth0`) makes a form differ. */
 export function canonicalForm(text: string): string {
   if (isIP(text) === 0 || text.includes('%')) return `not an address: ${text}`;
   if (isIPv4(text)) return `4: ${text}`;

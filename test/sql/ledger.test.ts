@@ -118,7 +118,7 @@ describe('mask_batch', () => {
     expect(await ledgerOf(db, batchId)).toMatchObject({ acked: true, lost: false });
   });
 
-  test('marks a batch lost whose rows are gone after a crash, and returns no receipts for it', async () => {
+  test('marks a batch as lost if its rows are gone after a crash, and returns no receipts', async () => {
     const lost = message();
     const batchId = await stage(db, [lost]);
     await crash();

@@ -63,7 +63,7 @@ const expireHeartbeat = (worker: string) =>
     [worker],
   );
 
-describe('the sweep', () => {
+describe('sweep_batches', () => {
   test('adds the job of an overdue batch if it is missing', async () => {
     const batchId = await overdueBatch();
     await db.superuser.query('delete from graphile_worker._private_jobs');

@@ -28,7 +28,7 @@ beforeEach(async () => {
 afterEach(() => stage.refuteLeaks(unmasker, approver));
 afterAll(() => stage.drop());
 
-/** Inserts an approval of the request that nobody gave. */
+/** Inserts a forged approval of the request. */
 const forgeApproval = (who: string, digest: string) =>
   forge(
     `insert into unmask.approvals (request_id, approved_by, digest, event_id)
@@ -72,7 +72,7 @@ test.each(CHANGES)('a request whose %s was changed cannot be approved or reveale
   expect(await approver.state(APPROVE, [another])).toBe('ML108');
 });
 
-test('a request that nobody made cannot be revealed', async () => {
+test('a forged request cannot be revealed', async () => {
   await forge(
     `insert into unmask.requests
      select gen_random_uuid(), kind, array[$2]::uuid[], reason, subject, requested_by, role_name, requested_at, expires_at,

@@ -108,12 +108,12 @@ test('a reveal in a session that does not wait for synchronous standbys sends a 
   await superuser.run(definition);
 });
 
-test('a reveal does not wait forever for WAL that nobody flushes', async () => {
+test('a reveal does not wait forever for WAL that is not flushed', async () => {
   await unmasker.run('set synchronous_commit = on');
   await setPolicy(stage.db, 'logins_unmasker');
   const idle = await stage.superuser();
   await idle.run('create table public.unrelated (n int)');
-  // An open transaction has written WAL, and nobody flushes its last page for a while.
+  // An open transaction has written WAL whose last page is not flushed for a while.
   await idle.run('begin');
   for (let n = 0; n < TRIES; n += 1) {
     const id = await request(unmasker, 'ip', [token]);

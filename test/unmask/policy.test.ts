@@ -93,7 +93,7 @@ describe('two concurrent requests that together exceed the daily limit', () => {
     },
   );
 
-  test('one that is rolled back does not count', async () => {
+  test('the second can be revealed if the first is rolled back', async () => {
     await unmasker.run('rollback');
     expect((await colleague.run(REVEAL, [second])).rows).toHaveLength(3);
     expect(await unmasker.state(REQUEST, [tokens.slice(0, 2)])).toBe('none');
