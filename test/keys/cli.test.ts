@@ -17,7 +17,7 @@ beforeAll(async () => {
 });
 afterAll(() => pipeline.stop());
 
-/** What a command prints, and its exit code. */
+/** Runs a command. Returns its output and its exit code. */
 async function run(
   command: string,
   args: string[],
@@ -30,7 +30,7 @@ async function run(
 }
 const keys = (args: string[], variables: Record<string, string> = {}) => run('keys', args, variables);
 
-/** Has a worker do whatever there is to do, and returns what it logged. */
+/** Runs a worker until no work is left. Returns what it logged. */
 async function work(): Promise<{ msg: string; rows?: number; total?: number }[]> {
   const worker = pipeline.run('worker');
   await until(async () => (await pending()) === 0);
@@ -68,7 +68,7 @@ test('list shows every key with its state', async () => {
   for (const word of ['token', 'cipher', 'ip', 'device_id', 'body']) expect(printed).toContain(word);
 });
 
-test('list --json is an object for machines, with every key, and no key itself', async () => {
+test('list --json prints all keys as JSON, without key material', async () => {
   const { code, printed } = await keys(['list', '--json']);
   expect(code).toBe(0);
   const listed = JSON.parse(printed);
@@ -85,7 +85,7 @@ test('list --json is an object for machines, with every key, and no key itself',
   });
 });
 
-test('rotate begins one rotation, pause and resume hold it, status shows it, and workers end it', async () => {
+test('rotate starts a rotation that can be paused and resumed, and that workers complete', async () => {
   expect((await keys(['rotate', '--purpose', 'token', '--field', 'ip'])).code).toBe(0);
   expect(await rotationStates()).toEqual(['running']);
   expect((await keys(['pause'])).code).toBe(0);
@@ -113,12 +113,12 @@ test('rotate begins one rotation, pause and resume hold it, status shows it, and
   expect(JSON.parse((await run('status', ['--json'])).printed).rotations).toEqual([]);
 });
 
-/** Whoever calls a command is answered in its own options. */
+/** The messages of a command name its options and not SQL. */
 function expectNoSql(printed: string): void {
   expect(printed).not.toMatch(/select |masking\.|=>/);
 }
 
-test('destroy refuses with the way out, and then destroys', async () => {
+test('destroy refuses a key in use and says what to do, and then destroys it', async () => {
   const active = await keys(['destroy', 'cipher', '1']);
   expect(active).toMatchObject({ code: 1, printed: expect.stringContaining('ML007') });
   expect(active.printed).toContain('masked-logins keys rotate --purpose cipher');
@@ -139,12 +139,12 @@ test('destroy refuses with the way out, and then destroys', async () => {
   expect(await states()).toContain('cipher 1 destroyed');
 });
 
-test('rewrap changes the key-encryption key, after which the old one unseals no more', async () => {
+test('rewrap changes the key-encryption key, and the old one no longer unseals', async () => {
   const file = path.join(path.dirname(pipeline.stack.file.kekFile), 'next-kek');
   const old = readFileSync(pipeline.stack.file.kekFile, 'utf8').trim();
   const [next, last] = [randomBytes(32).toString('hex'), randomBytes(32).toString('hex')];
   writeFileSync(file, `${next}\n`);
-  // A key that somebody set is theirs to replace.
+  // A key from the environment is left for the user to replace.
   expect(await keys(['rewrap', '--new-kek-file', file], { MASKING_KEK: old })).toMatchObject({ code: 0 });
   expect(readFileSync(pipeline.stack.file.kekFile, 'utf8').trim()).toBe(old);
   const shown = await keys(['fingerprint']);
@@ -156,7 +156,7 @@ test('rewrap changes the key-encryption key, after which the old one unseals no 
   expect(await keys(['unseal'])).toMatchObject({ code: 1, printed: expect.stringContaining('ML002') });
   expect(await sealed()).toBe(true);
   expect(await keys(['unseal'], { MASKING_KEK: next })).toMatchObject({ code: 0 });
-  // It is the stack's key that is used where none is given, and it follows.
+  // Without a key in the environment, the command uses the stack's key file and replaces the key in it.
   writeFileSync(file, `${last}\n`);
   const rewrapped = await keys(['rewrap', '--new-kek-file', file]);
   expect(rewrapped).toMatchObject({ code: 0, printed: expect.stringContaining(pipeline.stack.file.kekFile) });
@@ -187,13 +187,13 @@ test.each([
   [['rewrap']],
   [['rewrap', '--new-kek-file', '/nonexistent']],
   [['seal', 'now']],
-])('keys %j is a wrong call, which ends with exit code 2 and changes nothing', async (args) => {
+])('keys %j is a usage error, which exits with code 2 and changes nothing', async (args) => {
   const before = [await states(), await rotationStates(), await sealed()];
   expect((await keys(args)).code).toBe(2);
   expect([await states(), await rotationStates(), await sealed()]).toEqual(before);
 });
 
-test('a file that holds no key is refused, and what it holds is not shown', async () => {
+test('a file without a key is refused, and its content is not shown', async () => {
   const file = path.join(path.dirname(pipeline.stack.file.kekFile), 'no-kek');
   const text = randomBytes(20).toString('hex');
   writeFileSync(file, text);
@@ -202,17 +202,17 @@ test('a file that holds no key is refused, and what it holds is not shown', asyn
   expect(printed).not.toContain(text);
 });
 
-test('unsealing without a key is a wrong call', async () => {
+test('unseal without a key is a usage error', async () => {
   const url = pipeline.stack.file.urls.custodian;
   expect((await keys(['unseal'], { DATABASE_URL: url })).code).toBe(2);
 });
 
-test('who is no custodian is refused', async () => {
+test('a login that is not a custodian is refused', async () => {
   const DATABASE_URL = pipeline.stack.file.urls.analyst;
   expect((await keys(['rotate'], { DATABASE_URL })).code).toBe(1);
 });
 
-test('no data key was in anything that was printed', async () => {
+test('no output contains a data key', async () => {
   const { rows } = await pipeline.superuser.query<{ key: Buffer }>(
     `select masking.unwrapped(wrapped) as key from masking.keys where state <> 'destroyed'`,
   );

@@ -32,7 +32,7 @@ const ips = async () => distinct((await maskedLogins(db)).map(({ ip }) => ip));
 const devices = async () => distinct((await maskedLogins(db)).map(({ device }) => device));
 const events = async (action: string) =>
   (await db.pool('auditor').query('select details from audit.events where action = $1', [action])).rows;
-/** Whether the key is still anywhere in its row. */
+/** The wrapped key in its row, or null. */
 const wrapped = async (purpose: string, version: number) =>
   (
     await db.superuser.query('select wrapped from masking.keys where purpose = $1 and version = $2', [
@@ -41,7 +41,7 @@ const wrapped = async (purpose: string, version: number) =>
     ])
   ).rows[0].wrapped;
 
-test('an active key is not destroyed, nor one that is not there, nor one that is destroyed already', async () => {
+test('a key that is active, unknown or already destroyed cannot be destroyed (ML007)', async () => {
   expect(await sqlstate(destroy(db, 'token', 1))).toBe('ML007');
   expect(await sqlstate(destroy(db, 'cipher', 99))).toBe('ML007');
   await rotate(db, 'cipher', 'ip');
@@ -50,16 +50,19 @@ test('an active key is not destroyed, nor one that is not there, nor one that is
   expect(await sqlstate(destroy(db, 'cipher', 1))).toBe('ML007');
 });
 
-test.each(['token', 'cipher'] as const)('a %s key with values under it is not destroyed', async (purpose) => {
-  await rotate(db, purpose, 'ip');
-  expect(await sqlstate(destroy(db, purpose, 1))).toBe('ML006');
-  await step(db, 3);
-  expect(await sqlstate(destroy(db, purpose, 1))).toBe('ML006');
-  expect(await keysIn(db, 'retiring')).toEqual([`${purpose} ip 1`]);
-  await expectAllReveal(db, sent);
-});
+test.each(['token', 'cipher'] as const)(
+  'a %s key that still has values cannot be destroyed (ML006)',
+  async (purpose) => {
+    await rotate(db, purpose, 'ip');
+    expect(await sqlstate(destroy(db, purpose, 1))).toBe('ML006');
+    await step(db, 3);
+    expect(await sqlstate(destroy(db, purpose, 1))).toBe('ML006');
+    expect(await keysIn(db, 'retiring')).toEqual([`${purpose} ip 1`]);
+    await expectAllReveal(db, sent);
+  },
+);
 
-test('a token key whose logins are still being rotated is not destroyed', async () => {
+test('a token key cannot be destroyed while logins are being rotated (ML008)', async () => {
   await rotate(db, 'token', 'ip');
   while ((await rotationsOf(db))[0]!.phase === 'vault') await step(db);
   expect(await sqlstate(destroy(db, 'token', 1))).toBe('ML008');
@@ -69,7 +72,7 @@ test('a token key whose logins are still being rotated is not destroyed', async 
   await expectDuplicatesExact(db, sent);
 });
 
-test('after a rotation the old keys are destroyed, and everything reveals', async () => {
+test('after a rotation the old keys can be destroyed, and all values can be revealed', async () => {
   await maskAll(db, [message('no JSON')]);
   await rotate(db);
   await finish(db);
@@ -84,7 +87,7 @@ test('after a rotation the old keys are destroyed, and everything reveals', asyn
   await expectDuplicatesExact(db, sent);
 });
 
-test('values are lost on purpose by naming how many, and by no other number', async () => {
+test('destroying a key that still has values requires their exact number', async () => {
   await rotate(db, 'cipher', 'ip');
   await step(db, 3);
   const lost = (await ips()).length - 3;
@@ -97,7 +100,7 @@ test('values are lost on purpose by naming how many, and by no other number', as
   expect(await wrapped('cipher', 1)).toBeNull();
 });
 
-/** Loses the addresses of `sent`, and has new ones that are not lost. */
+/** Destroys a key with the addresses of `sent`, and loads a login with an address that is kept. */
 async function loseAddresses(
   purpose: 'token' | 'cipher',
 ): Promise<{ lost: string[]; kept: Map<string, Login> }> {
@@ -108,7 +111,7 @@ async function loseAddresses(
 }
 
 test.each(['token', 'cipher'] as const)(
-  'what a destroyed %s key covered is not revealed, everything else is',
+  'values of a destroyed %s key cannot be revealed, and all others can',
   async (purpose) => {
     const { lost, kept } = await loseAddresses(purpose);
     expect(await rotationsOf(db)).toMatchObject([{ state: 'done' }]);
@@ -122,34 +125,34 @@ test.each(['token', 'cipher'] as const)(
 );
 
 test.each(['token', 'cipher'] as const)(
-  'revealing only values that a destroyed %s key covered is an error',
+  'revealing only values of a destroyed %s key is an error',
   async (purpose) => {
     const { lost } = await loseAddresses(purpose);
     expect(await sqlstate(revealAll(db, 'ip', lost))).toMatch(/^ML/);
   },
 );
 
-test('the record counts what was shown, and not what was lost', async () => {
+test('the audit log counts the values that were shown, and not the lost ones', async () => {
   const { lost, kept } = await loseAddresses('cipher');
   const later = (await maskedLogins(db)).filter(({ id }) => kept.has(id));
   await revealAll(db, 'ip', [...lost, ...later.map(({ ip }) => ip!)]);
   expect(await events('reveal')).toMatchObject([{ details: { values: 1 } }]);
 });
 
-test('a value that was lost can be revealed once it has come again', async () => {
+test('a lost value can be revealed after it is loaded again', async () => {
   await loseAddresses('cipher');
   const again = await load(db, [{ user: 'again', ip: [...sent.values()][0]!.ip, device: 'device-again' }]);
   const token = (await maskedLogins(db)).find(({ id }) => again.has(id))!.ip!;
   expect((await revealAll(db, 'ip', [token])).get(token)).toBe([...again.values()][0]!.ip);
 });
 
-test('a cipher rotation after values were lost with their token key comes to its end', async () => {
+test('a cipher rotation completes after values were lost with their token key', async () => {
   await loseAddresses('token');
   await rotate(db, 'cipher', 'ip');
   expect(await finish(db, 500, 20)).toBeLessThan(20);
 });
 
-test('a token rotation after values were lost with their cipher key comes to its end', async () => {
+test('a token rotation completes after values were lost with their cipher key', async () => {
   const { kept } = await loseAddresses('cipher');
   await rotate(db, 'token', 'ip');
   await finish(db, 7);
@@ -157,7 +160,7 @@ test('a token rotation after values were lost with their cipher key comes to its
   expect([...(await revealAll(db, 'ip', [later.ip!])).values()]).toEqual(['10.200.0.1']);
 });
 
-test('a body key with bodies under it is not destroyed by accident, and on purpose it is', async () => {
+test('destroying a body key that still has bodies requires their number', async () => {
   const broken = [message('no JSON'), message('{')];
   await maskAll(db, broken);
   await rotate(db, 'cipher', 'body');
@@ -170,7 +173,7 @@ test('a body key with bodies under it is not destroyed by accident, and on purpo
   await expectAllReveal(db, sent);
 });
 
-test('destroying waits for a batch that still writes under the key', async () => {
+test('a rotation waits for a batch that uses the key, so that destroy counts its values', async () => {
   const batchId = await stage(db, [message()]);
   const batch = await openTransaction(db.pool('worker'));
   await batch.client.query('select masking.mask_batch($1)', [batchId]);
@@ -188,12 +191,12 @@ test('destroying waits for a batch that still writes under the key', async () =>
   await destroy(db, 'cipher', 1, held);
 });
 
-test('masking goes on after keys were lost on purpose', async () => {
+test('masking continues after a key was destroyed with its values', async () => {
   await loseAddresses('token');
   expect(await mask(db, await stage(db, [message()]))).toHaveLength(1);
 });
 
-test('losing values on purpose while two workers step does not deadlock', async () => {
+test('destroying a key with its values while two workers step does not deadlock', async () => {
   await rotate(db, 'cipher', 'device_id');
   await rotate(db, 'cipher', 'ip');
   const held = (await ips()).length;
@@ -204,10 +207,10 @@ test('losing values on purpose while two workers step does not deadlock', async 
   const ended = [destruction.client.query(`select masking.destroy_key('cipher', 1, losing => $1)`, [held])];
   await untilBlocked(db, destruction.pid);
   ended.push(second.client.query('select masking.rotate_step()'));
-  // It waits, or it leaves the step to the first and the rotation to the destruction.
+  // It waits, or it skips both rotations.
   await Promise.race([untilBlocked(db, second.pid), ended[1]]);
   await first.client.query('commit');
-  // Whoever is through gives way; a deadlock ends one of them with an error.
+  // Each call rolls back when it is done. A deadlock would end one of them with an error.
   const outcomes = ended.map((call, n) =>
     sqlstate(call.then(() => [destruction, second][n]!.client.query('rollback'))),
   );
@@ -216,13 +219,13 @@ test('losing values on purpose while two workers step does not deadlock', async 
   expect(codes).not.toContain('40P01');
 });
 
-test('only custodians destroy keys', async () => {
+test('only custodians can destroy keys', async () => {
   for (const login of ['worker', 'analyst', 'unmasker', 'approver', 'auditor'] as const) {
     expect(await sqlstate(db.pool(login).query(`select masking.destroy_key('token', 1)`))).toBe('42501');
   }
 });
 
-test('nobody requests values by tokens of before once these are deleted, those of now they do', async () => {
+test('after their key is destroyed, old tokens cannot be requested or revealed (ML107)', async () => {
   const old = await ips();
   const earlier = await request(db, 'ip', old);
   await rotate(db, 'token', 'ip');

@@ -18,19 +18,19 @@ import {
 } from '../support/keys.ts';
 import { sqlstate } from '../support/sqlstate.ts';
 
-/** Rows a step: small, so that a step ends inside every phase. */
+/** Rows a step: so few that steps end within every phase. */
 const ROWS = 4;
 
 let db: TestDatabase;
 let sent: Map<string, Login>;
 loadBeforeEach(sharedLogins(40), (loaded) => ({ db, sent } = loaded));
 
-/** Steps to the end, and looks around after each step and before the first. */
-async function atEveryStep(look: (n: number) => Promise<void>): Promise<number> {
-  await look(0);
+/** Runs all steps. Calls `check` before the first step and after each step. */
+async function atEveryStep(check: (n: number) => Promise<void>): Promise<number> {
+  await check(0);
   for (let n = 1; ; n += 1) {
     const more = await step(db, ROWS);
-    await look(n);
+    await check(n);
     if (!more) return n;
     if (n > 300) throw new Error('the rotation does not end');
   }
@@ -46,7 +46,7 @@ const find = async (field: string, value: string): Promise<string[]> => {
 };
 const valuesOf = (field: 'ip' | 'device') => distinct([...sent.values()].map((login) => login[field]));
 
-test('at every step of rotating all keys, with logins coming in, every login reveals to what was sent', async () => {
+test('at every step, with new logins coming in, every token reveals the value that was sent', async () => {
   await rotate(db);
   const steps = await atEveryStep(async (n) => {
     if (n % 5 === 0) {
@@ -66,7 +66,7 @@ test('at every step of rotating all keys, with logins coming in, every login rev
   expect(rows.map(({ version }) => version)).toEqual([4, 5]);
 });
 
-test('at every step, a request and tokens of before reveal the same values', async () => {
+test('at every step, an earlier request and earlier tokens reveal the same values', async () => {
   const old = distinct((await maskedLogins(db)).map(({ device }) => device));
   const [earlier, values] = [await request(db, 'device_id', old), await revealAll(db, 'device_id', old)];
   await rotate(db);
@@ -77,7 +77,7 @@ test('at every step, a request and tokens of before reveal the same values', asy
   });
 });
 
-test('at every step, a user is requested with what they have', async () => {
+test('at every step, a request for a user reveals all their values', async () => {
   const wanted = [...sent.values()].filter(({ user }) => user === 'user-3');
   const values = distinct(wanted.flatMap(({ ip, device }) => [ip, device])).sort();
   await rotate(db, 'token');
@@ -89,7 +89,7 @@ test('at every step, a user is requested with what they have', async () => {
   });
 });
 
-test('at every step, finding a value gives the tokens that its logins have, and never more than two', async () => {
+test('at every step, find returns the tokens that a value has, and never more than two', async () => {
   for (const value of valuesOf('ip')) await requestFind('ip', value);
   await rotate(db, 'token', 'ip');
   let doubled = 0;
@@ -101,12 +101,12 @@ test('at every step, finding a value gives the tokens that its logins have, and 
       doubled += each.size - 1;
     }
   });
-  // Otherwise this looked at no moment in the middle.
+  // If no value ever had two tokens, the test would prove nothing.
   expect(doubled).toBeGreaterThan(0);
   for (const value of valuesOf('ip')) expect(await find('ip', value)).toHaveLength(1);
 });
 
-test('a value that nobody has is found nowhere at any step', async () => {
+test('at every step, find returns nothing for a value that no login has', async () => {
   await requestFind('device_id', 'nobody has it');
   await rotate(db, 'token', 'device_id');
   await atEveryStep(async () => expect(await find('device_id', 'nobody has it')).toEqual([]));
@@ -121,7 +121,7 @@ test('at every step, tokens of different values and of different fields differ',
   });
 });
 
-test('a cipher key being rotated shows an analyst nothing at all', async () => {
+test('a rotation of cipher keys changes nothing that an analyst sees', async () => {
   const before = new Map((await maskedLogins(db)).map((login) => [login.id, login]));
   await rotate(db, 'cipher');
   await atEveryStep(async () => {
@@ -129,7 +129,7 @@ test('a cipher key being rotated shows an analyst nothing at all', async () => {
   });
 });
 
-test('a request for tokens of the other field is refused while both have two keys', async () => {
+test('a request for tokens of the other field is refused while both fields have two keys', async () => {
   const devices = distinct((await maskedLogins(db)).map(({ device }) => device));
   await rotate(db, 'token');
   await atEveryStep(async () => expect(await sqlstate(request(db, 'ip', devices))).toBe('ML110'));

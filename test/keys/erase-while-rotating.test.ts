@@ -17,7 +17,7 @@ import {
   type Login,
 } from '../support/keys.ts';
 
-/** Logins of whom `ann` is one, who shares some values with the others. */
+/** Logins of several users. `ann` shares some values with the others. */
 const LOGINS: Login[] = [
   ...sharedLogins(40),
   { user: 'ann', ip: 'ann-1', device: 'ann-1' },
@@ -39,7 +39,7 @@ async function eraseAll(rows = 500): Promise<void> {
   throw new Error('the erasure does not end');
 }
 
-/** Ann has nothing, nobody else lost anything, and nothing of hers is in the vault under any token. */
+/** Ann has no tokens, all others still have theirs, and the vault has no entry of hers under any token. */
 async function expectErased(): Promise<void> {
   const seen = await maskedLogins(db);
   expect(
@@ -61,7 +61,7 @@ async function expectErased(): Promise<void> {
        from unnest($1::uuid[]) as t (token) left join masking.retokened r on r.old_token = t.token order by 1`,
     [carried],
   );
-  // During a rotation a value may have an entry under both tokens; nothing else has one.
+  // During a rotation a value may have an entry under both tokens. There are no other entries.
   const known = new Set([...named.rows.map(({ token }) => token), ...carried]);
   expect(rows.filter(({ token }) => !known.has(token))).toEqual([]);
 }
@@ -75,10 +75,10 @@ async function expectDone(): Promise<void> {
   await expectDuplicatesExact(db, others);
 }
 
-test('a user is erased at any place of a token rotation', async () => {
-  for (let place = 0; place < 16; place += 3) {
+test('a user can be erased at any point of a token rotation', async () => {
+  for (let steps = 0; steps < 16; steps += 3) {
     await rotate(db, 'token');
-    for (let n = 0; n < place; n += 1) await step(db, 12);
+    for (let n = 0; n < steps; n += 1) await step(db, 12);
     await erase();
     await eraseAll(2);
     await expectErased();
@@ -95,7 +95,7 @@ test('a user is erased at any place of a token rotation', async () => {
   await expectErased();
 });
 
-test('an erasure that began before a rotation ends in the middle of it', async () => {
+test('an erasure that started before a rotation completes during it', async () => {
   await erase();
   await eraseStep(1);
   await rotate(db, 'token');
@@ -106,7 +106,7 @@ test('an erasure that began before a rotation ends in the middle of it', async (
   await expectDone();
 });
 
-test('values that came again under the new token are erased under both', async () => {
+test('values that are loaded again under a new token are erased under both tokens', async () => {
   await rotate(db, 'token');
   const again = await load(
     db,
@@ -119,46 +119,40 @@ test('values that came again under the new token are erased under both', async (
   await expectDone();
 });
 
-test.each(['vault', 'logins'])(
-  'an erasure that comes while the rotation is at the %s waits for the step',
-  async (phase) => {
-    await rotate(db, 'token', 'ip');
-    await rotate(db, 'token', 'device_id');
-    if (phase === 'logins') await step(db);
-    await erase();
-    const stepping = await openTransaction(db.pool('worker'));
-    await stepping.client.query('select masking.rotate_step(max_rows => 30)');
-    const erasing = await openTransaction(db.pool('worker'));
-    const erased = erasing.client.query('select masking.erase_step()');
-    await untilBlocked(db, erasing.pid);
-    await stepping.client.query('commit');
-    await erased;
-    await erasing.client.query('commit');
-    for (const { client } of [stepping, erasing]) client.release();
-    await eraseAll();
-    await expectErased();
-    await expectDone();
-  },
-);
+test.each(['vault', 'logins'])('an erasure waits for a rotation step in phase %s', async (phase) => {
+  await rotate(db, 'token', 'ip');
+  await rotate(db, 'token', 'device_id');
+  if (phase === 'logins') await step(db);
+  await erase();
+  const stepping = await openTransaction(db.pool('worker'));
+  await stepping.client.query('select masking.rotate_step(max_rows => 30)');
+  const erasing = await openTransaction(db.pool('worker'));
+  const erased = erasing.client.query('select masking.erase_step()');
+  await untilBlocked(db, erasing.pid);
+  await stepping.client.query('commit');
+  await erased;
+  await erasing.client.query('commit');
+  for (const { client } of [stepping, erasing]) client.release();
+  await eraseAll();
+  await expectErased();
+  await expectDone();
+});
 
-test.each(['vault', 'logins'])(
-  'a rotation that is at the %s waits for a step of an erasure',
-  async (phase) => {
-    await rotate(db, 'token', 'ip');
-    await rotate(db, 'token', 'device_id');
-    if (phase === 'logins') await step(db);
-    await erase();
-    const erasing = await openTransaction(db.pool('worker'));
-    await erasing.client.query('select masking.erase_step(max_rows => 2)');
-    const stepping = await openTransaction(db.pool('worker'));
-    const stepped = stepping.client.query('select masking.rotate_step(max_rows => 30)');
-    await untilBlocked(db, stepping.pid);
-    await erasing.client.query('commit');
-    await stepped;
-    await stepping.client.query('commit');
-    for (const { client } of [stepping, erasing]) client.release();
-    await eraseAll();
-    await expectErased();
-    await expectDone();
-  },
-);
+test.each(['vault', 'logins'])('a rotation in phase %s waits for an erasure step', async (phase) => {
+  await rotate(db, 'token', 'ip');
+  await rotate(db, 'token', 'device_id');
+  if (phase === 'logins') await step(db);
+  await erase();
+  const erasing = await openTransaction(db.pool('worker'));
+  await erasing.client.query('select masking.erase_step(max_rows => 2)');
+  const stepping = await openTransaction(db.pool('worker'));
+  const stepped = stepping.client.query('select masking.rotate_step(max_rows => 30)');
+  await untilBlocked(db, stepping.pid);
+  await erasing.client.query('commit');
+  await stepped;
+  await stepping.client.query('commit');
+  for (const { client } of [stepping, erasing]) client.release();
+  await eraseAll();
+  await expectErased();
+  await expectDone();
+});

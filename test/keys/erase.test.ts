@@ -16,7 +16,7 @@ import {
 import { sqlstate } from '../support/sqlstate.ts';
 import { event, maskAll, message, stage } from '../support/staging.ts';
 
-/** Ann shares her address with Bob and one device with nobody. */
+/** Ann shares an address with Bob. Nobody shares her device. */
 const LOGINS: Login[] = [
   { user: 'ann', ip: '10.0.0.1', device: 'ann-only' },
   { user: 'ann', ip: '10.0.0.2', device: 'ann-only' },
@@ -47,7 +47,7 @@ const erasures = async () =>
   ).rows;
 const shownErasures = async () =>
   (await db.pool('auditor').query('select erasures from staging.status()')).rows[0].erasures;
-/** A body that is refused for its address. */
+/** A body that is quarantined for its address. */
 const body = (user: unknown) => JSON.stringify({ user_id: user, ip: 7, device_id: 'x' });
 const quarantined = async () =>
   (await db.superuser.query('select message_id as id from staging.quarantine')).rows;
@@ -61,7 +61,7 @@ const expectBobWhole = async () => {
   expect([...shown.values()].sort()).toEqual(['10.0.0.1', '10.0.0.3']);
 };
 
-test('an erased user keeps their logins and loses every token in them; others lose nothing', async () => {
+test('an erasure clears all tokens of a user, keeps the logins, and changes no others', async () => {
   const others = await bob();
   await erase('ann');
   await eraseAll();
@@ -72,7 +72,7 @@ test('an erased user keeps their logins and loses every token in them; others lo
   await expectBobWhole();
 });
 
-test('values of theirs alone are gone, and values that they shared stay', async () => {
+test('an erasure deletes the values that only the user had, and keeps shared values', async () => {
   const before = await ann();
   const own = distinct(before.map(({ device }) => device));
   const addresses = distinct(before.map(({ ip }) => ip));
@@ -81,14 +81,14 @@ test('values of theirs alone are gone, and values that they shared stay', async 
   await erase('ann');
   await eraseAll();
   expect(await erasures()).toMatchObject([{ phase: 'done', logins: 3, values: 2, bodies: 0 }]);
-  // A request of before shows only what others have as well, and one for theirs alone nothing.
+  // An earlier request reveals only shared values, and is refused if it has none.
   expect([...(await reveal(db, earlier)).values()]).toEqual(['10.0.0.1']);
   expect(await sqlstate(reveal(db, device))).toBe('ML107');
   expect(await sqlstate(request(db, 'device_id', own))).toBe('ML107');
   expect([...(await revealAll(db, 'ip', addresses)).values()]).toEqual(['10.0.0.1']);
 });
 
-test('a user without a masked value left cannot be requested, and their value is found nowhere', async () => {
+test('an erased user cannot be requested, and find returns nothing for their values', async () => {
   await erase('ann');
   await eraseAll();
   const asUser = db.pool('unmasker').query(`select unmask.request_user('ann', reason => 'a test')`);
@@ -98,7 +98,7 @@ test('a user without a masked value left cannot be requested, and their value is
   expect((await found).rows).toEqual([]);
 });
 
-test('quarantined messages of theirs are deleted, those of others and those that name nobody stay', async () => {
+test('an erasure deletes the quarantined messages of the user and keeps all others', async () => {
   const theirs = [message(body('ann')), message(body('ann'))];
   const others = [
     message(body('bob')),
@@ -114,7 +114,7 @@ test('quarantined messages of theirs are deleted, those of others and those that
   expect(await erasures()).toMatchObject([{ bodies: 2 }]);
 });
 
-test('it is done in steps, of which any may be aborted or killed', async () => {
+test('any step of an erasure can be rolled back or killed, and is repeated', async () => {
   await maskAll(db, [message(JSON.stringify({ user_id: 'ann', ip: 7 }))]);
   await erase('ann');
   for (let more = true, n = 0; more; n += 1) {
@@ -132,7 +132,7 @@ test('it is done in steps, of which any may be aborted or killed', async () => {
   await expectBobWhole();
 });
 
-test('two workers that step at once erase each login once', async () => {
+test('two workers that step concurrently erase each login once', async () => {
   await erase('ann');
   await erase('bob');
   const worker = async () => {
@@ -144,7 +144,7 @@ test('two workers that step at once erase each login once', async () => {
   expect((await db.superuser.query('select from masking.vault')).rowCount).toBe(0);
 });
 
-test('status shows an erasure that is not done, and not whose it is', async () => {
+test('status shows a running erasure without its user', async () => {
   await erase('ann');
   await eraseStep(1);
   expect(await shownErasures()).toEqual([{ erasure_id: 1, phase: 'logins', logins: 1 }]);
@@ -152,7 +152,7 @@ test('status shows an erasure that is not done, and not whose it is', async () =
   expect(await shownErasures()).toEqual([]);
 });
 
-test('logins that arrive after the erasure are masked as ever, and values of before get their tokens again', async () => {
+test('logins that arrive after an erasure are masked with the same tokens as before', async () => {
   const before = (await ann()).find(({ device }) => device !== null)!.device;
   await erase('ann');
   const late = await load(db, [{ user: 'ann', ip: '10.0.0.2', device: 'ann-only' }]);
@@ -165,7 +165,7 @@ test('logins that arrive after the erasure are masked as ever, and values of bef
   expect(distinct((await ann()).flatMap(({ ip, device }) => [ip, device]))).toEqual([]);
 });
 
-test('the order, its reason and its outcome are on the record', async () => {
+test('an erasure, its reason and its outcome are in the audit log', async () => {
   await erase('ann', '  DSR-4711 ');
   await eraseAll();
   const { rows } = await db
@@ -181,7 +181,7 @@ test('the order, its reason and its outcome are on the record', async () => {
   ]);
 });
 
-test('an erasure needs a user and a reason, and a custodian', async () => {
+test('an erasure needs a user, a reason and a custodian', async () => {
   for (const [user, reason] of [
     [null, 'x'],
     ['', 'x'],
@@ -196,14 +196,14 @@ test('an erasure needs a user and a reason, and a custodian', async () => {
   expect(await sqlstate(db.pool('custodian').query('select masking.erase_step()'))).toBe('42501');
 });
 
-test('a user whom nobody knows is erased at once', async () => {
+test('the erasure of an unknown user completes and changes nothing', async () => {
   await erase('nobody');
   await eraseAll();
   expect(await erasures()).toEqual([{ phase: 'done', logins: 0, values: 0, bodies: 0 }]);
   await expectAllReveal(db, sent);
 });
 
-test('an erasure waits for a batch of before that is being masked, and erases its logins too', async () => {
+test('an erasure waits for a batch that is being masked, and erases its logins too', async () => {
   const batchId = await stage(db, [
     message(event({ user_id: 'dee', ip: '10.0.0.1', device_id: 'dee-only' })),
   ]);
@@ -223,24 +223,24 @@ test('an erasure waits for a batch of before that is being masked, and erases it
   await expectBobWhole();
 });
 
-test('a batch of somebody who has the same value waits for the erasure, and encrypts it anew', async () => {
+test('a batch with a value that is being erased waits, and encrypts the value again', async () => {
   await erase('ann');
   const erasing = await openTransaction(db.pool('worker'));
   await erasing.client.query('select masking.erase_step()');
-  const comer = message(event({ user_id: 'cyd', ip: '10.0.0.2', device_id: 'ann-only' }));
+  const newcomer = message(event({ user_id: 'cyd', ip: '10.0.0.2', device_id: 'ann-only' }));
   const batch = await openTransaction(db.pool('worker'));
-  const masked = batch.client.query('select masking.mask_batch($1)', [await stage(db, [comer])]);
+  const masked = batch.client.query('select masking.mask_batch($1)', [await stage(db, [newcomer])]);
   await untilBlocked(db, batch.pid);
   await erasing.client.query('commit');
   await masked;
   await batch.client.query('commit');
   for (const { client } of [batch, erasing]) client.release();
-  const login = (await maskedLogins(db)).find(({ id }) => id === comer.id)!;
+  const login = (await maskedLogins(db)).find(({ id }) => id === newcomer.id)!;
   expect([...(await revealAll(db, 'device_id', [login.device!])).values()]).toEqual(['ann-only']);
   expect([...(await revealAll(db, 'ip', [login.ip!])).values()]).toEqual(['10.0.0.2']);
 });
 
-test('a damaged body in quarantine does not hold up erasures', async () => {
+test('a damaged body in quarantine does not stop erasures', async () => {
   await maskAll(db, [message('no JSON')]);
   await db.superuser.query(`update staging.quarantine set body = substr(body, 1, 20)`);
   await erase('ann');

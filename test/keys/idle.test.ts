@@ -10,13 +10,13 @@ beforeAll(async () => {
 });
 afterAll(() => db.drop());
 
-test('a reveal right after its request does not wait for WAL that nobody flushes', async () => {
+test('a reveal immediately after its request does not wait for WAL that is not flushed', async () => {
   await load(db, sharedLogins(3));
   const tokens = distinct((await maskedLogins(db)).map(({ ip }) => ip));
   const id = await request(db, 'ip', tokens);
   await db.superuser.query(`select pg_logical_emit_message(false, 'test', 'neither committed nor flushed')`);
   const revealed = inTransaction(db.pool('unmasker'), async (client) => {
-    // A hang is a failure, slowness is not.
+    // A reveal that hangs fails the test, and a slow one does not.
     await client.query(`set local statement_timeout = '5s'`);
     await client.query('select * from unmask.reveal($1)', [id]);
   });

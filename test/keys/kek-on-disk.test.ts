@@ -1,4 +1,4 @@
-/** What key-encryption keys that were replaced leave on disk, and how it goes. */
+/** Replaced key-encryption keys stay on disk until they are wiped. */
 import { randomBytes } from 'node:crypto';
 import { expect, test } from 'vitest';
 import { rewrap } from '../../src/database/kek.ts';
@@ -19,7 +19,7 @@ loadBeforeEach(sharedLogins(20), (loaded) => ({ db, sent } = loaded));
 const NEXT = randomBytes(32);
 const custodian = () => db.pool('custodian');
 
-/** Which keys are in masking.kek's first page, dead rows included. */
+/** Whether each key is on the first page of masking.kek, including dead rows. */
 async function pageHolds(...keks: Buffer[]): Promise<boolean[]> {
   await db.superuser.query('create extension if not exists pageinspect schema public');
   const { rows } = await db.superuser.query<{ page: Buffer }>(
@@ -29,11 +29,11 @@ async function pageHolds(...keks: Buffer[]): Promise<boolean[]> {
 }
 const wipe = async () =>
   (await db.pool('worker').query('select masking.wipe_kek() as wiped')).rows[0].wiped as boolean;
-/** As if the last rewrap were longer ago than any query that might need the key of before. */
+/** Makes the last rewrap older than any query that might need the previous key. */
 const age = () =>
   db.superuser.query(`update masking.kek_history set replaced_at = replaced_at - interval '10 seconds'`);
 
-test('what a replaced key left on disk is wiped when no query can need it, and the key in use stays', async () => {
+test('a replaced key is wiped from disk when no query can need it, and the current key stays', async () => {
   await rewrap(custodian(), NEXT);
   expect(await wipe()).toBe(false);
   expect(await pageHolds(db.kek, NEXT)).toEqual([true, true]);
@@ -43,7 +43,7 @@ test('what a replaced key left on disk is wiped when no query can need it, and t
     await openTransaction(db.pool('auditor')),
   ];
   await reader.client.query('select masking.is_sealed()');
-  // Who holds the table keeps it from being wiped, and holds up nobody.
+  // A lock on the table prevents the wipe, which does not wait for it.
   expect(await wipe()).toBe(false);
   await reader.client.query('commit');
   expect(await wipe()).toBe(true);
@@ -53,7 +53,7 @@ test('what a replaced key left on disk is wiped when no query can need it, and t
   await expectAllReveal(db, sent);
 });
 
-test('a query that began before a wipe still finds the key', async () => {
+test('a query that started before a wipe still finds the key', async () => {
   await rewrap(custodian(), NEXT);
   await age();
   const superuser = await openTransaction(db.superuser);

@@ -40,12 +40,12 @@ const clear = async () =>
       `select encode(masking.unwrapped(wrapped), 'hex') as key from masking.keys where wrapped is not null order by purpose, version`,
     )
   ).rows;
-const restored = async (kek: Buffer) => {
+const expectUnseals = async (kek: Buffer) => {
   await unseal(db.pool('worker'), kek);
   await expectAllReveal(db, sent);
 };
 
-test('rewrapping wraps every key anew, keeps the keys, and goes on without sealing', async () => {
+test('rewrapping wraps all data keys again, without changing them or sealing the database', async () => {
   const [before, keys] = [await wrapped(), await clear()];
   await rewrap(custodian(), NEXT);
   const after = await wrapped();
@@ -56,20 +56,20 @@ test('rewrapping wraps every key anew, keeps the keys, and goes on without seali
   expect(await mask(db, await stage(db, [message()]))).toHaveLength(1);
 });
 
-test('after rewrapping the new key unseals, and the old one is refused with a word on what became of it', async () => {
+test('after rewrapping the new key unseals, and the old key is refused as an earlier one', async () => {
   await rewrap(custodian(), NEXT);
   await seal();
   const refusal = await failure(unseal(db.pool('worker'), db.kek));
   expect(refusal!.code).toBe('ML002');
-  // A key that was never this database's is told from one that was.
+  // A key that this database never had is refused with another message.
   const stranger = await failure(unseal(db.pool('worker'), randomBytes(32)));
   expect(stranger!.code).toBe('ML002');
   expect(refusal!.message).not.toBe(stranger!.message);
   expect(await isSealed(custodian())).toBe(true);
-  await restored(NEXT);
+  await expectUnseals(NEXT);
 });
 
-test('a key that was in use before is no new key, however often it was changed since', async () => {
+test('an earlier key-encryption key cannot become the key again (ML002)', async () => {
   expect(await sqlstate(rewrap(custodian(), db.kek))).toBe('none');
   await rewrap(custodian(), NEXT);
   await rewrap(custodian(), randomBytes(32));
@@ -78,7 +78,7 @@ test('a key that was in use before is no new key, however often it was changed s
   expect(await wrapped()).toEqual(before);
 });
 
-test('a key of another length is refused, and so is none', async () => {
+test('a key of the wrong length and a null key are refused', async () => {
   const before = await wrapped();
   for (const kek of [randomBytes(31), randomBytes(33), Buffer.alloc(0)]) {
     expect(await sqlstate(rewrap(custodian(), kek))).toBe('ML002');
@@ -91,23 +91,23 @@ test('a key of another length is refused, and so is none', async () => {
   client.release(true);
   expect(await wrapped()).toEqual(before);
   await seal();
-  await restored(db.kek);
+  await expectUnseals(db.kek);
 });
 
-test('a sealed database is not rewrapped', async () => {
+test('a sealed database cannot be rewrapped', async () => {
   await seal();
   expect(await sqlstate(rewrap(custodian(), NEXT))).toBe('ML001');
-  await restored(db.kek);
+  await expectUnseals(db.kek);
 });
 
-test('rewrapping to the present key changes nothing and is not on the record', async () => {
+test('rewrapping with the current key changes nothing and is not recorded', async () => {
   const before = await wrapped();
   await rewrap(custodian(), db.kek);
   expect(await wrapped()).toEqual(before);
   expect(await actions()).not.toContain('local_custodian rewrap');
 });
 
-test('keys that are destroyed stay so', async () => {
+test('rewrapping leaves destroyed keys destroyed', async () => {
   await rotate(db, 'cipher', 'ip');
   await finish(db);
   await destroy(db, 'cipher', 1);
@@ -115,20 +115,20 @@ test('keys that are destroyed stay so', async () => {
   const { rows } = await db.superuser.query(`select wrapped from masking.keys where state = 'destroyed'`);
   expect(rows).toEqual([{ wrapped: null }]);
   await seal();
-  await restored(NEXT);
+  await expectUnseals(NEXT);
 });
 
-test('a rotation begun under one key-encryption key goes on under the next', async () => {
+test('a rotation continues under a new key-encryption key', async () => {
   await rotate(db);
   await finish(db, 3, 5).catch(() => {});
   await rewrap(custodian(), NEXT);
   expect(await finish(db, 3)).toBeGreaterThan(5);
   await seal();
-  await restored(NEXT);
+  await expectUnseals(NEXT);
 });
 
-test.each(['after the rows were copied', 'while it waits for its turn'])(
-  'a rewrap whose connection is killed %s leaves the old state whole',
+test.each(['after the COPY', 'while it waits for a lock'])(
+  'a rewrap whose connection is killed %s changes nothing',
   async (moment) => {
     const before = await wrapped();
     const { client, pid } = await openTransaction(custodian());
@@ -137,7 +137,7 @@ test.each(['after the rows were copied', 'while it waits for its turn'])(
       copyIn(client, 'copy masking.next_kek_inbox from stdin (format binary)', encodeRows([bytea], [[NEXT]]));
     let copied: Promise<unknown> = Promise.resolve();
     if (moment.startsWith('while')) {
-      // Its fingerprint is among the last things that it writes, and somebody else is writing the same.
+      // The fingerprint is among the last rows that a rewrap writes. It waits for this uncommitted row.
       await holder.client.query(
         'insert into masking.kek_history (fingerprint) select masking.fingerprint_of($1)',
         [NEXT],
@@ -155,13 +155,13 @@ test.each(['after the rows were copied', 'while it waits for its turn'])(
     expect(await sqlstate(unseal(db.pool('worker'), NEXT))).toBe('ML003');
     await seal();
     expect(await sqlstate(unseal(db.pool('worker'), NEXT))).toBe('ML002');
-    await restored(db.kek);
-    // It is as if nobody had tried.
+    await expectUnseals(db.kek);
+    // The killed rewrap has not recorded its key as an earlier one.
     expect(await sqlstate(rewrap(custodian(), NEXT))).toBe('none');
   },
 );
 
-test('somebody who holds the keys keeps a rewrap waiting for seconds, not for ever', async () => {
+test('a lock on the keys blocks a rewrap only until its lock times out', async () => {
   const holder = await openTransaction(db.superuser);
   await holder.client.query('lock table masking.keys in row exclusive mode');
   expect(await sqlstate(rewrap(custodian(), NEXT))).toBe('55P03');
@@ -170,7 +170,7 @@ test('somebody who holds the keys keeps a rewrap waiting for seconds, not for ev
   await rewrap(custodian(), NEXT);
 });
 
-test('the fingerprints of keys are shown to custodians and auditors, and are those that anybody can compute', async () => {
+test('custodians and auditors see the fingerprints of the key-encryption keys', async () => {
   await rewrap(custodian(), NEXT);
   for (const login of ['custodian', 'auditor'] as const) {
     const { rows } = await db
@@ -184,7 +184,7 @@ test('the fingerprints of keys are shown to custodians and auditors, and are tho
   expect(await sqlstate(db.pool('worker').query('select * from masking.list_keks()'))).toBe('42501');
 });
 
-test('whoever hands over a wrong key is told which one is wanted', async () => {
+test('the refusal of a wrong key names the fingerprints of that key and of the right one', async () => {
   await rewrap(custodian(), NEXT);
   const stranger = randomBytes(32);
   for (const [state, prepare] of [
@@ -219,10 +219,10 @@ test('rewrapping waits for a batch that is being masked', async () => {
   await unseal(db.pool('worker'), NEXT);
 });
 
-test('sealing, unsealing and rewrapping are on the record, with who did it and no key', async () => {
+test('sealing, unsealing and rewrapping are in the audit log, without a key', async () => {
   await seal();
   await unseal(custodian(), db.kek);
-  // Unsealing what is unsealed does nothing, and a refusal is none of the things that happened.
+  // Unsealing an unsealed database and a refused unsealing are not recorded.
   await unseal(db.pool('worker'), db.kek);
   expect(await sqlstate(unseal(db.pool('worker'), NEXT))).toBe('ML003');
   await rewrap(custodian(), NEXT);
@@ -241,7 +241,7 @@ test('sealing, unsealing and rewrapping are on the record, with who did it and n
   ]);
 });
 
-test('only custodians change the key-encryption key and seal, and nobody reads from the inboxes', async () => {
+test('only custodians can change the key-encryption key and seal, and nobody can read an inbox', async () => {
   for (const login of ['worker', 'loader', 'analyst', 'unmasker', 'auditor'] as const) {
     expect(await sqlstate(rewrap(db.pool(login), NEXT))).toBe('42501');
     expect(await sqlstate(db.pool(login).query('select masking.seal()'))).toBe('42501');

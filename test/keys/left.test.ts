@@ -1,4 +1,4 @@
-/** Background work is done when nothing is left to do, whatever a step was told or did. */
+/** Background work completes only when nothing is left to do. */
 import { beforeEach, describe, expect, test } from 'vitest';
 import { type TestDatabase } from '../support/database.ts';
 import {
@@ -36,14 +36,14 @@ const startPurge = () =>
   );
 const all = async (table: string) =>
   (await db.superuser.query(`select * from ${table} t order by t::text`)).rows;
-const untouched = () =>
+const protectedState = () =>
   Promise.all(
     ['public.user_logins', 'masking.vault', 'masking.rotations', 'masking.erasures', 'audit.events', 'masking.retention_policy'].map(all),
   ); // prettier-ignore
 async function untilPhase(phase: string): Promise<void> {
   while ((await rotationsOf(db))[0]!.phase !== phase) await step(db);
 }
-/** Brings a login back as it was, as a restore from a backup would. */
+/** Restores a login to a saved state, as a restore from a backup would. */
 async function restore(saved: Record<string, unknown>): Promise<void> {
   await db.superuser.query('delete from public.user_logins where message_id = $1', [saved['message_id']]);
   await db.superuser.query(
@@ -51,7 +51,7 @@ async function restore(saved: Record<string, unknown>): Promise<void> {
     [JSON.stringify(saved)],
   );
 }
-/** The login that a pass over all of them comes to first. */
+/** The first login in the order in which steps process them. */
 const firstLogin = async () =>
   (
     await db.superuser.query(
@@ -60,18 +60,18 @@ const firstLogin = async () =>
   ).rows[0];
 
 describe.each([0, -1, null, 100_001, 2_147_483_647])('a step of %s rows', (rows) => {
-  test('is refused, and neither rotation, erasure nor purge is taken for done', async () => {
+  test('is refused, and does not complete a rotation, an erasure or a purge', async () => {
     await rotate(db, 'token', 'ip');
     await untilPhase('logins');
     await custodian(`select masking.erase_user('user-1', 'DSR-1')`);
     await startPurge();
-    const before = await untouched();
+    const before = await protectedState();
     for (const name of STEPS) expect(await sqlstate(call(name, rows))).toBe('22023');
-    expect(await untouched()).toEqual(before);
+    expect(await protectedState()).toEqual(before);
   });
 });
 
-test('a login that comes back with its old token behind the pass is rotated before the rotation is done', async () => {
+test('a login that gets its old token back is rotated before the rotation completes', async () => {
   const saved = await firstLogin();
   await rotate(db, 'token', 'ip');
   await untilPhase('logins');
@@ -84,7 +84,7 @@ test('a login that comes back with its old token behind the pass is rotated befo
   await expectDuplicatesExact(db, sent);
 });
 
-test('a value that comes back under the old key while logins are rotated is moved before the rotation is done', async () => {
+test('a value that is restored under its old key is moved before the rotation completes', async () => {
   const saved = (await all('masking.vault')).find(({ token }) => token.startsWith('01'));
   const { token, key_version: version, ciphertext } = saved;
   await rotate(db, 'token', 'ip');
@@ -96,7 +96,7 @@ test('a value that comes back under the old key while logins are rotated is move
   await expectAllReveal(db, sent);
 });
 
-test('a login that comes back with its tokens while the quarantine is looked through is cleared before the erasure is done', async () => {
+test('a login that gets its tokens back is cleared before the erasure completes', async () => {
   await maskAll(db, [message('no JSON')]);
   const saved = await firstLogin();
   await db.pool('custodian').query('select masking.erase_user($1, $2)', [saved['user_id'], 'DSR-1']);
@@ -110,21 +110,21 @@ test('a login that comes back with its tokens while the quarantine is looked thr
   expect(await all('masking.erasures')).toMatchObject([{ phase: 'done' }]);
 });
 
-describe('a token key whose logins still carry its tokens although its rotation is said to be done', () => {
+describe('a token key whose rotation is marked done although logins still have its tokens', () => {
   beforeEach(async () => {
     await rotate(db, 'token', 'ip');
     await untilPhase('logins');
     await db.superuser.query(`update masking.rotations set state = 'done', finished_at = now()`);
   });
 
-  test('is not destroyed, however many values are to be lost', async () => {
+  test('cannot be destroyed, whatever number of values is given', async () => {
     expect(await sqlstate(destroy(db, 'token', 1))).toBe('ML008');
     for (const losing of [1, 40]) expect(await sqlstate(destroy(db, 'token', 1, losing))).toBe('ML006');
     expect(await keysIn(db, 'retiring')).toEqual(['token ip 1']);
     await expectAllReveal(db, sent);
   });
 
-  test('is destroyed once another rotation of the field has brought them', async () => {
+  test('can be destroyed after another rotation of the field', async () => {
     await rotate(db, 'token', 'ip');
     await finish(db);
     await destroy(db, 'token', 1);
@@ -133,7 +133,7 @@ describe('a token key whose logins still carry its tokens although its rotation 
   });
 });
 
-test('a token key is not destroyed half-way through its vault, even where what is left of it is to be lost', async () => {
+test('a token key cannot be destroyed in phase vault, even with the number of its values', async () => {
   await rotate(db, 'token', 'ip');
   await step(db, 5);
   const { rows } = await db.superuser.query(
@@ -144,7 +144,7 @@ test('a token key is not destroyed half-way through its vault, even where what i
   await expectAllReveal(db, sent);
 });
 
-test.each([null, -1])('a key is not destroyed losing %s values', async (losing) => {
+test.each([null, -1])('destroy_key refuses losing => %s', async (losing) => {
   await rotate(db, 'cipher', 'ip');
   const destroyed = db
     .pool('custodian')
@@ -160,7 +160,7 @@ test.each([
   ['erase_step', 'worker', 'select masking.erase_step()'],
   ['purge_step', 'worker', 'select masking.purge_step()'],
   ['destroy_key', 'custodian', `select masking.destroy_key('cipher', 1)`],
-] as const)('%s is refused where it would not see what others have committed', async (_, login, sql) => {
+] as const)('%s is refused in a REPEATABLE READ or SERIALIZABLE transaction', async (_, login, sql) => {
   for (const level of ['repeatable read', 'serializable']) {
     const { client } = await openTransaction(db.pool(login));
     await client.query(`rollback; begin isolation level ${level}`);
@@ -169,7 +169,7 @@ test.each([
   }
 });
 
-test('a batch is refused in a transaction that does not see that its keys have been destroyed', async () => {
+test('mask_batch is refused in a transaction that does not see that a key was destroyed', async () => {
   const { client } = await openTransaction(db.pool('worker'));
   const batchId = await stage(db, [message(event({ ip: '198.51.100.77' }))]);
   await client.query('rollback; begin isolation level repeatable read; select');
@@ -187,7 +187,7 @@ test('a batch is refused in a transaction that does not see that its keys have b
   expect(rowCount).toBe(0);
 });
 
-test('a purge end is on the record with what it looked at and deleted', async () => {
+test('the end of a purge is in the audit log, with its numbers of entries', async () => {
   const entries = (await all('masking.vault')).length;
   await db.superuser.query('delete from public.user_logins');
   await startPurge();

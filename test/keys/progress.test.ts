@@ -30,15 +30,15 @@ const note =
   (level: Line['level']) =>
   (figures: Omit<Line, 'level' | 'text'>, text: string): void =>
     void lines.push({ level, ...figures, text });
-function take(step: Parameters<typeof takeSteps>[1], turnMs?: number): Promise<void> {
+function runSteps(step: Parameters<typeof takeSteps>[1], turnMs?: number): Promise<void> {
   const log = { info: note('info'), warn: note('warn') } as unknown as Logger;
   const context = { pool: db.pool('worker'), sqs: new SQSClient(), queue: {}, kek: undefined, log };
   return takeSteps(context as WorkContext, step, undefined, turnMs);
 }
 
-test('the worker says when a rotation begins and when it is done, with rows, total and seconds', async () => {
+test('the worker logs the start and the end of a rotation, with rows, total and seconds', async () => {
   await rotate(db, 'token', 'ip');
-  await take('masking.rotate_step');
+  await runSteps('masking.rotate_step');
   const { rows } = await db.superuser.query(
     'select rows_total::int as total, rows_done::int as done from masking.rotations',
   );
@@ -49,41 +49,41 @@ test('the worker says when a rotation begins and when it is done, with rows, tot
   expect(lines.every(({ seconds }) => Number.isInteger(seconds))).toBe(true);
 });
 
-test('a rotation of nothing begins and is done in one step, and that is two lines as well', async () => {
+test('a rotation without rows also logs its start and its end', async () => {
   await rotate(db, 'cipher', 'body');
-  await take('masking.rotate_step');
+  await runSteps('masking.rotate_step');
   expect(lines).toMatchObject([
     { rows: 0, total: 0 },
     { rows: 0, total: 0 },
   ]);
 });
 
-test('a turn that ends with work left says how far it is', async () => {
+test('a turn that ends before the work is complete logs the progress', async () => {
   await rotate(db, 'token', 'ip');
-  await take('masking.rotate_step', 5);
+  await runSteps('masking.rotate_step', 5);
   expect(lines).toHaveLength(2);
   expect(lines[1]!.rows).toBeGreaterThan(0);
   expect(lines[1]!.total).toBeGreaterThan(lines[1]!.rows);
 });
 
-test('a rotation that paused itself is a warning', async () => {
+test('a rotation that pauses itself is logged as a warning', async () => {
   await db.superuser.query('update masking.vault set ciphertext = substr(ciphertext, 1, 20)');
   await rotate(db, 'token', 'ip');
-  await take('masking.rotate_step');
+  await runSteps('masking.rotate_step');
   expect(lines).toMatchObject([
     { level: 'info', rows: 0 },
     { level: 'warn', rows: 0 },
   ]);
 });
 
-test('beginning and end of an erasure and of a purge are lines as well, and nothing to do is none', async () => {
+test('an erasure and a purge log their start and end, and a step without work logs nothing', async () => {
   for (const step of ['masking.rotate_step', 'masking.erase_step', 'masking.purge_step'] as const) {
-    await take(step);
+    await runSteps(step);
   }
   expect(lines).toEqual([]);
   await maskAll(db, [message(JSON.stringify({ user_id: 'user-1', ip: 7 }))]);
   await custodian(`select masking.erase_user('user-1', 'DSR-1')`);
-  await take('masking.erase_step');
+  await runSteps('masking.erase_step');
   const theirs = [...sent.values()].filter(({ user }) => user === 'user-1').length;
   expect(lines).toHaveLength(2);
   expect(lines[1]!.rows).toBe(theirs + 1);
@@ -92,17 +92,17 @@ test('beginning and end of an erasure and of a purge are lines as well, and noth
     `update masking.retention_policy set purge_position = '00000000-0000-0000-0000-000000000000'`,
   );
   const { rows } = await db.superuser.query('select count(*)::int as entries from masking.vault');
-  await take('masking.purge_step');
+  await runSteps('masking.purge_step');
   expect(lines).toHaveLength(4);
   expect(lines[3]!.rows).toBe(rows[0].entries);
 });
 
-test('no line names a user, a value or a token', async () => {
+test('no log line contains a user, a value or a token', async () => {
   const { rows } = await db.superuser.query('select masked_ip, masked_device_id from public.user_logins');
   await rotate(db);
   await custodian(`select masking.erase_user('user-1', 'DSR-1')`);
-  await take('masking.rotate_step');
-  await take('masking.erase_step');
+  await runSteps('masking.rotate_step');
+  await runSteps('masking.erase_step');
   const text = JSON.stringify(lines);
   const secrets = [
     ...[...sent.values()].flatMap(({ user, ip, device }) => [user, ip, device]),

@@ -20,12 +20,12 @@ let db: TestDatabase;
 let sent: Map<string, Login>;
 loadBeforeEach(sharedLogins(40), (loaded) => ({ db, sent } = loaded));
 
-test('a step that is committed in the middle of a reveal takes no value away from it', async () => {
+test('a rotation step that commits during a reveal does not remove a value from it', async () => {
   const tokens = distinct((await maskedLogins(db)).map(({ ip }) => ip));
   const id = await request(db, 'ip', tokens);
   await rotate(db, 'token', 'ip');
   const stepping = await openTransaction(db.superuser);
-  // Where decryption begins: everything before it has been done by then.
+  // The reveal waits here when it starts to decrypt, after everything else.
   await stepping.client.query('lock table masking.keys in access exclusive mode');
   const revealing = await openTransaction(db.pool('unmasker'));
   const revealed = revealing.client.query('select * from unmask.reveal($1)', [id]);
@@ -44,7 +44,7 @@ const versions = async (): Promise<number[]> =>
     ({ version }) => version,
   );
 
-/** The two rotations of the addresses' keys, of which a worker takes each, the one that is named first. */
+/** Rotates both keys of the addresses. Two workers take one rotation each, beginning with the given one. */
 async function bothKeys(first: 'token' | 'cipher') {
   await rotate(db, first, 'ip');
   await rotate(db, first === 'token' ? 'cipher' : 'token', 'ip');
@@ -60,14 +60,14 @@ async function bothKeys(first: 'token' | 'cipher') {
   expect((await rotationsOf(db)).map(({ state }) => state)).toEqual(['done', 'done']);
 }
 
-test('a cipher step that meets a token step under way leaves no entry under the old key', async () => {
+test('a cipher step concurrent with a token step leaves no entry under the old key', async () => {
   await bothKeys('token');
   expect(await versions()).toEqual([2, 4]);
   await expectAllReveal(db, sent);
   await expectDuplicatesExact(db, sent);
 });
 
-test('a token step that meets a cipher step under way leaves no entry under the old key', async () => {
+test('a token step concurrent with a cipher step leaves no entry under the old key', async () => {
   await bothKeys('cipher');
   expect(await versions()).toEqual([2, 4]);
 });

@@ -35,10 +35,10 @@ const partitions = async () =>
   ).rows.map(({ name }) => name);
 const keepMonths = (months: number | null) =>
   db.pool('custodian').query('select masking.set_retention(keep_months => $1)', [months]);
-/** How many partitions were dropped, and how many tables still hold what is to go. */
-const retained = async (): Promise<{ dropped: number; overdue: number }> =>
+/** Runs retention. Returns the number of dropped partitions, and of tables that still have overdue logins. */
+const runRetention = async (): Promise<{ dropped: number; overdue: number }> =>
   (await db.pool('worker').query('select * from masking.retention()')).rows[0];
-const retain = async (): Promise<number> => (await retained()).dropped;
+const dropOverdue = async (): Promise<number> => (await runRetention()).dropped;
 const purgeStep = async (rows: number): Promise<boolean> =>
   (await db.pool('worker').query('select more from masking.purge_step(max_rows => $1)', [rows])).rows[0].more;
 async function purge(rows = 500): Promise<void> {
@@ -55,36 +55,36 @@ const startPurge = () =>
   );
 const owned = (who: string): Login[] => [{ user: who, ip: `ip-of-${who}`, device: `device-of-${who}` }];
 
-test('without a policy nothing is dropped and nothing purged', async () => {
+test('without a retention policy nothing is dropped or purged', async () => {
   await makePartition(-30);
   await load(db, owned('old'), await inMonth(-30));
-  expect(await retain()).toBe(0);
+  expect(await dropOverdue()).toBe(0);
   expect(await purgeStep(10)).toBe(false);
   expect(await maskedLogins(db)).toHaveLength(1);
 });
 
-test('partitions of months before those to keep are dropped with their logins, and no other', async () => {
+test('only partitions that are older than the months to keep are dropped', async () => {
   const [four, three, two] = [await makePartition(-4), await makePartition(-3), await makePartition(-2)];
   for (const month of [-4, -3, -2, -1, 0]) await load(db, owned(`month${month}`), await inMonth(month));
   await keepMonths(2);
-  expect(await retain()).toBe(2);
+  expect(await dropOverdue()).toBe(2);
   const left = await partitions();
   for (const name of [four, three]) expect(left).not.toContain(name);
   expect(left).toContain(two);
   expect((await maskedLogins(db)).map(({ user }) => user).sort()).toEqual(['month-1', 'month-2', 'month0']);
-  expect(await retain()).toBe(0);
+  expect(await dropOverdue()).toBe(0);
 });
 
-test('old logins in the default partition are deleted as well, and the others there stay', async () => {
+test('old logins in the default partition are deleted, and the others in it stay', async () => {
   for (const month of [-40, -3, -2, 20]) await load(db, owned(`month${month}`), await inMonth(month));
   await keepMonths(2);
-  expect(await retain()).toBe(0);
+  expect(await dropOverdue()).toBe(0);
   expect((await maskedLogins(db)).map(({ user }) => user).sort()).toEqual(['month-2', 'month20']);
   await purge(1);
   expect(await vault()).toEqual(await referenced());
 });
 
-test('what only dropped logins referred to is purged, and nothing else', async () => {
+test('a purge deletes the entries that only dropped logins had, and no others', async () => {
   await makePartition(-5);
   await load(db, [...owned('old'), { user: 'both', ip: 'shared', device: 'shared' }], await inMonth(-5));
   const kept = await load(
@@ -94,17 +94,17 @@ test('what only dropped logins referred to is purged, and nothing else', async (
   );
   for (const [id, login] of await load(db, sharedLogins(30), await inMonth(0))) kept.set(id, login);
   await keepMonths(1);
-  await retain();
+  await dropOverdue();
   expect(await vault()).not.toEqual(await referenced());
   await purge(4);
   expect(await vault()).toEqual(await referenced());
   await expectAllReveal(db, kept);
 });
 
-test('a purge that was interrupted goes on where it was', async () => {
+test('an interrupted purge resumes where it stopped', async () => {
   await load(db, sharedLogins(40), await inMonth(-9));
   await keepMonths(1);
-  await retain();
+  await dropOverdue();
   const before = await vault();
   await purgeStep(5);
   const { client, pid } = await openTransaction(db.pool('worker'));
@@ -116,12 +116,12 @@ test('a purge that was interrupted goes on where it was', async () => {
   expect(await vault()).toEqual([]);
 });
 
-test('logins that still carry an old token keep its value during a rotation', async () => {
+test('a purge during a rotation keeps the values of logins that still have old tokens', async () => {
   const kept = await load(db, sharedLogins(30), await inMonth(0));
   await load(db, owned('old'), await inMonth(-9));
   await rotate(db, 'token');
   await keepMonths(1);
-  await retain();
+  await dropOverdue();
   for (let more = true; more;) {
     more = await step(db, 7);
     await startPurge();
@@ -131,11 +131,11 @@ test('logins that still carry an old token keep its value during a rotation', as
   expect(await vault()).toEqual(await referenced());
 });
 
-/** A value that nobody refers to any more, and a login with it that waits to be masked. */
-async function orphanAndComer(): Promise<{ batchId: string; sent: Map<string, Login> }> {
+/** Creates an entry that no login has any more (an orphan), and stages a login with its value. */
+async function stageOrphan(): Promise<{ batchId: string; sent: Map<string, Login> }> {
   await load(db, owned('someone'), await inMonth(-9));
   await keepMonths(1);
-  await retain();
+  await dropOverdue();
   const id = '00000000-0000-4000-8000-000000000001';
   const [login] = owned('someone');
   const body = event({ user_id: login!.user, ip: login!.ip, device_id: login!.device });
@@ -145,8 +145,8 @@ async function orphanAndComer(): Promise<{ batchId: string; sent: Map<string, Lo
   };
 }
 
-test('a purge waits for a batch that relies on an orphan, and then leaves it', async () => {
-  const { batchId, sent } = await orphanAndComer();
+test('a purge waits for a batch that uses an orphan, and then keeps it', async () => {
+  const { batchId, sent } = await stageOrphan();
   const batch = await openTransaction(db.pool('worker'));
   await batch.client.query('select masking.mask_batch($1)', [batchId]);
   const purging = await openTransaction(db.pool('worker'));
@@ -160,8 +160,8 @@ test('a purge waits for a batch that relies on an orphan, and then leaves it', a
   await expectAllReveal(db, sent);
 });
 
-test('a batch that relies on an orphan being purged waits, and encrypts it anew', async () => {
-  const { batchId, sent } = await orphanAndComer();
+test('a batch with an orphan that is being purged waits, and encrypts the value again', async () => {
+  const { batchId, sent } = await stageOrphan();
   const purging = await openTransaction(db.pool('worker'));
   await purging.client.query('select masking.purge_step()');
   const batch = await openTransaction(db.pool('worker'));
@@ -175,8 +175,8 @@ test('a batch that relies on an orphan being purged waits, and encrypts it anew'
   await expectAllReveal(db, sent);
 });
 
-test('a rotation step and a purge that want the same entries do not bring one back', async () => {
-  await orphanAndComer();
+test('a rotation step does not restore entries that a concurrent purge deletes', async () => {
+  await stageOrphan();
   await rotate(db, 'token');
   const purging = await openTransaction(db.pool('worker'));
   await purging.client.query('select masking.purge_step()');
@@ -191,7 +191,7 @@ test('a rotation step and a purge that want the same entries do not bring one ba
   expect(await vault()).toEqual([]);
 });
 
-test('retention that meets a purge under way waits for it and goes on', async () => {
+test('retention waits for a running purge and then continues', async () => {
   await makePartition(-5);
   await keepMonths(1);
   const purging = await openTransaction(db.superuser);
@@ -199,7 +199,7 @@ test('retention that meets a purge under way waits for it and goes on', async ()
   const dropping = await openTransaction(db.pool('worker'));
   const dropped = dropping.client.query('select dropped from masking.retention()');
   await untilBlocked(db, dropping.pid);
-  // As a step does it, which holds the policy.
+  // Like a purge step, which locks the policy.
   await purging.client.query('select from public.user_logins');
   await purging.client.query('commit');
   expect((await dropped).rows).toEqual([{ dropped: 1 }]);
@@ -207,10 +207,10 @@ test('retention that meets a purge under way waits for it and goes on', async ()
   for (const { client } of [purging, dropping]) client.release();
 });
 
-test('dropped partitions, the policy and the end of a purge are on the record', async () => {
+test('dropped partitions, the policy and the end of a purge are in the audit log', async () => {
   const name = await makePartition(-5);
   await keepMonths(3);
-  await retain();
+  await dropOverdue();
   await purge();
   const { rows } = await db
     .pool('auditor')
@@ -224,16 +224,16 @@ test('dropped partitions, the policy and the end of a purge are on the record', 
   ]);
 });
 
-test('a policy of no months, or beyond a century, is refused; none again keeps logins for ever', async () => {
+test('the months to keep must be from 1 to 1200, and null keeps logins forever', async () => {
   for (const months of [0, -1, 1201]) expect(await sqlstate(keepMonths(months))).toBe('22023');
   await keepMonths(1);
   await keepMonths(null);
   await load(db, owned('old'), await inMonth(-9));
-  await retain();
+  await dropOverdue();
   expect(await maskedLogins(db)).toHaveLength(1);
 });
 
-test('only custodians say how long, and only workers drop and purge', async () => {
+test('only custodians can set the retention, and only workers can drop and purge', async () => {
   expect(await sqlstate(db.pool('worker').query('select masking.set_retention(1)'))).toBe('42501');
   for (const login of ['custodian', 'analyst', 'auditor'] as const) {
     expect(await sqlstate(db.pool(login).query('select masking.retention()'))).toBe('42501');
@@ -245,14 +245,14 @@ test.each([
   ['analyst', 'select from public.user_logins'],
   ['worker', 'select masking.retention()'],
 ] as const)(
-  'what is overdue while the %s holds the logins stays, is counted, and goes soon after',
+  'overdue partitions stay while a transaction of the %s is open, and are dropped soon after',
   async (login, statement) => {
     await makePartition(-4);
     await load(db, [...owned('old')], await inMonth(-40));
     await keepMonths(2);
     const holder = await openTransaction(db.pool(login));
     await holder.client.query(statement);
-    expect(await retained()).toEqual({ dropped: 0, overdue: 1 });
+    expect(await runRetention()).toEqual({ dropped: 0, overdue: 1 });
     const { rows } = await db.superuser.query(
       `select run_at between now() and now() + interval '5 minutes' as soon
          from graphile_worker.jobs where task_identifier = 'retention'`,
@@ -260,17 +260,17 @@ test.each([
     expect(rows).toEqual([{ soon: true }]);
     await holder.client.query('rollback');
     holder.client.release();
-    expect(await retained()).toEqual({ dropped: 1, overdue: 0 });
+    expect(await runRetention()).toEqual({ dropped: 1, overdue: 0 });
     expect(await maskedLogins(db)).toEqual([]);
   },
 );
 
-test('masking goes on while retention waits for an analyst', async () => {
+test('masking continues while retention waits for an analyst', async () => {
   await makePartition(-4);
   await keepMonths(2);
   const analyst = await openTransaction(db.pool('analyst'));
   await analyst.client.query('select from public.user_logins');
-  const retaining = retained();
+  const retaining = runRetention();
   const batchId = await stage(db, [{ id: '00000000-0000-4000-8000-000000000002', body: event() }]);
   const masking = await openTransaction(db.pool('worker'));
   await masking.client.query(`set local statement_timeout = '5s'`);

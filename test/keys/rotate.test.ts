@@ -26,14 +26,14 @@ let db: TestDatabase;
 let sent: Map<string, Login>;
 loadBeforeEach(sharedLogins(60), (loaded) => ({ db, sent } = loaded));
 
-const wrappedInList = async () =>
+const columnsOfList = async () =>
   Object.keys((await db.pool('custodian').query('select * from masking.list_keys()')).rows[0]);
 const ciphertexts = async () =>
   (await db.superuser.query('select token, key_version as version, ciphertext from masking.vault order by 1'))
     .rows;
 
-test('the list of keys says what they are for and in which state, and does not show them', async () => {
-  expect(await wrappedInList()).not.toContain('wrapped');
+test('list_keys shows the purpose and the state of each key, but not the key', async () => {
+  expect(await columnsOfList()).not.toContain('wrapped');
   expect(await keysIn(db, 'active')).toEqual([
     'cipher body 3',
     'cipher device_id 2',
@@ -43,7 +43,7 @@ test('the list of keys says what they are for and in which state, and does not s
   ]);
 });
 
-test('rotating one token key renews that field alone', async () => {
+test('rotating one token key changes only the tokens of its field', async () => {
   const before = await maskedLogins(db);
   expect(await rotate(db, 'token', 'ip')).toHaveLength(1);
   await finish(db);
@@ -69,7 +69,7 @@ test('rotating cipher keys changes every ciphertext and no token', async () => {
   await expectAllReveal(db, sent);
 });
 
-test('rotating everything leaves no row under an old key, quarantined bodies included', async () => {
+test('rotating all keys leaves no row under an old key, including quarantined bodies', async () => {
   const broken = message('no JSON');
   await maskAll(db, [broken]);
   expect(await rotate(db)).toHaveLength(5);
@@ -85,7 +85,7 @@ test('rotating everything leaves no row under an old key, quarantined bodies inc
   await expectDuplicatesExact(db, sent);
 });
 
-test('values that come after a rotation began are masked with the new key, and equal ones meet', async () => {
+test('values that arrive during a rotation get the new key, and equal values get equal tokens', async () => {
   await rotate(db, 'token');
   for (const [id, login] of await load(db, sharedLogins(30))) sent.set(id, login);
   await finish(db, 7);
@@ -93,7 +93,7 @@ test('values that come after a rotation began are masked with the new key, and e
   await expectDuplicatesExact(db, sent);
 });
 
-test('a key is not rotated again while its rotation runs, and is afterwards', async () => {
+test('a key cannot be rotated again until its rotation completes (ML008)', async () => {
   await rotate(db, 'token', 'ip');
   expect(await sqlstate(rotate(db, 'token', 'ip'))).toBe('ML008');
   expect(await sqlstate(rotate(db))).toBe('ML008');
@@ -103,19 +103,19 @@ test('a key is not rotated again while its rotation runs, and is afterwards', as
   expect(await rotate(db, 'token', 'ip')).toHaveLength(1);
 });
 
-test('a rotation that is paused is not done either', async () => {
+test('a key cannot be rotated again while its rotation is paused (ML008)', async () => {
   await rotate(db, 'cipher', 'ip');
   await db.pool('custodian').query('select masking.pause_rotation()');
   expect(await sqlstate(rotate(db, 'cipher', 'ip'))).toBe('ML008');
 });
 
-test('there is no token key of bodies, nor a key of another purpose or field', async () => {
+test('bodies have no token key, and other purposes and fields have no keys (ML007)', async () => {
   expect(await sqlstate(rotate(db, 'token', 'body'))).toBe('ML007');
   expect(await sqlstate(rotate(db, 'other' as 'token'))).toBe('ML007');
   expect(await sqlstate(rotate(db, 'cipher', 'user_id'))).toBe('ML007');
 });
 
-test('a sealed database rotates nothing, and steps resume when it is unsealed', async () => {
+test('a sealed database rotates nothing (ML001), and a rotation stays where it is', async () => {
   await rotate(db, 'token', 'ip');
   await db.pool('custodian').query('select masking.seal()');
   expect(await sqlstate(rotate(db, 'cipher'))).toBe('ML001');
@@ -123,7 +123,7 @@ test('a sealed database rotates nothing, and steps resume when it is unsealed', 
   expect(await rotationsOf(db)).toMatchObject([{ state: 'running', rows: 0 }]);
 });
 
-test('only custodians rotate, and only workers step', async () => {
+test('only custodians can start a rotation, and only workers can run its steps', async () => {
   for (const login of ['worker', 'loader', 'analyst', 'unmasker', 'approver', 'auditor'] as const) {
     expect(await sqlstate(db.pool(login).query('select masking.rotate()'))).toBe('42501');
   }
@@ -140,7 +140,7 @@ async function rotateThrice(): Promise<void> {
 }
 
 describe('after three rotations in a row', () => {
-  test('a request of before still reveals, under the tokens asked for and those of now', async () => {
+  test('an earlier request reveals its values under its own tokens and the current ones', async () => {
     const old = distinct((await maskedLogins(db)).map(({ device }) => device));
     const [earlier, values] = [await request(db, 'device_id', old), await revealAll(db, 'device_id', old)];
     await rotateThrice();
@@ -151,7 +151,7 @@ describe('after three rotations in a row', () => {
     expect(new Set(now.map((token) => shown.get(token)))).toEqual(new Set(values.values()));
   });
 
-  test('tokens that somebody noted before any of them can be requested', async () => {
+  test('tokens from before the rotations can still be requested', async () => {
     const noted = distinct((await maskedLogins(db)).map(({ ip }) => ip));
     const values = await revealAll(db, 'ip', noted);
     await rotateThrice();
@@ -159,7 +159,7 @@ describe('after three rotations in a row', () => {
     for (const token of noted) expect(shown.get(token)).toBe(values.get(token));
   });
 
-  test('old keys can be destroyed, and then tokens of before resolve no more while those of now do', async () => {
+  test('the old keys can be destroyed, and then only current tokens can be requested', async () => {
     const noted = distinct((await maskedLogins(db)).map(({ ip }) => ip));
     await rotateThrice();
     for (const version of [1, 3, 5]) await destroy(db, 'token', version);

@@ -26,7 +26,7 @@ const events = async (action: string) =>
   (await db.pool('auditor').query('select details from audit.events where action = $1', [action])).rows;
 const statusRotations = async () =>
   (await db.pool('auditor').query('select rotations from staging.status()')).rows[0].rotations;
-/** How many values are in the vault under a token key. */
+/** Number of vault entries under a token key. */
 const entriesUnder = async (version: number): Promise<number> =>
   (
     await db.superuser.query(
@@ -37,7 +37,7 @@ const entriesUnder = async (version: number): Promise<number> =>
 const vaultEntries = async () =>
   (await db.superuser.query('select token, ciphertext from masking.vault order by token')).rows;
 
-test('a step whose transaction is aborted is done again, at any place of the rotation', async () => {
+test('a step that is rolled back is repeated, at any point of a rotation', async () => {
   await rotate(db);
   for (let more = true; more;) {
     const { client } = await openTransaction(db.pool('worker'));
@@ -52,7 +52,7 @@ test('a step whose transaction is aborted is done again, at any place of the rot
   await expectDuplicatesExact(db, sent);
 });
 
-test('a step whose connection is killed leaves the rotation where it was', async () => {
+test('a step whose connection is killed does not change the rotation', async () => {
   await rotate(db, 'token');
   await step(db, 9);
   const before = await rotationsOf(db);
@@ -66,7 +66,7 @@ test('a step whose connection is killed leaves the rotation where it was', async
   await expectDuplicatesExact(db, sent);
 });
 
-test('two workers that step at once do each row once', async () => {
+test('workers that step concurrently process each row once', async () => {
   await rotate(db);
   const worker = async () => {
     for (let n = 0; n < 300 && (await rotationsOf(db)).some(({ state }) => state === 'running'); n += 1) {
@@ -85,7 +85,7 @@ test('two workers that step at once do each row once', async () => {
   await expectDuplicatesExact(db, sent);
 });
 
-test('a second worker leaves a step under way alone and does not wait for it', async () => {
+test('a second worker skips a rotation with a running step and does not wait for it', async () => {
   await rotate(db, 'token', 'ip');
   const { client } = await openTransaction(db.pool('worker'));
   await client.query('select masking.rotate_step(max_rows => 3)');
@@ -95,7 +95,7 @@ test('a second worker leaves a step under way alone and does not wait for it', a
   expect(await rotationsOf(db)).toMatchObject([{ rows: 3 }]);
 });
 
-test('a paused rotation stands still, and goes on where it was', async () => {
+test('a paused rotation makes no progress, and resumes where it stopped', async () => {
   await rotate(db, 'token', 'ip');
   await step(db, 5);
   await custodian('select masking.pause_rotation()');
@@ -110,7 +110,7 @@ test('a paused rotation stands still, and goes on where it was', async () => {
   await expectDuplicatesExact(db, sent);
 });
 
-test('pausing, resuming, the beginning and the end are on the record, and the chain holds', async () => {
+test('the start, pause, resumption and end of a rotation are in the audit log', async () => {
   await rotate(db, 'token', 'ip');
   await custodian('select masking.pause_rotation()');
   await custodian('select masking.resume_rotation()');
@@ -128,7 +128,7 @@ test('pausing, resuming, the beginning and the end are on the record, and the ch
   ]);
 });
 
-test('resuming has a worker look at once', async () => {
+test('resuming adds a job for a worker', async () => {
   await rotate(db, 'token', 'ip');
   await custodian('select masking.pause_rotation()');
   await db.superuser.query('delete from graphile_worker._private_jobs');
@@ -139,7 +139,7 @@ test('resuming has a worker look at once', async () => {
   expect(rows).toEqual([{ task: 'rotate_keys', priority: 10 }]);
 });
 
-test('status shows how far each rotation is, of how much, and nothing of those that are done', async () => {
+test('status shows the progress of each rotation until it completes', async () => {
   expect(await statusRotations()).toEqual([]);
   const total = (await entriesUnder(1)) + sent.size;
   await rotate(db, 'token', 'ip');
@@ -171,12 +171,12 @@ test('status shows how far each rotation is, of how much, and nothing of those t
   expect(await statusRotations()).toEqual([]);
 });
 
-test('every step goes further', async () => {
+test('every step makes progress', async () => {
   await maskAll(db, [message('no JSON'), message('{')]);
   await rotate(db);
   const steps = await finish(db, 3);
   const rows = (await rotationsOf(db)).reduce((sum, rotation) => sum + rotation.rows, 0);
-  // Each of the five rotations ends with one or two steps that find nothing more, and bodies go one by one.
+  // Each of the five rotations ends with one or two steps that find no rows, and bodies are done one by one.
   expect(steps).toBeLessThanOrEqual(rows / 3 + 2 + 5 * 2 + 2);
 });
 
@@ -188,7 +188,7 @@ const DAMAGES = {
   changed: `update masking.vault v
        set ciphertext = set_byte(ciphertext, octet_length(ciphertext) - 5, get_byte(ciphertext, octet_length(ciphertext) - 5) # 1)
      where token = (select token from masking.vault where key_version = 1 order by token limit 1)`,
-  'cut short': `update masking.vault v set ciphertext = substr(ciphertext, 1, 20)
+  truncated: `update masking.vault v set ciphertext = substr(ciphertext, 1, 20)
      where token = (select token from masking.vault where key_version = 1 order by token limit 1)`,
 };
 
@@ -197,7 +197,7 @@ const DAMAGED = (['token', 'cipher'] as const).flatMap((purpose) =>
 );
 
 test.each(DAMAGED)(
-  'a $purpose rotation pauses itself at a ciphertext that was $damage, and goes on when it is repaired',
+  'a $purpose rotation pauses at a ciphertext that was $damage, and continues after its repair',
   async ({ purpose, sql }) => {
     const good = await vaultEntries();
     await db.superuser.query(sql);
@@ -232,7 +232,7 @@ test.each(DAMAGED)(
   },
 );
 
-test('a rotation that paused itself does not hold up the others', async () => {
+test('a rotation that paused itself does not stop the others', async () => {
   await db.superuser.query(DAMAGES['changed']);
   await rotate(db, 'token');
   await finish(db);
@@ -243,7 +243,7 @@ test('a rotation that paused itself does not hold up the others', async () => {
   expect(await versionsIn(db, 'device')).toEqual([4]);
 });
 
-test('a body rotation pauses itself at a damaged body', async () => {
+test('a rotation of bodies pauses at a damaged body', async () => {
   const broken = message('no JSON');
   await maskAll(db, [broken]);
   const change = `update staging.quarantine set body = set_byte(body, octet_length(body) - 5, get_byte(body, octet_length(body) - 5) # 1)`;
@@ -259,7 +259,7 @@ test('a body rotation pauses itself at a damaged body', async () => {
   expect(await rotationsOf(db)).toMatchObject([{ state: 'done', problem: null }]);
 });
 
-test('a token rotation deletes no entry that it could not decrypt', async () => {
+test('a token rotation does not delete an entry that it cannot decrypt', async () => {
   const { rows } = await db.superuser.query(
     'update masking.vault set key_version = 99 where token = (select token from masking.vault order by token limit 1) returning token',
   );
@@ -269,7 +269,7 @@ test('a token rotation deletes no entry that it could not decrypt', async () => 
   expect(kept.rowCount).toBe(1);
 });
 
-test('only custodians pause and resume', async () => {
+test('only custodians can pause and resume a rotation', async () => {
   for (const login of ['worker', 'analyst', 'unmasker', 'auditor'] as const) {
     expect(await sqlstate(db.pool(login).query('select masking.pause_rotation()'))).toBe('42501');
     expect(await sqlstate(db.pool(login).query('select masking.resume_rotation()'))).toBe('42501');

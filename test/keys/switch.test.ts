@@ -23,8 +23,8 @@ let db: TestDatabase;
 let sent: Map<string, Login>;
 loadBeforeEach(sharedLogins(20), (loaded) => ({ db, sent } = loaded));
 
-/** Stages logins, of which one is new, and leaves them to be masked. */
-async function staged(logins: readonly Login[]): Promise<string> {
+/** Stages logins without masking them, and adds them to `sent`. */
+async function stageLogins(logins: readonly Login[]): Promise<string> {
   const messages = logins.map(({ user, ip, device }) => ({
     id: randomUUID(),
     body: event({ user_id: user, ip, device_id: device }),
@@ -33,7 +33,7 @@ async function staged(logins: readonly Login[]): Promise<string> {
   return stage(db, messages);
 }
 
-/** A login with values that are there already, and one with new ones. */
+/** A login with known values, and a login with new values. */
 const LATE = [
   { ...sharedLogins(1)[0]!, user: 'late' },
   { user: 'late', ip: '10.9.9.9', device: 'device-late' },
@@ -41,9 +41,9 @@ const LATE = [
 const maskIn = (client: { query(sql: string, values: unknown[]): Promise<unknown> }, batchId: string) =>
   client.query('select masking.mask_batch($1)', [batchId]);
 
-test('rotating waits for a batch that is being masked, whose logins it then finds', async () => {
+test('a rotation waits for a batch that is being masked, and then rotates its logins', async () => {
   const batch = await openTransaction(db.pool('worker'));
-  await maskIn(batch.client, await staged(LATE));
+  await maskIn(batch.client, await stageLogins(LATE));
   const rotation = await openTransaction(db.pool('custodian'));
   const rotating = rotation.client.query(`select masking.rotate('token')`);
   await untilBlocked(db, rotation.pid);
@@ -61,8 +61,8 @@ test('rotating waits for a batch that is being masked, whose logins it then find
   await expectDuplicatesExact(db, sent);
 });
 
-test('a batch that comes while the keys change waits, and uses the new ones', async () => {
-  const batchId = await staged(LATE);
+test('a batch that starts while the keys change waits, and uses the new keys', async () => {
+  const batchId = await stageLogins(LATE);
   const rotation = await openTransaction(db.pool('custodian'));
   await rotation.client.query(`select masking.rotate()`);
   const batch = await openTransaction(db.pool('worker'));
@@ -84,8 +84,8 @@ test('a batch that comes while the keys change waits, and uses the new ones', as
   await expectDuplicatesExact(db, sent);
 });
 
-test('a batch that waited for a rotation that was rolled back uses the key of before', async () => {
-  const batchId = await staged(LATE);
+test('a batch that waited for a rotation uses the old keys if the rotation is rolled back', async () => {
+  const batchId = await stageLogins(LATE);
   const rotation = await openTransaction(db.pool('custodian'));
   await rotation.client.query(`select masking.rotate()`);
   const batch = await openTransaction(db.pool('worker'));
@@ -102,14 +102,14 @@ test('a batch that waited for a rotation that was rolled back uses the key of be
   await expectDuplicatesExact(db, sent);
 });
 
-test('batches are masked while a step is under way, and neither waits for the other', async () => {
+test('batches and rotation steps do not wait for each other', async () => {
   await rotate(db);
   const stepping = await openTransaction(db.pool('worker'));
   await stepping.client.query('select masking.rotate_step(max_rows => 5)');
   for (const [id, login] of await load(db, [{ user: 'new', ip: '10.8.8.8', device: 'device-new' }]))
     sent.set(id, login);
   const batch = await openTransaction(db.pool('worker'));
-  await maskIn(batch.client, await staged([{ user: 'newer', ip: '10.7.7.7', device: 'device-newer' }]));
+  await maskIn(batch.client, await stageLogins([{ user: 'newer', ip: '10.7.7.7', device: 'device-newer' }]));
   await stepping.client.query('commit');
   stepping.client.release();
   await step(db, 5);
@@ -120,13 +120,13 @@ test('batches are masked while a step is under way, and neither waits for the ot
   await expectDuplicatesExact(db, sent);
 });
 
-test('a value that comes again while its entry is being moved ends as one entry', async () => {
+test('a value that is loaded while its entry is being moved has one entry afterwards', async () => {
   await rotate(db, 'token');
   const stepping = await openTransaction(db.pool('worker'));
   await stepping.client.query('select masking.rotate_step()');
   const batch = await openTransaction(db.pool('worker'));
-  const masking = maskIn(batch.client, await staged(LATE));
-  // The very token that the step has inserted and not yet committed.
+  const masking = maskIn(batch.client, await stageLogins(LATE));
+  // The batch waits for the token that the step has inserted and not yet committed.
   await untilBlocked(db, batch.pid);
   await stepping.client.query('commit');
   stepping.client.release();
@@ -138,8 +138,8 @@ test('a value that comes again while its entry is being moved ends as one entry'
   await expectDuplicatesExact(db, sent);
 });
 
-test('a month that gets its partition in the middle of a rotation is rotated as well', async () => {
-  // Far enough ahead to be in the default partition still.
+test('logins that move into a new partition during a rotation are rotated too', async () => {
+  // Far enough ahead to be in the default partition.
   const { rows } = await db.superuser.query<{ ms: string }>(
     `select extract(epoch from date_trunc('month', now()) + interval '6 months 3 days') * 1000 as ms`,
   );

@@ -41,7 +41,7 @@ const withState = (outcomes: string[], state: string) =>
 
 const except = (...logins: StackLogin[]) => LOGINS.filter((login) => !logins.includes(login));
 
-/** What only the logins named may do; all others are refused. */
+/** Statements, and the only logins that may run them. */
 const RESERVED: [string[], string[]][] = [
   [SECRETS.map((table) => `select from ${table}`), []],
   [SECRETS.map((table) => `delete from ${table}`), []],
@@ -63,14 +63,14 @@ const RESERVED: [string[], string[]][] = [
   [['set role logins_owner', 'create schema mine', 'create role logins_mine', 'set session_replication_role = replica'], []],
 ]; // prettier-ignore
 
-test.each(RESERVED)('%j is for %j and for nobody else', async (statements, allowed) => {
+test.each(RESERVED)('%j: allowed to %j and to nobody else', async (statements, allowed) => {
   const others = await attempts(except(...(allowed as StackLogin[])), statements);
   expect(withState(others, '42501')).toEqual(others);
   const theirs = await attempts(allowed as StackLogin[], statements);
   expect(withState(theirs, 'none')).toEqual(theirs);
 });
 
-test('sealing and submitting are refused to all but custodian and loader', async () => {
+test('only custodians may seal, only loaders may submit, and only workers may close a batch', async () => {
   const others = [
     ...(await attempts(except('custodian'), ['select masking.seal()'])),
     ...(await attempts(except('loader'), [
@@ -83,14 +83,14 @@ test('sealing and submitting are refused to all but custodian and loader', async
   expect(await attempt('loader', 'select staging.submit_batch($batch, 1)')).toBe('ML011');
 });
 
-test('a loader gets nothing back of what it puts in', async () => {
+test('a loader cannot read what it has written', async () => {
   const insert = `insert into staging.inbox values ($batch, array[gen_random_uuid()], '{r}', array[now()], '{1}', '{b}')`;
   expect(await attempt('loader', `${insert} returning bodies`)).toBe('42501');
   expect(await attempt('loader', `begin; ${insert}; rollback`)).toBe('none');
 });
 
 describe('a login with pg_read_all_data', () => {
-  test('reads no row of keys, vault, quarantine and staging', async () => {
+  test('reads no row of keys, vault, quarantine or staging', async () => {
     await db.superuser.query(
       `drop role if exists ${READER}; create role ${READER} login password 'reader' in role pg_read_all_data`,
     );
@@ -103,7 +103,7 @@ describe('a login with pg_read_all_data', () => {
         const { rows } = await reader.query(`select count(*)::int as n from ${table}`);
         expect({ table, rows }).toEqual({ table, rows: [{ n: 0 }] });
       }
-      // It does read what has no row-level security: the test would not notice a login that reads nothing.
+      // It does read a table without row-level security. If it saw nothing, the test would prove nothing.
       expect((await reader.query('select from public.user_logins')).rowCount).toBeGreaterThan(0);
       expect(await sqlstate(reader.query(`select crypto.gen_random_bytes(1)`))).toBe('none');
       expect(await sqlstate(reader.query(`select masking.active_key('token', 'ip')`))).toBe('42501');
@@ -117,10 +117,8 @@ describe('a login with pg_read_all_data', () => {
   });
 });
 
-/*
- * Functions of ours, with logins_owner's rights, write graphile-worker's tables and call its functions. Whoever could
- * change those would run code of their own as logins_owner.
- */
+// The project's functions run as logins_owner, write graphile-worker's tables and call its functions. A login
+// that could change these could run its own code as logins_owner.
 test.each([
   'create function graphile_worker.spy() returns int language sql as $$ select 1 $$',
   'create or replace function graphile_worker.force_unlock_workers(worker_ids text[]) returns void language sql as $$ $$',
@@ -130,6 +128,6 @@ test.each([
   `alter table graphile_worker._private_jobs alter column payload set default '1'`,
   'create policy spy on graphile_worker._private_jobs',
   'set role logins_owner',
-])('nobody plants code where functions of ours would run it: %s', async (statement) => {
+])('no login can plant code that would run as logins_owner: %s', async (statement) => {
   for (const login of LOGINS) expect(await attempt(login, statement)).toBe('42501');
 });

@@ -1,6 +1,6 @@
 /**
- * What the catalogs say of who may do what, a line a fact. Objects of extensions are left out (their schema's USAGE
- * guards them), and months: all of user_logins' partitions are one line.
+ * Lists privileges from the catalogs, one fact a line. Objects of extensions are left out, because USAGE on
+ * their schema protects them. All monthly partitions of user_logins are one line.
  */
 import type { Pool, PoolClient } from 'pg';
 
@@ -15,11 +15,11 @@ export const ROLES = [
   'logins_auditor',
 ];
 
-/** Schemas of Postgres's own; all others are listed, whoever made them. */
+/** All schemas except those of Postgres, with any owner. */
 const OURS = `n.nspname !~ '^pg_' and n.nspname <> 'information_schema'`;
 const NO_EXTENSION = (catalog: string, oid: string) =>
   `not exists (select from pg_depend d where d.classid = '${catalog}'::regclass and d.objid = ${oid} and d.deptype = 'e')`;
-/** graphile-worker's own objects are its business: they count as one. */
+/** The objects of graphile-worker count as one. */
 const NAME = `case n.nspname when 'graphile_worker' then 'graphile_worker.*'
   else n.nspname || '.' || regexp_replace(c.relname, '_\\d{4}_\\d{2}$', '_YYYY_MM') end`;
 const KIND = `case c.relkind when 'r' then 'table' when 'p' then 'table' when 'v' then 'view' when 'S' then 'sequence'
@@ -119,9 +119,9 @@ const QUERIES = {
 export type About = keyof typeof QUERIES;
 
 /**
- * @param about `owners`; `grants` to anybody but the owner, PUBLIC's with them; `policies`: which tables
- *   have row-level security, and whom it lets through; `memberships`; `abilities`: what each role
- *   but the owner can do in the end, by ownership, grants, memberships and PUBLIC together
+ * @param about `owners`; `grants` to everyone except the owner, including PUBLIC; `policies`: the tables with
+ *   row-level security and their policies; `memberships`; `abilities`: what each role except the owner can do
+ *   through ownership, grants, memberships and PUBLIC
  */
 export async function factsOf(db: Pool | PoolClient, about: About): Promise<string[]> {
   const query = `select distinct fact collate "C" as fact from (${QUERIES[about]}) f (fact) order by 1`;

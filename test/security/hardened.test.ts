@@ -18,8 +18,8 @@ afterEach(async () => {
   await fresh.drop();
 });
 
-/** Takes from PUBLIC whatever Postgres gives it by default in a database, now and for what is made later. */
-async function revokePublicsDefaults({ superuser, name }: FreshDatabase): Promise<void> {
+/** Revokes the default privileges of PUBLIC in a database, on existing and future objects. */
+async function revokePublicDefaults({ superuser, name }: FreshDatabase): Promise<void> {
   await superuser.query(`revoke all on database ${name} from public`);
   await superuser.query('revoke all on schema public from public');
   await superuser.query('revoke all on language sql, plpgsql from public');
@@ -50,7 +50,7 @@ async function revokePublicsDefaults({ superuser, name }: FreshDatabase): Promis
   }
 }
 
-/** What docs/operations.md says of a hardened database. */
+/** The grants that docs/operations.md lists for a hardened database. */
 async function grantToMigrator({ superuser, name }: FreshDatabase): Promise<void> {
   await superuser.query(`grant create on database ${name} to ${MIGRATOR}`);
   await superuser.query(`grant connect on database ${name} to ${MIGRATOR} with grant option`);
@@ -58,7 +58,7 @@ async function grantToMigrator({ superuser, name }: FreshDatabase): Promise<void
   await superuser.query(`grant usage on language sql, plpgsql to ${MIGRATOR} with grant option`);
 }
 
-/** A remedy as it is printed: what stands between backquotes. */
+/** The SQLSTATE of a migration that is refused, and the remedy that its message contains in backquotes. */
 async function refusal(migration: Promise<void>): Promise<{ code: string | undefined; remedy: string }> {
   const text = await migration.then(
     () => 'no refusal',
@@ -70,7 +70,7 @@ async function refusal(migration: Promise<void>): Promise<{ code: string | undef
   };
 }
 
-/** The way of a value: loaded, masked, read, requested, approved, revealed; and what is looked at on the side. */
+/** Loads, masks, reads, requests, approves and reveals a value, with maintenance and status in between. */
 async function expectJourney(name: string): Promise<void> {
   db = databaseNamed(name);
   await unseal(db.pool('worker'), db.kek);
@@ -112,26 +112,26 @@ async function expectJourney(name: string): Promise<void> {
   expect((await db.pool('auditor').query('select * from audit.verify()')).rowCount).toBe(1);
 }
 
-test('a database whose PUBLIC has lost its defaults is migrated, and everything works in it', async () => {
+test('a database without default privileges of PUBLIC can be migrated, and everything works', async () => {
   fresh = await createFreshDatabase();
-  await revokePublicsDefaults(fresh);
+  await revokePublicDefaults(fresh);
   await grantToMigrator(fresh);
   await migrate({ connectionString: fresh.migratorUrl, log });
   await expectJourney(fresh.name);
 });
 
-test('everything goes on working when PUBLIC loses its defaults after migrating, and it can be migrated again', async () => {
+test('everything still works if PUBLIC loses its default privileges after a migration', async () => {
   fresh = await createFreshDatabase();
   await grantToMigrator(fresh);
   await migrate({ connectionString: fresh.migratorUrl, log });
-  await revokePublicsDefaults(fresh);
+  await revokePublicDefaults(fresh);
   await expectJourney(fresh.name);
   await migrate({ connectionString: fresh.migratorUrl, log });
 });
 
-test('what the migrating login lacks is told one by one, each with the statement that mends it', async () => {
+test('each missing privilege of the migrating login is reported with the statement to grant it', async () => {
   fresh = await createFreshDatabase();
-  await revokePublicsDefaults(fresh);
+  await revokePublicDefaults(fresh);
   await fresh.superuser.query(`revoke all on database ${fresh.name} from ${MIGRATOR}`);
   await fresh.superuser.query(`revoke all on schema public from ${MIGRATOR}`);
   await fresh.superuser.query(`grant connect on database ${fresh.name} to ${MIGRATOR}`);
@@ -148,7 +148,7 @@ test('what the migrating login lacks is told one by one, each with the statement
   await expectJourney(fresh.name);
 });
 
-test('functions of pgcrypto that PUBLIC may not call are told with the statement that mends it', async () => {
+test('a missing privilege on pgcrypto functions is reported with the statement to grant it', async () => {
   fresh = await createFreshDatabase();
   await fresh.superuser.query('alter default privileges revoke all on functions from public');
   const { code, remedy } = await refusal(migrate({ connectionString: fresh.migratorUrl, log }));

@@ -1,4 +1,4 @@
-/** What docs/operations.md has a superuser do, as it is written there. */
+/** Runs the SQL in the section Hardening of docs/operations.md as written. */
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { read } from '../house/files.ts';
@@ -7,14 +7,17 @@ import { event, mask, message, stage as stageBatch } from '../support/staging.ts
 import { loadPeople, request, revealed, setStage } from '../support/unmask.ts';
 import type { Person, Session, Stage } from '../support/unmask.ts';
 
-const [WHO_PASSES, HIDE_COUNTERS] = [
+const [LIST_BYPASSING, HIDE_COUNTERS] = [
   ...read('docs/operations.md')
     .split('\n## Hardening\n')[1]!
     .split('\n## ')[0]!
     .matchAll(/```sql\n([\s\S]*?)```/g),
 ].map((block) => block[1]!) as [string, string];
 
-/** What tells whether the vault got a row; `$vault` is its oid, which every login can look up. */
+/**
+ * Counters that show whether a row was added to the vault. `$vault` is its oid, which every login can look
+ * up.
+ */
 const COUNTERS = [
   'select n_tup_ins, n_live_tup from pg_stat_all_tables where relid = $vault',
   'select idx_tup_fetch from pg_stat_all_indexes where relid = $vault',
@@ -48,7 +51,7 @@ afterAll(() => stage.drop());
 
 const counter = (statement: string) => statement.replace('$vault', vault);
 
-/** How many rows the vault got, as a loader sees it, when an event with this address was masked. */
+/** Masks an event with this address. Returns the number of rows added to the vault, as a loader sees it. */
 async function rowsSeen(ip: string): Promise<number> {
   const worker = new pg.Client({ connectionString: stage.db.urls.worker });
   await worker.connect();
@@ -64,8 +67,8 @@ async function rowsSeen(ip: string): Promise<number> {
   return (await countOf(vault)) - before;
 }
 
-describe('before', () => {
-  test('a loader sees by counting whether a value that it sends is known, as the threat model says', async () => {
+describe('before hardening', () => {
+  test('a loader can see from counters whether a value that it sends is known', async () => {
     expect(await rowsSeen(people[0]!.ip)).toBe(0);
     expect(await rowsSeen('203.0.113.200')).toBe(1);
     for (const statement of COUNTERS) {
@@ -76,7 +79,7 @@ describe('before', () => {
     }
   });
 
-  test('who migrates cannot close it, unless it is a superuser', async () => {
+  test('a migrating login that is not a superuser cannot revoke access to the counters', async () => {
     const owner = await stage.superuser();
     await owner.run('set role local_owner');
     await owner.run('revoke execute on function pg_catalog.pg_stat_get_tuples_inserted(oid) from public');
@@ -84,16 +87,16 @@ describe('before', () => {
   });
 });
 
-describe('after', () => {
+describe('after hardening', () => {
   beforeAll(async () => {
     await (await stage.superuser()).run(HIDE_COUNTERS);
   });
 
-  test.each(COUNTERS)('it is closed to a loader: %s', async (statement) => {
+  test.each(COUNTERS)('a loader is refused: %s', async (statement) => {
     expect(await loader.state(counter(statement))).toBe('42501');
   });
 
-  test('and open to a monitoring login', async () => {
+  test('a monitoring login can still read the counters', async () => {
     const monitor = await stage.join('monitor', 'pg_monitor');
     for (const statement of COUNTERS) {
       expect({ statement, state: await monitor.state(counter(statement)) }).toEqual({
@@ -103,14 +106,14 @@ describe('after', () => {
     }
   });
 
-  test('no statistics of statements either', async () => {
+  test('a loader cannot read pg_stat_statements', async () => {
     const superuser = await stage.superuser();
     await superuser.run('create extension if not exists pg_stat_statements schema public');
     await superuser.run(HIDE_COUNTERS);
     expect(await loader.state('select wal_bytes from public.pg_stat_statements')).toBe('42501');
   });
 
-  test('loading, masking, emptying staging, revealing, verifying and status go on', async () => {
+  test('loading, masking, emptying staging, revealing, verifying and status still work', async () => {
     const batchId = await stageBatch(stage.db, [message(event({ ip: '203.0.113.201' }))]);
     expect(await mask(stage.db, batchId)).toHaveLength(1);
     const worker = stage.db.pool('worker');
@@ -126,19 +129,19 @@ describe('after', () => {
   });
 });
 
-test('the list of who passes everything names them, and nobody else', async () => {
+test('the query for logins that bypass all grants returns exactly those logins', async () => {
   const superuser = await stage.superuser();
   const plain = await stage.join('plain', 'pg_read_all_data', 'pg_write_all_data', 'logins_unmasker');
   const files = await stage.join('files', 'pg_read_server_files');
   const passing = await stage.join('passing', 'pg_read_all_data');
   await superuser.run(`alter role ${passing.login} bypassrls`);
-  const { state, rows } = await superuser.run(WHO_PASSES);
+  const { state, rows } = await superuser.run(LIST_BYPASSING);
   expect(state).toBe('none');
   const names = rows.map((row) => row['rolname']);
   expect(names).toEqual(expect.arrayContaining(['postgres', 'local_owner', files.login, passing.login]));
   expect(names).not.toContain(plain.login);
   expect(names.filter((name) => String(name).startsWith('local_'))).toEqual(['local_owner']);
-  // It is true of one of them.
+  // A listed login can read the key-encryption key, and a login that is not listed cannot.
   expect(await passing.value('select octet_length(kek) from masking.kek')).toBe(32);
   expect(await plain.value('select count(*) from masking.kek')).toBe('0');
 });

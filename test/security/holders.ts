@@ -1,4 +1,7 @@
-/** What each login may hold in an open transaction, and what is to go on meanwhile: the tables of `locks.test.ts`. */
+/**
+ * Tables for locks.test.ts: what each login can hold in an open transaction, and what must continue
+ * meanwhile.
+ */
 
 export const LOGINS = [
   'loader',
@@ -22,13 +25,13 @@ export const LOCK_MODES = [
   'access exclusive',
 ];
 
-/** Longer than any of these may wait for locks (each up to two seconds), shorter than anybody would. */
+/** Longer than any of these calls may wait for its locks, which is up to two seconds. */
 export const STUCK_AFTER = '6s';
 
 const intoInbox = (batch: string) => `insert into staging.inbox values
   ('${batch}', array[gen_random_uuid()], '{receipt}', array[now()], '{1}', array[convert_to('{"user_id": "u"}', 'UTF8')])`;
 
-/** What is to go on, each with something to do: the login that calls it, and the call. */
+/** Calls that must continue, each with its login. Each of them has work to do. */
 export const CALLS: Record<string, [Login, string]> = {
   mask_batch: ['worker', `select masking.mask_batch('$staged')`],
   submit_batch: ['loader', `${intoInbox('$new')}; select staging.submit_batch('$new', 1)`],
@@ -42,10 +45,11 @@ export const CALLS: Record<string, [Login, string]> = {
   erase_step: ['worker', 'select masking.erase_step(5)'],
   purge_step: ['worker', 'select masking.purge_step(5)'],
 };
-export const TRAFFIC = new Set(['mask_batch', 'submit_batch']);
+/** These must succeed. The other calls may give up if they do not get a lock. */
+export const MUST_SUCCEED = new Set(['mask_batch', 'submit_batch']);
 
-/** What each login may call that changes something. The transaction stays open. */
-export const OPEN: Record<Login, Record<string, string>> = {
+/** The calls of each login that change something. Their transaction stays open. */
+export const HELD_CALLS: Record<Login, Record<string, string>> = {
   loader: { 'staging.submit_batch': `${intoInbox('$mine')}; select staging.submit_batch('$mine', 1)` },
   worker: {
     'masking.mask_batch': `select masking.mask_batch('$other')`,
@@ -90,24 +94,24 @@ export const OPEN: Record<Login, Record<string, string>> = {
 };
 
 /**
- * Each login can stop what it takes part in (docs/threat-model.md): what of masking and loading may wait while it holds
- * something open. Nothing of the upkeep is in this list.
+ * Each login can stop the work that it takes part in (docs/threat-model.md). These calls may wait while it
+ * holds a transaction open. None of them is maintenance.
  */
-export const STOPS: Record<string, string[]> = {
-  // Jobs are the worker's, and submitting a batch adds one.
+export const MAY_STOP: Record<string, string[]> = {
+  // A worker may lock the jobs, and submitting a batch adds a job.
   'worker locks graphile_worker': ['submit_batch'],
-  // Whoever deletes values waits for batches, and batches for whoever deletes values.
+  // Deleting values and masking wait for each other.
   'worker has called masking.erase_step': ['mask_batch'],
   'worker has called masking.purge_step': ['mask_batch'],
-  // It truncates a slot, which batches and submissions look into.
+  // It truncates a slot, which masking and submitting read.
   'worker has called staging.recycle_slots': ['mask_batch', 'submit_batch'],
-  // It drops partitions under the logins.
+  // They create and drop partitions of user_logins.
   'worker has called masking.retention': ['mask_batch'],
   'worker has called staging.maintain_partitions': ['mask_batch'],
-  // What is left of an old key-encryption key is truncated, under the one in use.
+  // It truncates the table of the key-encryption key.
   'worker has called masking.wipe_kek': ['mask_batch'],
   'custodian has called masking.wipe_kek': ['mask_batch'],
-  // New keys are used from the next batch on; a sealed database masks nothing.
+  // Masking waits for a change of keys, and a sealed database masks nothing.
   'custodian has called masking.rotate': ['mask_batch'],
   'custodian has called masking.seal': ['mask_batch'],
   'custodian has called masking.next_kek_inbox': ['mask_batch'],

@@ -1,6 +1,6 @@
 /**
- * What each login may lock, or hold in an open transaction, against each function that keeps house, and against masking
- * and loading. Nothing that somebody holds may make these wait for long: they give up, and come again.
+ * Runs maintenance, masking and loading while a login holds locks or an open transaction. None of them may
+ * wait for long. Maintenance gives up and tries again later.
  */
 import { randomUUID } from 'node:crypto';
 import pg from 'pg';
@@ -10,7 +10,16 @@ import { unseal } from '../../src/database/kek.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { sqlstate } from '../support/sqlstate.ts';
 import { close, event, maskAll, message, stage } from '../support/staging.ts';
-import { CALLS, LOCK_MODES, LOGINS, OPEN, STOPS, STUCK_AFTER, TRAFFIC, type Login } from './holders.ts';
+import {
+  CALLS,
+  HELD_CALLS,
+  LOCK_MODES,
+  LOGINS,
+  MAY_STOP,
+  MUST_SUCCEED,
+  STUCK_AFTER,
+  type Login,
+} from './holders.ts';
 
 const request = (count: number) =>
   `select unmask.request('ip', array(select masked_ip from public.user_logins limit ${count}), 'why') as id`;
@@ -25,7 +34,7 @@ beforeAll(async () => {
   const { batchId: old } = await maskAll(db, [...bodies, 'no JSON'].map(message));
   await close(db, old);
   await superuser(`update staging.batches set acked_at = now() - interval '60 days'`);
-  // A slot whose batches are acknowledged, and is not the open one.
+  // Closes a slot whose batches are acknowledged.
   await superuser(`update staging.slots set opened_at = opened_at - interval '1 minute'`);
   await db.pool('worker').query('select staging.recycle_slots()');
   const [staged, other] = [await stage(db, [message()]), await stage(db, [message()])];
@@ -44,7 +53,7 @@ beforeAll(async () => {
   await superuser(
     `update masking.retention_policy set purge_position = '00000000-0000-0000-0000-000000000000'`,
   );
-  // A dead worker's job, for heartbeats, and one that has backed off, for the sweep.
+  // The job of a dead worker, for heartbeat, and a job with a later retry, for sweep_batches.
   await superuser(`update graphile_worker._private_jobs set locked_by = 'dead', locked_at = now() - interval '1 hour'
     where key = 'mask_batch:${old}'`);
   await superuser(
@@ -79,15 +88,15 @@ async function connect(login: StackLogin): Promise<pg.Client> {
   return client;
 }
 
-/** Runs a statement where a failure does not end the transaction; returns its SQLSTATE. */
-async function tryIt(client: pg.Client, statement: string): Promise<string> {
+/** Runs a statement in a savepoint, so that a failure does not end the transaction. Returns its SQLSTATE. */
+async function stateInSavepoint(client: pg.Client, statement: string): Promise<string> {
   await client.query('savepoint before');
   const state = await sqlstate(client.query(statement));
   await client.query(state === 'none' ? 'release savepoint before' : 'rollback to savepoint before');
   return state;
 }
 
-/** What does not go on while somebody holds something: what is stuck; and of masking and loading, what fails at all. */
+/** Runs all calls. Returns those that hang, those that must succeed and fail, and unexpected errors. */
 async function stopped(): Promise<string[]> {
   const names: string[] = [];
   for (const [name, [login, statement]] of Object.entries(CALLS)) {
@@ -96,14 +105,14 @@ async function stopped(): Promise<string[]> {
     const state = await sqlstate(client.query(filled(statement)));
     await client.query('rollback');
     await client.end();
-    if (state === '57014' || (TRAFFIC.has(name) && state !== 'none')) names.push(name);
-    // Nothing that keeps house may fail in another way than by a lock that it did not get.
+    if (state === '57014' || (MUST_SUCCEED.has(name) && state !== 'none')) names.push(name);
+    // Maintenance may fail only because it did not get a lock.
     else if (!['none', '55P03'].includes(state)) names.push(`${name}: ${state}`);
   }
   return names;
 }
 
-/** Takes every lock on every table and view, and every row, that a login may. Returns how many it got. */
+/** Takes every lock on tables, views and rows that a login can take. Returns the number of locks. */
 async function lockAll(client: pg.Client, schemas: string): Promise<number> {
   const { rows } = await db.superuser.query<{ name: string }>(
     `select format('%I.%I', n.nspname, c.relname) as name
@@ -120,7 +129,7 @@ async function lockAll(client: pg.Client, schemas: string): Promise<number> {
       `select from ${name} for share nowait`,
       `select from ${name} for update nowait`,
     ]) {
-      if ((await tryIt(client, statement)) === 'none') locks += 1;
+      if ((await stateInSavepoint(client, statement)) === 'none') locks += 1;
     }
   }
   return locks;
@@ -130,20 +139,20 @@ const OURS = 'public staging masking unmask audit crypto graphile_migrate';
 type Hold = (client: pg.Client) => Promise<unknown>;
 
 const HOLDERS: [string, Login, Hold][] = LOGINS.flatMap((login) => [
-  [`${login} locks all that it may`, login, (client: pg.Client) => lockAll(client, OURS)],
+  [`${login} locks everything that it can`, login, (client: pg.Client) => lockAll(client, OURS)],
   [`${login} locks graphile_worker`, login, (client: pg.Client) => lockAll(client, 'graphile_worker')],
-  ...Object.entries(OPEN[login]).map(([name, statement]): [string, Login, Hold] => [
+  ...Object.entries(HELD_CALLS[login]).map(([name, statement]): [string, Login, Hold] => [
     `${login} has called ${name}`,
     login,
     (client) => client.query(filled(statement)).catch(() => {}),
   ]),
 ]);
 
-test('without anybody in the way, all of it goes on', async () => {
+test('all calls succeed if no login holds a lock', async () => {
   expect(await stopped()).toEqual([]);
 });
 
-test('each of them has something to do', async () => {
+test('each maintenance call has work to do', async () => {
   const client = await connect('worker');
   const answer = async (statement: string) => {
     await client.query('savepoint before');
@@ -163,7 +172,7 @@ test('each of them has something to do', async () => {
   await client.end();
 });
 
-test('every function that changes something is in the list of whoever may call it', async () => {
+test('every function that changes something is in the list of each login that may call it', async () => {
   const { rows } = await db.superuser.query<{ login: Login; names: string[] }>(
     `select substring(r.rolname from 8) as login, array_agg(n.nspname || '.' || p.proname order by 1) as names
        from pg_roles r
@@ -175,12 +184,12 @@ test('every function that changes something is in the list of whoever may call i
   );
   for (const { login, names } of rows) {
     expect(
-      names.filter((name) => OPEN[login][name] === undefined).map((name) => `${login}: ${name}`),
+      names.filter((name) => HELD_CALLS[login][name] === undefined).map((name) => `${login}: ${name}`),
     ).toEqual([]);
   }
 });
 
-test('no function of ours takes an advisory lock, because any login may take the same', async () => {
+test('no function takes an advisory lock, because any login could take the same lock', async () => {
   const { rows } = await db.superuser.query(
     `select p.proname from pg_proc p join pg_namespace n on n.oid = p.pronamespace
       where n.nspname in ('public', 'staging', 'masking', 'unmask', 'audit') and p.prosrc ~ 'advisory'`,
@@ -189,16 +198,16 @@ test('no function of ours takes an advisory lock, because any login may take the
 });
 
 test.each(HOLDERS)(
-  'upkeep does not hang, and masking and loading go on, while %s',
+  'maintenance does not hang, and masking and loading continue, while %s',
   async (name, login, hold) => {
     const holder = await connect(login);
     try {
       await hold(holder);
-      const allowed = STOPS[name] ?? [];
+      const allowed = MAY_STOP[name] ?? [];
       expect((await stopped()).filter((each) => !allowed.includes(each))).toEqual([]);
     } finally {
       await holder.end();
-      // A seal that is rolled back has sealed.
+      // Rolling back a seal does not undo it.
       await unseal(db.pool('worker'), db.kek);
     }
   },

@@ -1,6 +1,6 @@
 /**
- * Postgres keeps what is too long for a page in a table beside its table (TOAST), which has no row-level security of its
- * own: a member of pg_read_all_data reads it by name.
+ * Postgres stores values that are too long for a page in a TOAST table. A TOAST table has no row-level
+ * security, so a member of pg_read_all_data can read it by name.
  */
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -28,7 +28,7 @@ beforeAll(async () => {
 });
 afterAll(() => stage.drop());
 
-/** An event of a length, which hardly compresses, or a body that is no event. */
+/** An event of this length that hardly compresses, or a body that is not an event. */
 function long(length: number, how: 'event' | 'no JSON' = 'event'): Message {
   const start = how === 'event' ? '{"user_id":"somebody","ip":"203.0.113.5","device_id":"' : 'no JSON: ';
   const filler = randomBytes(length).toString('base64').slice(0, length);
@@ -37,8 +37,8 @@ function long(length: number, how: 'event' | 'no JSON' = 'event'): Message {
   );
 }
 
-/** All that a table keeps beside it, as a member of pg_read_all_data reads it. */
-async function kept(): Promise<Buffer> {
+/** All TOAST data of staging, as a member of pg_read_all_data reads it. */
+async function toastData(): Promise<Buffer> {
   const { rows } = await stage.db.superuser.query<{ name: string }>(
     `select c.reltoastrelid::regclass::text as name from pg_class c
       where c.oid::regclass::text ~ '^staging\\.' and c.reltoastrelid <> 0`,
@@ -52,19 +52,21 @@ async function kept(): Promise<Buffer> {
   return Buffer.concat(chunks);
 }
 
-/** Compression puts a byte between every eight at the most, so some six of the canary's characters stay together. */
+/**
+ * Compression inserts at most one byte into every eight, so some six characters of the canary stay together.
+ */
 function showsCanary(bytes: Buffer): boolean {
   return Array.from({ length: DEVICE.length - 13 }, (_, at) => DEVICE.slice(at + 7, at + 13)).some((part) =>
     bytes.includes(part),
   );
 }
 
-test.each(LENGTHS)('a staged body of %i bytes is not in the clear beside its table', async (length) => {
+test.each(LENGTHS)('a staged body of %i bytes is not in the clear in a TOAST table', async (length) => {
   await stage.db.superuser.query('truncate staging.raw_messages');
   await stageBatch(stage.db, [long(length), long(length, 'no JSON')]);
-  const bytes = await kept();
+  const bytes = await toastData();
   expect(showsCanary(bytes)).toBe(false);
-  // The long ones are there all the same, so that this looks at something.
+  // Long bodies do have TOAST data. Otherwise the test would prove nothing.
   expect(bytes.length > length).toBe(length > 8192);
 });
 
@@ -81,7 +83,7 @@ test.each(LENGTHS)('an event of %i bytes is masked like any other', async (lengt
 });
 
 test.each(LENGTHS)(
-  'a malformed body of %i bytes is quarantined whole, and can be replayed',
+  'a malformed body of %i bytes is quarantined completely, and can be replayed',
   async (length) => {
     const sent = long(length, 'no JSON');
     await mask(stage.db, await stageBatch(stage.db, [sent, message()]));
@@ -92,7 +94,7 @@ test.each(LENGTHS)(
   },
 );
 
-test('a long body that nobody foresaw is quarantined whole', async () => {
+test('a long and deeply nested body is quarantined completely', async () => {
   const sent = message(`{"user_id":"somebody","deep":${'['.repeat(100_000)}${']'.repeat(100_000)}}`);
   await mask(stage.db, await stageBatch(stage.db, [sent]));
   expect((await quarantinedBody(stage.db, sent.id)).toString()).toBe(sent.body);

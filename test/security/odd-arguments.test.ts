@@ -1,6 +1,7 @@
 /**
- * Every function that a role may call, with every odd value for every argument: it is refused, or it changes nothing of
- * what anybody relies on. The list of functions is the catalogs', so a new function is tried without being named here.
+ * Calls every function that a role may call, with unusual values for each argument. The call must be refused
+ * or leave the important state unchanged. The functions are read from the catalogs, so that new functions are
+ * included.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { StackLogin } from '../../local/stack/logins.ts';
@@ -10,10 +11,10 @@ import { finish, load, rotate, rotationsOf, sharedLogins, step } from '../suppor
 import { maskAll, message, stage } from '../support/staging.ts';
 import { ROLES } from './catalogs.ts';
 
-/** SQLSTATEs that say what is wrong with an argument: Postgres's own for it, and ours. */
+/** SQLSTATEs that a function may raise for an invalid argument. */
 const REFUSALS = /^(22023|54000|ML\d{3})$/;
 
-/** As text, cast to the type. */
+/** Unusual values of each type, as text. */
 const ODD: Record<string, (string | null)[]> = {
   integer: [null, '0', '-1', '2147483647', '-2147483648'],
   bigint: [null, '0', '-1', '2147483647', '9223372036854775807'],
@@ -24,21 +25,21 @@ const ODD: Record<string, (string | null)[]> = {
   interval: [null, '0', '-1 day', '170000 years', '-170000 years'],
 };
 
-/** What some odd values are documented to mean, and what may change then. */
+/** Unusual values that have a documented meaning, and the state that they may change. */
 const MEANINGS: [call: RegExp, changes: string[]][] = [
-  // null: all there are.
+  // null: all keys.
   [/^masking\.rotate\((purpose|field) => null\)$/, ['keys', 'rotations']],
-  // 0: none is lost, and so after a rotation.
+  // 0: no value may be lost. After a rotation, none is.
   [/^masking\.destroy_key\(losing => 0\)$/, ['keys']],
-  // null: for ever.
+  // null: forever.
   [/^masking\.set_retention\(keep_months => null\)$/, ['retention']],
-  // A user whom nobody knows, and a reason at length.
+  // An unknown user, or a long reason.
   [/^masking\.erase_user\((user_id|reason) => x+\)$/, ['erasures']],
   [/^masking\.erase_user\(user_id => {2}\)$/, ['erasures']],
 ];
 
-/** What must stay as it is, by name. */
-const RELIED_ON: Record<string, string> = {
+/** Queries for the state that must not change, by name. */
+const PROTECTED_STATE: Record<string, string> = {
   keys: `select purpose, version, state from masking.keys`,
   kek: `select count(*) from masking.kek`,
   vault: `select token, key_version from masking.vault`,
@@ -64,8 +65,8 @@ interface Parameter {
 }
 
 let db: TestDatabase;
-/** A value that makes sense, by a parameter's name; it is cast to the parameter's type. */
-let sound: Record<string, string>;
+/** A valid value for each parameter, by name. It is cast to the parameter's type. */
+let valid: Record<string, string>;
 beforeAll(async () => {
   db = await createTestDatabase();
   const query = async (login: StackLogin, sql: string): Promise<string> =>
@@ -80,7 +81,7 @@ beforeAll(async () => {
   );
   const request = await query('unmasker', `select unmask.request('ip', array['${token}']::uuid[], 'INC-1')`);
   await query('custodian', `select masking.set_retention(24)`);
-  sound = {
+  valid = {
     batch_id: staged,
     row_count: '2',
     message_ids: `{${broken[0]!.id}}`,
@@ -106,7 +107,7 @@ beforeAll(async () => {
 });
 afterAll(() => db.drop());
 
-/** A row a parameter of a function, for each role that may call it. */
+/** One row for each parameter of a function and each role that may call it. */
 async function parametersOf(): Promise<Parameter[]> {
   const { rows } = await db.superuser.query<Parameter>(
     `select r.role, n.nspname || '.' || p.proname as name, a.parameter, a.type, s.parameters, s.types
@@ -127,10 +128,10 @@ async function parametersOf(): Promise<Parameter[]> {
   return rows;
 }
 
-/** Calls a function in a transaction that is rolled back; returns what was wrong with the outcome, or undefined. */
+/** Calls a function and rolls back. Returns what is wrong with the outcome, or undefined. */
 async function outcomeOf(each: Parameter, odd: string | null): Promise<string | undefined> {
   const call = `${each.name}(${each.parameter} => ${odd})`;
-  const values = each.parameters.map((name) => (name === each.parameter ? odd : sound[name]!));
+  const values = each.parameters.map((name) => (name === each.parameter ? odd : valid[name]!));
   const list = each.parameters.map((name, n) => `${name} => $${n + 1}::${each.types[n]}`).join(', ');
   const client = await db.superuser.connect();
   try {
@@ -143,7 +144,7 @@ async function outcomeOf(each: Parameter, odd: string | null): Promise<string | 
     await client.query(`select * from ${each.name}(${list})`, values);
     await client.query('reset session authorization');
     const after = await stateOf(client);
-    const changed = Object.keys(RELIED_ON).filter((name) => before[name] !== after[name]);
+    const changed = Object.keys(PROTECTED_STATE).filter((name) => before[name] !== after[name]);
     const meant = MEANINGS.find(([pattern]) => pattern.test(call))?.[1] ?? [];
     const wrong = changed.filter((name) => !meant.includes(name));
     return wrong.length === 0
@@ -162,7 +163,7 @@ async function outcomeOf(each: Parameter, odd: string | null): Promise<string | 
 async function stateOf(client: {
   query: TestDatabase['superuser']['query'];
 }): Promise<Record<string, string>> {
-  const columns = Object.entries(RELIED_ON).map(
+  const columns = Object.entries(PROTECTED_STATE).map(
     ([name, query]) => `(select md5(coalesce(string_agg(q::text, ',' order by q::text), '')) from (${query}) q) as "${name}"`,
   ); // prettier-ignore
   const { rows } = await client.query(`select ${columns.join(', ')}`);
@@ -180,16 +181,16 @@ async function faults(): Promise<string[]> {
   return found;
 }
 
-test('there is a sound value for every parameter, and there are odd ones for every type', async () => {
+test('every parameter has a valid value, and every type has unusual values', async () => {
   const parameters = await parametersOf();
   expect(parameters.length).toBeGreaterThan(30);
   expect(
-    parameters.filter(({ parameter }) => !(parameter in sound)).map(({ parameter }) => parameter),
+    parameters.filter(({ parameter }) => !(parameter in valid)).map(({ parameter }) => parameter),
   ).toEqual([]);
   expect(parameters.filter(({ type }) => !(type in ODD)).map(({ type }) => type)).toEqual([]);
 });
 
-test('sound values are taken: what is refused is refused for its oddity', async () => {
+test('a call with valid values is not refused, and its change is detected', async () => {
   const names = new Set((await parametersOf()).map(({ name }) => name));
   expect(names).toContain('masking.rotate_step');
   expect(names).toContain('unmask.request');
@@ -197,11 +198,11 @@ test('sound values are taken: what is refused is refused for its oddity', async 
   expect(await outcomeOf(mine, '7')).toMatch(/changed retention$/);
 });
 
-test('nothing is lost, destroyed or taken for done while nothing is under way', async () => {
+test('unusual arguments change nothing while no rotation or erasure runs', async () => {
   expect(await faults()).toEqual([]);
 });
 
-test('nor while rotations, an erasure and a purge begin', async () => {
+test('unusual arguments change nothing at the start of rotations, an erasure and a purge', async () => {
   await rotate(db, 'token', 'ip');
   await rotate(db, 'cipher', 'ip');
   await rotate(db, 'cipher', 'body');
@@ -212,7 +213,7 @@ test('nor while rotations, an erasure and a purge begin', async () => {
   expect(await faults()).toEqual([]);
 });
 
-test('nor while logins are rotated, and the quarantine is looked through for an erasure', async () => {
+test('unusual arguments change nothing during a rotation of logins and an erasure', async () => {
   while ((await rotationsOf(db))[0]!.phase === 'vault') await step(db, 9);
   await step(db, 9);
   await db.pool('worker').query('select masking.erase_step()');
@@ -220,7 +221,7 @@ test('nor while logins are rotated, and the quarantine is looked through for an 
   expect(await faults()).toEqual([]);
 });
 
-test('nor when the rotations are done and their keys are retiring', async () => {
+test('unusual arguments change nothing after the rotations, while keys are retiring', async () => {
   await finish(db);
   expect(await faults()).toEqual([]);
 });

@@ -1,4 +1,4 @@
-/** What a login gets out of Postgres's predefined roles: as many of them as a managed service hands out. */
+/** What a login can do with the predefined roles of Postgres that a managed service grants. */
 import { randomBytes, randomUUID } from 'node:crypto';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -10,11 +10,11 @@ import { event, maskAll, message, stage as stageBatch } from '../support/staging
 import { loadPeople, request, REVEAL, setPolicy, setStage } from '../support/unmask.ts';
 import type { Person, Session, Stage } from '../support/unmask.ts';
 
-/** Those of the operating system's files and programs are as good as a superuser, and no service hands them out. */
-const NOT_HANDED_OUT = /server_files|server_program|database_owner/;
-/** What a reader of all data does see, because analysts' queries would pay for hiding it: tokens. */
+/** Roles for the server's files and programs are as powerful as a superuser, and no service grants them. */
+const NOT_GRANTED = /server_files|server_program|database_owner/;
+/** What pg_read_all_data can read, because row-level security would slow down analysts' queries: tokens. */
 const READABLE = ['public.user_logins', 'public.user_logins_compat'];
-/** The inboxes, which have triggers: their rows are made in tests of their own. */
+/** The inboxes, whose triggers check the login. */
 const INBOXES = ['staging.inbox', 'masking.kek_inbox', 'masking.next_kek_inbox'];
 
 let stage: Stage;
@@ -35,7 +35,7 @@ beforeAll(async () => {
   const roles = await stage.db.superuser.query<{ name: string }>(
     `select rolname as name from pg_roles where rolname ~ '^pg_'`,
   );
-  predefined = roles.rows.map(({ name }) => name).filter((name) => !NOT_HANDED_OUT.test(name));
+  predefined = roles.rows.map(({ name }) => name).filter((name) => !NOT_GRANTED.test(name));
   insider = await stage.join('insider', ...predefined);
   insiderPool = await poolOf(insider);
   const names = await stage.db.superuser.query<{ name: string; column: string }>(
@@ -53,7 +53,7 @@ afterAll(async () => {
   await stage.drop();
 });
 
-/** COPY needs a pool, as the programs have it. */
+/** A pool of the session's login, which COPY needs. */
 async function poolOf(session: Session): Promise<pg.Pool> {
   const url = new URL(stage.db.urls.superuser);
   url.username = session.login;
@@ -62,7 +62,7 @@ async function poolOf(session: Session): Promise<pg.Pool> {
   return new pg.Pool({ connectionString: url.toString(), max: 2 });
 }
 
-/** All that is in any table, as one text. */
+/** A digest of the rows of each table. */
 async function contents(): Promise<Record<string, string>> {
   const all: Record<string, string> = {};
   for (const { name } of relations) {
@@ -79,13 +79,13 @@ const inbox = () =>
     { messageId: randomUUID(), receiptHandle: 'r', sentAt: Date.now(), receiveCount: 1, body: event() },
   ]);
 
-test('all predefined roles but those of the server’s files are tried, on every table and view', () => {
+test('all predefined roles except those for the server’s files are tested on every table and view', () => {
   expect(predefined.length).toBeGreaterThan(9);
   expect(predefined).toContain('pg_write_all_data');
   expect(relations.length).toBeGreaterThan(35);
 });
 
-test('with all of them a login sees no row of any table or view, but the masked logins', async () => {
+test('a login with all these roles sees no rows of any table or view except the masked logins', async () => {
   const seen: string[] = [];
   for (const { name } of relations) {
     if ((await insider.value<string>(`select count(*) from ${name}`)) !== '0') seen.push(name);
@@ -93,7 +93,7 @@ test('with all of them a login sees no row of any table or view, but the masked 
   expect(seen.sort()).toEqual(READABLE);
 });
 
-test('and writes nothing anywhere: not by insert, update, delete, merge or COPY, through no view and to no partition', async () => {
+test('a login with all these roles cannot write to any table, partition or view', async () => {
   const before = await contents();
   for (const { name, column } of relations) {
     for (const statement of [
@@ -126,11 +126,11 @@ test.each([
   'delete from public.user_logins',
   'delete from public.user_logins_compat',
   'update public.user_logins set masked_ip = null',
-])('refused: %s', async (statement) => {
+])('a login with all these roles is refused: %s', async (statement) => {
   expect(await insider.state(statement)).toBe('42501');
 });
 
-test('partitions that are made later are closed as well', async () => {
+test('a login with all these roles cannot read or write partitions that are created later', async () => {
   await stage.db.pool('worker').query('select staging.maintain_partitions(months_ahead => 5)');
   const { rows } = await stage.db.superuser.query<{ name: string }>(
     `select i.inhrelid::regclass::text as name from pg_inherits i where i.inhparent = 'public.user_logins'::regclass`,
@@ -145,8 +145,8 @@ test('partitions that are made later are closed as well', async () => {
   }
 });
 
-describe('the inboxes ask who the login is', () => {
-  test('so a right to write everywhere opens none of them', async () => {
+describe('the inboxes check the login', () => {
+  test('pg_write_all_data alone does not open any of them', async () => {
     expect(await sqlstate(unseal(insiderPool, randomBytes(32)))).toBe('42501');
     expect(await sqlstate(rewrap(insiderPool, randomBytes(32)))).toBe('42501');
     const client = await insiderPool.connect();
@@ -167,14 +167,14 @@ describe('the inboxes ask who the login is', () => {
     ['unmasker', []],
     ['approver', []],
     ['auditor', []],
-  ] as const)('with it, a member of logins_%s gets through %j', async (role, inboxes) => {
+  ] as const)('a member of logins_%s with pg_write_all_data can use only %j', async (role, inboxes) => {
     const session = await stage.join(`both_${role}`, `logins_${role}`, 'pg_write_all_data');
     const pool = await poolOf(session);
     const client = await pool.connect();
     const states = {
       [COPY_INBOX]: await sqlstate(client.query('begin').then(() => copyIn(client, COPY_INBOX, inbox()))),
       unseal: (await client.query('rollback'), await sqlstate(unseal(pool, stage.db.kek))),
-      // Its own key again: taken, and nothing changes.
+      // The same key again is accepted and changes nothing.
       rewrap: await sqlstate(rewrap(pool, stage.db.kek)),
     };
     client.release();
@@ -186,7 +186,7 @@ describe('the inboxes ask who the login is', () => {
   });
 });
 
-test('an unmasker with all of them forges no approval, no event and no policy', async () => {
+test('an unmasker with all these roles cannot forge an approval, an event or a policy', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
   const unmasker = await stage.join('unmasker', 'logins_unmasker', ...predefined);
   const id = await request(
@@ -211,7 +211,7 @@ test('an unmasker with all of them forges no approval, no event and no policy', 
   await setPolicy(stage.db, 'logins_unmasker');
 });
 
-test('no predefined role gives the right to call a function of ours', async () => {
+test('no predefined role may call a function of masked-logins', async () => {
   const { rows } = await stage.db.superuser.query(
     `select p.oid::regprocedure::text as callable
        from pg_proc p join pg_namespace n on n.oid = p.pronamespace
@@ -222,7 +222,7 @@ test('no predefined role gives the right to call a function of ours', async () =
   expect(rows).toEqual([]);
 });
 
-test('who may set sequences stops what takes numbers, and no more: nothing is lost or shown', async () => {
+test('a login that sets sequences makes inserts fail until the owner corrects the sequences', async () => {
   const erase = `select masking.erase_user('nobody else', 'DSR-2')`;
   const submit = () => sqlstate(stageBatch(stage.db, [message()]));
   const sequence = (
@@ -234,7 +234,7 @@ test('who may set sequences stops what takes numbers, and no more: nothing is lo
   expect(await insider.state(`select setval('${sequence}', 1, false)`)).toBe('none');
   expect(await sqlstate(stage.db.pool('custodian').query(erase))).toBe('23505');
   expect(await submit()).toBe('23505');
-  // A superuser, or the owner, puts it right.
+  // A superuser or the owner corrects the sequences.
   await stage.db.superuser.query(
     `select setval('masking.erasures_erasure_id_seq', 1000), setval('${sequence}', 1000)`,
   );
@@ -242,7 +242,7 @@ test('who may set sequences stops what takes numbers, and no more: nothing is lo
   expect(await submit()).toBe('none');
 });
 
-test('who may end sessions ends masking, which is done again, and each message is one row', async () => {
+test('a login that ends sessions can interrupt masking, and each message still becomes one row', async () => {
   const signaller = await stage.join('signaller', 'pg_signal_backend');
   const sent = message();
   const batchId = await stageBatch(stage.db, [sent]);
@@ -264,7 +264,7 @@ test('who may end sessions ends masking, which is done again, and each message i
   expect(await count()).toBe(1);
 });
 
-test('a subscription, which would write as whoever made it, takes the right to create in the database', async () => {
+test('pg_create_subscription is useless without CREATE on the database', async () => {
   expect(
     await insider.state(
       `create subscription mine connection 'password=x' publication p with (connect = false)`,

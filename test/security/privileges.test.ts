@@ -22,11 +22,11 @@ async function rowsOf(query: string, values: unknown[] = []): Promise<unknown[]>
 }
 
 test.each([
-  ['every schema, table, view, sequence and function has the owner that the list says', 'owners'],
-  ['nobody has a grant that is not in the list, PUBLIC included', 'grants'],
-  ['every table has the row-level security and the policies that the list says', 'policies'],
-  ['no role is in another that is not in the list', 'memberships'],
-  ['no role can do, in the end, what is not in the list', 'abilities'],
+  ['every schema, table, view, sequence and function has the owner in the list', 'owners'],
+  ['the grants, including those to PUBLIC, are exactly those in the list', 'grants'],
+  ['every table has the row-level security and the policies in the list', 'policies'],
+  ['the memberships of roles are exactly those in the list', 'memberships'],
+  ['what each role can do is exactly what is in the list', 'abilities'],
 ] as const)('%s', async (_, about) => {
   expect(await factsOf(db.superuser, about)).toEqual(expectedOf(about));
 });
@@ -40,7 +40,7 @@ test.each([
   'grant update on sequence graphile_worker.tasks_id_seq to logins_loader',
   'create table public.stray (); grant insert on public.stray to public',
   'revoke usage on schema public from public',
-])('the list notices: %s', async (change) => {
+])('the list of grants detects: %s', async (change) => {
   const client = await db.superuser.connect();
   await client.query(`begin; ${change}`);
   const facts = await factsOf(client, 'grants');
@@ -57,7 +57,7 @@ test.each([
   'create policy stray on masking.kek using (true)',
   'create policy stray on unmask.policy for update to logins_unmasker using (true)',
   'alter policy logins_auditor on audit.events to public',
-])('the list of policies notices: %s', async (change) => {
+])('the list of policies detects: %s', async (change) => {
   const client = await db.superuser.connect();
   await client.query(`begin; ${change}`);
   const facts = await factsOf(client, 'policies');
@@ -66,7 +66,7 @@ test.each([
   expect(facts).not.toEqual(expectedOf('policies'));
 });
 
-test('the roles are groups that nobody logs in as and that have no power over the cluster', async () => {
+test('the roles cannot log in and have no cluster-wide attributes', async () => {
   const roles = await rowsOf(
     `select rolname as role from pg_roles
       where rolname = any ($1) and not (rolcanlogin or rolsuper or rolbypassrls or rolcreaterole or rolcreatedb or rolreplication)
@@ -76,7 +76,7 @@ test('the roles are groups that nobody logs in as and that have no power over th
   expect(roles).toEqual(ROLES.map((role) => ({ role })));
 });
 
-test('no other role begins with logins_', async () => {
+test('no other role has a name that begins with logins_', async () => {
   const roles = await rowsOf(
     `select rolname from pg_roles where rolname ~ '^logins_' and rolname <> all ($1)`,
     [ROLES],
@@ -84,7 +84,7 @@ test('no other role begins with logins_', async () => {
   expect(roles).toEqual([]);
 });
 
-test("the roles have nothing outside our schemas: not in Postgres's own, on languages, parameters or large objects", async () => {
+test("the roles have no privileges outside the project's schemas", async () => {
   const strays = await rowsOf(
     `select d.refobjid::regrole::text as role, d.classid::regclass::text as catalog, d.objid, d.deptype
        from pg_shdepend d
@@ -92,7 +92,7 @@ test("the roles have nothing outside our schemas: not in Postgres's own, on lang
         and d.dbid = (select oid from pg_database where datname = current_database())
         and d.classid not in ('pg_namespace'::regclass, 'pg_class'::regclass, 'pg_proc'::regclass, 'pg_default_acl'::regclass)
         and not (d.classid = 'pg_type'::regclass and d.deptype = 'o')
-        -- Policies are looked at below.
+        -- The list of policies covers these.
         and d.classid <> 'pg_policy'::regclass`,
     [ROLES],
   );
@@ -100,7 +100,7 @@ test("the roles have nothing outside our schemas: not in Postgres's own, on lang
   expect(await rowsOf('select * from pg_parameter_acl')).toEqual([]);
 });
 
-test('no role may create in the database', async () => {
+test('no role has CREATE on the database', async () => {
   const roles = await rowsOf(
     `select r.role from unnest($1::text[]) r (role) where has_database_privilege(r.role, current_database(), 'create')`,
     [ROLES],
@@ -108,33 +108,33 @@ test('no role may create in the database', async () => {
   expect(roles).toEqual([]);
 });
 
-describe('every function of ours', () => {
+describe('every function of masked-logins', () => {
   const OURS = `from pg_proc p join pg_namespace n on n.oid = p.pronamespace
     where n.nspname in ('public', 'staging', 'masking', 'unmask', 'audit')`;
 
-  test('is there, so that the rest here looks at something', async () => {
+  test('is found by the query that these tests use', async () => {
     expect((await rowsOf(`select p.proname ${OURS}`)).length).toBeGreaterThan(25);
   });
 
   test.each([
-    ['belongs to logins_owner', `p.proowner <> 'logins_owner'::regrole`],
-    ['is closed to PUBLIC', `has_function_privilege('public', p.oid, 'execute')`],
+    ['is owned by logins_owner', `p.proowner <> 'logins_owner'::regrole`],
+    ['cannot be called by PUBLIC', `has_function_privilege('public', p.oid, 'execute')`],
     [
-      'that has its owner’s rights has a search_path that nobody can shadow',
+      'has a safe search_path if it is SECURITY DEFINER',
       `p.prosecdef and not coalesce(p.proconfig && array['search_path=pg_catalog, pg_temp', 'search_path=""'], false)`,
     ],
     [
-      'in plpgsql has that search_path, too',
+      'has a safe search_path if it is in PL/pgSQL',
       `p.prolang = (select oid from pg_language where lanname = 'plpgsql')
        and not coalesce(p.proconfig && array['search_path=pg_catalog, pg_temp', 'search_path=""'], false)`,
     ],
     [
-      'has no namesake',
+      'is not overloaded',
       `(select count(*) from pg_proc o where (o.proname, o.pronamespace) = (p.proname, p.pronamespace)) > 1`,
     ],
     ['has a comment', `obj_description(p.oid, 'pg_proc') is null`],
     [
-      'that reads keys is not immutable: the planner would fold a key into EXPLAIN',
+      'is not immutable if it reads tables, because EXPLAIN would show a key as a constant',
       `p.provolatile = 'i' and p.prosrc ~ '(masking|staging|public)\\.\\w+ '`,
     ],
   ])('%s', async (_, fault) => {
@@ -149,12 +149,12 @@ describe('tables', () => {
   const OURS = `from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where n.nspname in ('public', 'staging', 'masking', 'unmask', 'audit') and c.relkind in ('r', 'p', 'v', 'm')`;
 
-  test('all have a comment, but for the partitions', async () => {
+  test('have a comment unless they are partitions', async () => {
     const without = `select c.relname ${OURS} and not c.relispartition and obj_description(c.oid, 'pg_class') is null`;
     expect(await rowsOf(without)).toEqual([]);
   });
 
-  test('with secrets have no policy, so that nobody but their owner sees a row', async () => {
+  test('with secrets have no policy, so that only their owner sees rows', async () => {
     const open = `select distinct c.oid::regclass::text as name ${OURS.replace('where', 'join pg_policy p on p.polrelid = c.oid where')}`;
     const names = (await rowsOf(open)).map((row) => (row as { name: string }).name);
     expect(names.length).toBeGreaterThan(5);
@@ -172,7 +172,7 @@ describe('tables', () => {
     }
   });
 
-  test('with what is in the clear are unlogged, and no others', async () => {
+  test('the tables with values or keys in the clear are unlogged, and no others', async () => {
     const unlogged = `select n.nspname || '.' || c.relname as name ${OURS} and c.relpersistence <> 'p' order by 1`;
     expect(await rowsOf(unlogged)).toEqual(['masking.kek', ...STAGED].map((name) => ({ name })));
   });
@@ -198,7 +198,7 @@ describe('tables', () => {
     expect(await rowsOf('select stxname from pg_statistic_ext')).toEqual([]);
   });
 
-  test('views that show masked data are security barriers', async () => {
+  test('that are views of masked data are security barriers', async () => {
     const open = `select c.relname ${OURS} and c.relkind = 'v' and n.nspname = 'public'
       and not coalesce('security_barrier=true' = any (c.reloptions), false)`;
     expect(await rowsOf(open)).toEqual([]);

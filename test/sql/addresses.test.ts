@@ -3,9 +3,9 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { event, maskAll, message } from '../support/staging.ts';
-import { isNearlyAddress, meaningOf, notations } from './addresses.ts';
+import { isAlmostAddress, canonicalForm, notations } from './addresses.ts';
 
-/** TEST_BODIES asks for more of them: it is the number of batches, of twenty addresses in a hundred notations each. */
+/** Number of batches, each of up to twenty addresses in a hundred notations. TEST_BODIES overrides it. */
 const RUNS = Number(process.env['TEST_BODIES'] ?? 25);
 
 let db: TestDatabase;
@@ -14,9 +14,9 @@ beforeAll(async () => {
 });
 afterAll(() => db.drop());
 
-const same = (...texts: string[]): boolean => new Set(texts.map(meaningOf)).size === 1;
+const areSameAddress = (...texts: string[]): boolean => new Set(texts.map(canonicalForm)).size === 1;
 
-/** The tokens of addresses as they are written, in one batch. */
+/** Masks addresses in one batch. Returns their tokens in the same order. */
 async function tokensOf(ips: readonly string[]): Promise<string[]> {
   const messages = ips.map((ip) => message(event({ ip, device_id: null })));
   await maskAll(db, messages);
@@ -29,57 +29,60 @@ async function tokensOf(ips: readonly string[]): Promise<string[]> {
 }
 
 test(
-  'two spellings have one token where they are one address, and two where they are two or none',
+  'two strings have the same token if and only if they are notations of the same address',
   { timeout: 60_000 + RUNS * 5_000 },
   async () => {
     const tokenOf = new Map<string, string>();
-    const meanings = new Map<string, string>();
-    const kinds = [0, 0, 0, 0, 0, 0, 0];
+    const formOf = new Map<string, string>();
+    const counts = [0, 0, 0, 0, 0, 0, 0];
     await fc.assert(
       fc.asyncProperty(fc.array(notations, { minLength: 1, maxLength: 20, size: 'max' }), async (addresses) => {
-        const ips = [...new Set(addresses.flat())].filter((ip) => !isNearlyAddress(ip));
+        const ips = [...new Set(addresses.flat())].filter((ip) => !isAlmostAddress(ip));
         const tokens = await tokensOf(ips);
         const wrong = ips.filter((ip, index) => {
-          kinds[isIP(ip)]! += 1;
-          const [token, meaning] = [tokens[index]!, meaningOf(ip)];
-          if (!tokenOf.has(meaning)) tokenOf.set(meaning, token);
-          if (!meanings.has(token)) meanings.set(token, meaning);
-          return tokenOf.get(meaning) !== token || meanings.get(token) !== meaning;
+          counts[isIP(ip)]! += 1;
+          const [token, form] = [tokens[index]!, canonicalForm(ip)];
+          if (!tokenOf.has(form)) tokenOf.set(form, token);
+          if (!formOf.has(token)) formOf.set(token, form);
+          return tokenOf.get(form) !== token || formOf.get(token) !== form;
         });
         expect(wrong).toEqual([]);
       }),
       { numRuns: RUNS },
     );
-    expect(kinds[0]).toBeGreaterThan(RUNS * 20);
-    expect(kinds[4]).toBeGreaterThan(RUNS);
-    expect(kinds[6]).toBeGreaterThan(RUNS * 5);
+    expect(counts[0]).toBeGreaterThan(RUNS * 20);
+    expect(counts[4]).toBeGreaterThan(RUNS);
+    expect(counts[6]).toBeGreaterThan(RUNS * 5);
   },
 ); // prettier-ignore
 
-test('what is nearly an address, and Postgres does not take either, stands as it is', async () => {
+test('strings that are almost addresses have tokens of their own', async () => {
   const ips = ['1.2.3', '1.2.3.4.5', '256.1.1.1', '1.2.3.4..', '1..3.4', '::ffff:1.2.3.4.5', '::ffff:256.1.1.1', '::ffff:010.1.2.3', '::1.2.3.4:5', '1.2.3.'];
   const tokens = await tokensOf([...ips, '1.2.3.4', '1.2.3.0', '::1.2.3.4', '1.0.3.4']);
   expect(new Set(tokens).size).toBe(tokens.length);
 }); // prettier-ignore
 
-// Reported: inet takes more than inet_pton does. 010.1.2.3 is 8.1.2.3 to some senders and 10.1.2.3 to Postgres, and
-// ::ffff:1.2.3 becomes 1.2.3.0: different values with one token, and reveal shows what nobody sent.
+// inet accepts more than inet_pton. 010.1.2.3 is 8.1.2.3 to some senders and 10.1.2.3 to Postgres, and
+// ::ffff:1.2.3 becomes 1.2.3.0. Different values would have the same token, and a reveal would show a value
+// that nobody sent.
 test.each([
   ['010.1.2.3', '10.1.2.3'],
   ['001.002.003.004', '1.2.3.4'],
   ['1.2.3.4.', '1.2.3.4'],
   ['::ffff:1.2.3', '1.2.3.0'],
   ['::1.2', '::1.2.0.0'],
-])('%s is no address and has a token other than %s', async (nearly, address) => {
-  const [first, second] = await tokensOf([nearly, address]);
+])('%s is not an address and has a different token from %s', async (almost, address) => {
+  const [first, second] = await tokensOf([almost, address]);
   expect(first).not.toBe(second);
 });
 
-test('the oracle itself knows what is what', () => {
-  expect(same('10.1.2.3', '::ffff:10.1.2.3', '::FFFF:A01:203', '0:0:0:0:0:ffff:0a01:0203')).toBe(true);
-  expect(same('::', '0::0', '0:0:0:0:0:0:0:0', '::0.0.0.0')).toBe(true);
-  expect(same('1:2:3:4:5:6:7::', '1:2:3:4:5:6:7:0')).toBe(true);
-  expect(same('10.1.2.3', '::10.1.2.3')).toBe(false);
-  expect(same('fe80::1', 'fe80::1%eth0')).toBe(false);
-  expect(same('10.1.2.3', '10.1.2.3/32')).toBe(false);
+test('the oracle recognises equal and different addresses', () => {
+  expect(areSameAddress('10.1.2.3', '::ffff:10.1.2.3', '::FFFF:A01:203', '0:0:0:0:0:ffff:0a01:0203')).toBe(
+    true,
+  );
+  expect(areSameAddress('::', '0::0', '0:0:0:0:0:0:0:0', '::0.0.0.0')).toBe(true);
+  expect(areSameAddress('1:2:3:4:5:6:7::', '1:2:3:4:5:6:7:0')).toBe(true);
+  expect(areSameAddress('10.1.2.3', '::10.1.2.3')).toBe(false);
+  expect(areSameAddress('fe80::1', 'fe80::1%eth0')).toBe(false);
+  expect(areSameAddress('10.1.2.3', '10.1.2.3/32')).toBe(false);
 });

@@ -1,10 +1,13 @@
-/** Addresses in every notation, what looks like one, and what each of them stands for, found out without Postgres. */
+/**
+ * Addresses in every notation, strings that resemble addresses, and their canonical forms, computed without
+ * Postgres.
+ */
 import { isIP, isIPv4 } from 'node:net';
 import fc from 'fast-check';
 
-/** What an address stands for: equal for equal addresses, and for nothing else. A zone (`%eth0`) is no part of an address. */
-export function meaningOf(text: string): string {
-  if (isIP(text) === 0 || text.includes('%')) return `as it stands: ${text}`;
+/** Two strings have the same form only if they are the same address. A zone (`%eth0`) makes a form differ. */
+export function canonicalForm(text: string): string {
+  if (isIP(text) === 0 || text.includes('%')) return `not an address: ${text}`;
   if (isIPv4(text)) return `4: ${text}`;
   const groups = groupsOf(text);
   const mapped = groups.slice(0, 5).every((group) => group === 0) && groups[5] === 0xffff;
@@ -16,10 +19,10 @@ const numbers = (part: string): number[] =>
   part === '' ? [] : part.split(':').map((each) => Number.parseInt(each, 16));
 
 /**
- * Whether it is nearly an address, ending in an IPv4 that has too few or too many octets, leading zeros, or a point too many. Postgres takes some of
- * them and `inet_pton` none.
+ * Whether a string is almost an address: it ends in an IPv4 address with too few or too many octets, leading
+ * zeros, or an extra dot. Postgres accepts some of these strings, and `inet_pton` accepts none.
  */
-export function isNearlyAddress(text: string): boolean {
+export function isAlmostAddress(text: string): boolean {
   return isIP(text) === 0 && /^(?:[\da-f:]*:)?(?:\d+\.)+\d*$/i.test(text);
 }
 
@@ -40,12 +43,12 @@ const group = fc.oneof(
 );
 const octets = (groups: number[]): string => groups.flatMap((each) => [each >> 8, each & 255]).join('.');
 
-/** One address, written in every way that there is and in some that are none. */
+/** One address in every valid notation and in some invalid ones. */
 export const notations: fc.Arbitrary<string[]> = fc
   .tuple(
     fc.oneof(
       fc.array(group, { minLength: 8, maxLength: 8 }),
-      // IPv4, mapped and compatible.
+      // IPv4-mapped and IPv4-compatible addresses.
       fc.tuple(fc.constantFrom(0, 0xffff), group, group).map(([sixth, a, b]) => [0, 0, 0, 0, 0, sixth, a, b]),
     ),
     fc.nat(7),
@@ -57,7 +60,8 @@ export const notations: fc.Arbitrary<string[]> = fc
     const tail = octets(groups.slice(6));
     const run = Math.min(8 - from, length);
     const isZero = groups.slice(from, from + run).every((each) => each === 0);
-    // Two colons stand for zeros: for others it is another address, and what is compared tells.
+    // `::` replaces groups of zeros. In place of other groups it gives another address, with another
+    // canonical form.
     const shortened = `${hex.slice(0, from).join(':')}::${hex.slice(from + run).join(':')}`;
     const plain = [
       hex.join(':'),
@@ -74,11 +78,11 @@ export const notations: fc.Arbitrary<string[]> = fc
       `64:ff9b::${tail}`,
       `2002:${hex.slice(6).join(':')}::`,
     ];
-    return [...plain, ...plain.slice(0, 2).flatMap(dressed), ...dressed(tail), ...oddOnes(groups)];
+    return [...plain, ...plain.slice(0, 2).flatMap(decorated), ...decorated(tail), ...unusual(groups)];
   });
 
-/** What senders put around an address. */
-function dressed(address: string): string[] {
+/** An address with characters that some senders add. */
+function decorated(address: string): string[] {
   return [
     `${address}%eth0`,
     `[${address}]`,
@@ -108,8 +112,11 @@ function dressed(address: string): string[] {
 
 const octal = (octet: number): string => `0${octet.toString(8)}`;
 
-/** IPv4 as inet_aton takes it and inet_pton does not, and addresses that are a little too long or too short. */
-function oddOnes(groups: number[]): string[] {
+/**
+ * IPv4 addresses that inet_aton accepts and inet_pton rejects, and addresses that are slightly too long or
+ * too short.
+ */
+function unusual(groups: number[]): string[] {
   const [a = 0, b = 0, c = 0, d = 0] = groups.slice(6).flatMap((each) => [each >> 8, each & 255]);
   const number = ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
   return [

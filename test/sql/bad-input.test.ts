@@ -12,21 +12,21 @@ beforeAll(async () => {
 });
 afterAll(() => db.drop());
 
-/** What every case must hold to, in a batch between two good messages. */
-async function check({ body, ends }: Case): Promise<void> {
+/** Masks a case between two valid messages, and checks what must be true for every case. */
+async function check({ body, result }: Case): Promise<void> {
   const mark = `mark-${randomBytes(12).toString('hex')}`;
-  const batchmates = [event({ ip: `mate-${mark}` }), event({ device_id: `mate-${mark}` })];
-  const [before, odd, after] = [message(batchmates[0]), message(body(mark)), message(batchmates[1])];
+  const valid = [event({ ip: `mate-${mark}` }), event({ device_id: `mate-${mark}` })];
+  const [before, tested, after] = [message(valid[0]), message(body(mark)), message(valid[1])];
   const log = markLog();
 
-  const { batchId, receipts } = await maskAll(db, [before, odd, after]);
+  const { batchId, receipts } = await maskAll(db, [before, tested, after]);
 
   expect(await outcomesOf(db, before.id)).toEqual(['loaded']);
   expect(await outcomesOf(db, after.id)).toEqual(['loaded']);
   expect(receipts).toHaveLength(3);
-  const outcomes = await outcomesOf(db, odd.id);
-  const isLoaded = ends === 'loaded';
-  expect(outcomes.map((outcome) => (outcome === 'loaded' ? outcome : 'quarantined'))).toEqual([ends]);
+  const outcomes = await outcomesOf(db, tested.id);
+  const isLoaded = result === 'loaded';
+  expect(outcomes.map((outcome) => (outcome === 'loaded' ? outcome : 'quarantined'))).toEqual([result]);
   expect(JSON.stringify(outcomes)).not.toContain(mark);
   expect(await ledgerOf(db, batchId)).toMatchObject({
     rows: 3,
@@ -34,23 +34,23 @@ async function check({ body, ends }: Case): Promise<void> {
     duplicates: 0,
     quarantined: isLoaded ? 0 : 1,
   });
-  const kept = isLoaded ? undefined : await quarantinedBody(db, odd.id);
-  expect(kept).toEqual(isLoaded ? undefined : Buffer.from(odd.body as string));
+  const kept = isLoaded ? undefined : await quarantinedBody(db, tested.id);
+  expect(kept).toEqual(isLoaded ? undefined : Buffer.from(tested.body as string));
   expect(holds(log.since(), mark)).toBe(false);
 }
 
 describe.each([
-  ['what cannot be read is quarantined, and its batchmates load', UNREADABLE],
-  ['what is no login event is quarantined, and its batchmates load', NO_EVENT],
-  ['what is odd and a login event is loaded', ODD],
-  ['a field of a wrong type is quarantined', WRONG_TYPES],
-  ['a field is loaded at its limit and quarantined beyond', LENGTHS],
-  ['a field that may be absent may be null and empty, too', ABSENT],
+  ['a body that is not JSON is quarantined, and the rest of its batch loads', UNREADABLE],
+  ['JSON that is not a login event is quarantined, and the rest of its batch loads', NO_EVENT],
+  ['an unusual but valid login event is loaded', ODD],
+  ['an event with a field of the wrong type is quarantined', WRONG_TYPES],
+  ['an event is loaded with a field at its length limit and quarantined with a longer one', LENGTHS],
+  ['an optional field may be null, absent or empty', ABSENT],
 ])('%s', (_, cases) => {
   test.each(cases)('$name', check);
 });
 
-test('a reason names the field and its fault', async () => {
+test('the reason names the field and says what is wrong with it', async () => {
   const faults = [
     ['user_id', event({ user_id: 7 })],
     ['ip', event({ ip: 7 })],
@@ -68,14 +68,14 @@ test('a reason names the field and its fault', async () => {
   }
 });
 
-test('a batch in which nothing is sound ends as quarantined as it should', async () => {
+test('a batch without any valid message is quarantined completely', async () => {
   const messages = [...UNREADABLE, ...NO_EVENT].map(({ body }) => message(body('mark')));
   const { batchId, receipts } = await maskAll(db, messages);
   expect(receipts).toHaveLength(messages.length);
   expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 0, quarantined: messages.length });
 });
 
-test('no address of what is quarantined gets into the vault', async () => {
+test('the values of a quarantined message do not enter the vault', async () => {
   const { rows: before } = await db.superuser.query('select count(*) from masking.vault');
   await maskAll(db, [
     message(event({ user_id: null, ip: 'only here', device_id: 'only here' })),

@@ -21,7 +21,7 @@ async function compatOf(
   return rows[0];
 }
 
-test('has the columns of the older definition, in its order and with its types', async () => {
+test('user_logins_compat has the same columns, order and types as the older definition', async () => {
   const { rows } = await db.superuser.query(
     `select a.attname || ' ' || format_type(a.atttypid, a.atttypmod) as column
        from pg_attribute a where a.attrelid = 'public.user_logins_compat'::regclass and a.attnum > 0 order by a.attnum`,
@@ -60,7 +60,7 @@ test.each([
   expect((await compatOf({ app_version: version }))['app_version']).toBe(major);
 });
 
-test('the day is the day in UTC, whatever time zone the reader is in', async () => {
+test('create_date is the day in UTC, whatever the time zone of the session', async () => {
   const midnight = Date.UTC(2026, 0, 15);
   const [before, after] = [await compatOf({}, midnight - 1), await compatOf({}, midnight)];
   const days = await inTransaction(db.pool('analyst'), async (reader) => {
@@ -74,7 +74,7 @@ test('the day is the day in UTC, whatever time zone the reader is in', async () 
   expect(days).toEqual([{ day: '2026-01-14' }, { day: '2026-01-15' }]);
 });
 
-test('tokens and texts are those of user_logins', async () => {
+test('user_logins_compat shows the same tokens and texts as user_logins', async () => {
   const row = await compatOf({ device_type: 'ios', locale: 'RU', ip: '192.0.2.5', device_id: null });
   const { rows } = await db.superuser.query(
     'select masked_ip::text from public.user_logins where user_id = $1',
@@ -83,7 +83,7 @@ test('tokens and texts are those of user_logins', async () => {
   expect(row).toMatchObject({ device_type: 'ios', locale: 'RU', masked_device_id: null, ...rows[0] });
 });
 
-test('digits of another script are no version under an ICU collation either', async () => {
+test('digits of another script are not a version under an ICU collation either', async () => {
   const { rows: views } = await db.superuser.query<{ definition: string }>(
     `select pg_get_viewdef('public.user_logins_compat'::regclass) as definition`,
   );

@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { readCorpus } from '../corpus/read.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
-import { maskOdd } from './outcomes.ts';
+import { maskBodies } from './outcomes.ts';
 
 const corpus = readCorpus();
-/** The text as the value of a field that nobody knows. */
+/** An event with the text as the value of an unknown field. */
 const inEvent = (text: Buffer): Buffer =>
   Buffer.concat([Buffer.from('{"user_id":"u","x":'), text, Buffer.from('}')]);
 
@@ -14,31 +14,31 @@ beforeAll(async () => {
 });
 afterAll(() => db.drop());
 
-test('an event loads with whatever JSON in it, and is quarantined with what is none', async () => {
-  const ends = await maskOdd(
+test('an event with an unknown field loads if the field is JSON, and is quarantined otherwise', async () => {
+  const results = await maskBodies(
     db,
     corpus.map(({ text }) => inEvent(text)),
   );
   const wrong = corpus.filter(
-    ({ kind }, index) => kind !== 'i' && ends[index] !== (kind === 'y' ? 'loaded' : 'quarantined'),
+    ({ kind }, index) => kind !== 'i' && results[index] !== (kind === 'y' ? 'loaded' : 'quarantined'),
   );
   expect(wrong.map(({ name }) => name)).toEqual([]);
 });
 
-test('each alone in its batch ends as it does among others', async () => {
-  const among = await maskOdd(
+test('a body has the same result alone in its batch as among others', async () => {
+  const among = await maskBodies(
     db,
     corpus.map(({ text }) => inEvent(text)),
   );
   const alone = [];
-  for (const { text } of corpus) alone.push(...(await maskOdd(db, [inEvent(text)])));
+  for (const { text } of corpus) alone.push(...(await maskBodies(db, [inEvent(text)])));
   expect(alone).toEqual(among);
 });
 
-test('none of them is an event by itself', async () => {
-  const ends = await maskOdd(
+test('no text of the corpus is a login event by itself', async () => {
+  const results = await maskBodies(
     db,
     corpus.map(({ text }) => text),
   );
-  expect(corpus.filter((_, index) => ends[index] !== 'quarantined').map(({ name }) => name)).toEqual([]);
+  expect(corpus.filter((_, index) => results[index] !== 'quarantined').map(({ name }) => name)).toEqual([]);
 });

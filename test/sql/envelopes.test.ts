@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { event, ledgerOf, loginOf, mask, maskAll, message, outcomesOf, stage } from '../support/staging.ts';
 
-/** The forms are AWS's own. */
+/** Envelopes in AWS's formats. */
 const TOPIC = { MessageId: '22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324', TopicArn: 'arn:aws:sns:eu-west-1:1:t' };
 const SIGNED = {
   Timestamp: '2026-01-15T12:00:00.000Z',
@@ -51,7 +51,7 @@ describe.each([
   ],
   ['EventBridge', (body: string) => eventBridge(parsed(body))],
 ])('an envelope of %s', (_, wrap) => {
-  test('is unwrapped: the event loads like a plain one, under the id of SQS', async () => {
+  test('is unwrapped, and its event loads like a plain one, under the SQS message id', async () => {
     const user = crypto.randomUUID();
     const body = event({ user_id: user, ip: '2001:DB8::7', locale: 'en', app_version: '3.1' });
     const [plain, wrapped] = [message(body), message(wrap(body))];
@@ -66,7 +66,7 @@ describe.each([
     });
   });
 
-  test('is unwrapped among what cannot be read, and recognised when it comes again', async () => {
+  test('is unwrapped in a batch with a malformed message, and is a duplicate when redelivered', async () => {
     const wrapped = message(wrap(event()));
     const { batchId } = await maskAll(db, [wrapped, message('no JSON')]);
     expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 1, quarantined: 1 });
@@ -75,13 +75,13 @@ describe.each([
     expect(await ledgerOf(db, again)).toMatchObject({ inserted: 0, duplicates: 1 });
   });
 
-  test('is unwrapped once and no deeper', async () => {
+  test('is unwrapped only once', async () => {
     const twice = message(wrap(wrap(event())));
     await maskAll(db, [twice]);
     expect(await outcomesOf(db, twice.id)).toEqual([{ quarantined: expect.stringContaining('envelope') }]);
   });
 
-  test('around an event with a fault has the fault of the event', async () => {
+  test('is quarantined for the reason of the event in it', async () => {
     const faulty = [event({ user_id: 7 }), event({ user_id: undefined }), event({ ip: 7 })].map((body) =>
       message(wrap(body)),
     );
@@ -95,55 +95,55 @@ describe.each([
   });
 });
 
-test('an event with a user_id is no envelope, whatever else is in it', async () => {
-  const odd = message(
+test('an event with a user_id is not an envelope, whatever else it contains', async () => {
+  const plain = message(
     event({ Type: 'Notification', Message: event(), 'detail-type': 'x', source: 'y', detail: {} }),
   );
-  await maskAll(db, [odd]);
-  expect((await loginOf(db, odd.id))['user_id']).toBe(
-    (parsed(odd.body as string) as { user_id: string }).user_id,
+  await maskAll(db, [plain]);
+  expect((await loginOf(db, plain.id))['user_id']).toBe(
+    (parsed(plain.body as string) as { user_id: string }).user_id,
   );
 });
 
-describe('what AWS puts into a queue beside events has a reason of its own, and its batchmates load', () => {
+describe('a message without a login event has a specific reason, and the rest of its batch loads', () => {
   test.each<[string, string | Uint8Array, string]>([
-    ['SNS around a text', sns('Hello world!'), 'body: SNS envelope without a login event'],
-    ['SNS around an array', sns('[1]'), 'body: SNS envelope without a login event'],
-    ['SNS around what no text can hold', sns('{"user_id":"\\u0000"}'), 'body: SNS envelope without a login event'],
-    ['SNS around deep nesting', sns(`{"x":${'['.repeat(100_000)}`), 'body: SNS envelope without a login event'],
-    ['SNS around no text', sns({ user_id: 'u' }), 'body: SNS envelope without a login event'],
-    ['EventBridge around a text', eventBridge('text'), 'body: EventBridge envelope without a login event'],
-    ['EventBridge around nothing', eventBridge(undefined, { detail: null }), 'body: EventBridge envelope without a login event'],
-    ['a confirmation of a subscription', JSON.stringify({ Type: 'SubscriptionConfirmation', ...TOPIC, Token: '2336412f37', Message: 'You have chosen to subscribe', SubscribeURL: 'https://x', ...SIGNED }), 'body: SNS subscription confirmation'],
-    ['the test event of S3', JSON.stringify({ Service: 'Amazon S3', Event: 's3:TestEvent', Time: '2026-01-15T12:00:00.000Z', Bucket: 'b', RequestId: 'r', HostId: 'h' }), 'body: S3 test event'],
-    ['a notification of S3', JSON.stringify({ Records: [{ eventVersion: '2.1', eventSource: 'aws:s3', eventName: 'ObjectCreated:Put', s3: { bucket: { name: 'b' }, object: { key: 'k' } } }] }), 'body: S3 event notification'],
-    ['a notification of S3 within SNS', sns(JSON.stringify({ Records: [{ s3: {} }] })), 'body: S3 event notification'],
+    ['SNS with plain text', sns('Hello world!'), 'body: SNS envelope without a login event'],
+    ['SNS with an array', sns('[1]'), 'body: SNS envelope without a login event'],
+    ['SNS with an escaped NUL', sns('{"user_id":"\\u0000"}'), 'body: SNS envelope without a login event'],
+    ['SNS with deep nesting', sns(`{"x":${'['.repeat(100_000)}`), 'body: SNS envelope without a login event'],
+    ['SNS with an object instead of text', sns({ user_id: 'u' }), 'body: SNS envelope without a login event'],
+    ['EventBridge with text', eventBridge('text'), 'body: EventBridge envelope without a login event'],
+    ['EventBridge with null', eventBridge(undefined, { detail: null }), 'body: EventBridge envelope without a login event'],
+    ['a subscription confirmation', JSON.stringify({ Type: 'SubscriptionConfirmation', ...TOPIC, Token: '2336412f37', Message: 'You have chosen to subscribe', SubscribeURL: 'https://x', ...SIGNED }), 'body: SNS subscription confirmation'],
+    ['an S3 test event', JSON.stringify({ Service: 'Amazon S3', Event: 's3:TestEvent', Time: '2026-01-15T12:00:00.000Z', Bucket: 'b', RequestId: 'r', HostId: 'h' }), 'body: S3 test event'],
+    ['an S3 notification', JSON.stringify({ Records: [{ eventVersion: '2.1', eventSource: 'aws:s3', eventName: 'ObjectCreated:Put', s3: { bucket: { name: 'b' }, object: { key: 'k' } } }] }), 'body: S3 event notification'],
+    ['an S3 notification in SNS', sns(JSON.stringify({ Records: [{ s3: {} }] })), 'body: S3 event notification'],
     ['a pointer of the extended client', JSON.stringify(['software.amazon.payloadoffloading.PayloadS3Pointer', { s3BucketName: 'b', s3Key: 'k' }]), 'body: pointer of the SQS extended client'],
-    ['a pointer of the extended client of old', JSON.stringify(['com.amazon.sqs.javamessaging.MessageS3Pointer', { s3BucketName: 'b', s3Key: 'k' }]), 'body: pointer of the SQS extended client'],
+    ['a pointer of the older extended client', JSON.stringify(['com.amazon.sqs.javamessaging.MessageS3Pointer', { s3BucketName: 'b', s3Key: 'k' }]), 'body: pointer of the SQS extended client'],
     ['gzip', gzipSync(event()), 'body: gzip, or base64 of gzip'],
     ['base64 of gzip', base64(gzipSync(event())), 'body: gzip, or base64 of gzip'],
     ['base64', base64(event()), 'body: base64'],
     ['base64 without padding', base64(event({ user_id: 'u' })).replace(/=+$/, ''), 'body: base64'],
-    ['base64 in lines', base64(event()).replaceAll(/.{40}/g, '$&\r\n'), 'body: base64'],
-    ['base64 of the other alphabet', Buffer.from(event({ x: '??>>~~' })).toString('base64url'), 'body: base64'],
-    ['base64 of no JSON', `e${base64('no JSON at all')}`, 'body: not JSON'],
+    ['base64 with line breaks', base64(event()).replaceAll(/.{40}/g, '$&\r\n'), 'body: base64'],
+    ['base64url', Buffer.from(event({ x: '??>>~~' })).toString('base64url'), 'body: base64'],
+    ['base64 of text that is not JSON', `e${base64('no JSON at all')}`, 'body: not JSON'],
     ['a word that begins like base64', 'eyeglasses', 'body: not JSON'],
-    ['text of other scripts that begins like base64', 'eé\u0301', 'body: not JSON'],
+    ['text in another script that begins like base64', 'eé\u0301', 'body: not JSON'],
     ['an array', '["user_id"]', 'body: not a JSON object'],
-    ['an array of none', '[]', 'body: not a JSON object'],
-    ['a text', '"user_id"', 'body: not a JSON object'],
+    ['an empty array', '[]', 'body: not a JSON object'],
+    ['a string', '"user_id"', 'body: not a JSON object'],
     ['another object', '{"foo":1}', 'user_id: missing'],
-    ['an object with records of others', '{"Records":[{"dynamodb":{}}]}', 'user_id: missing'],
-    ['an object with records that are none', '{"Records":7}', 'user_id: missing'],
+    ['an object with the records of another service', '{"Records":[{"dynamodb":{}}]}', 'user_id: missing'],
+    ['an object whose Records is a number', '{"Records":7}', 'user_id: missing'],
   ])('%s', async (_, body, reason) => {
-    const [odd, mate] = [message(body), message()];
-    await maskAll(db, [odd, mate]);
-    expect(await outcomesOf(db, odd.id)).toEqual([{ quarantined: reason }]);
-    expect(await outcomesOf(db, mate.id)).toEqual(['loaded']);
+    const [tested, valid] = [message(body), message()];
+    await maskAll(db, [tested, valid]);
+    expect(await outcomesOf(db, tested.id)).toEqual([{ quarantined: reason }]);
+    expect(await outcomesOf(db, valid.id)).toEqual(['loaded']);
   }); // prettier-ignore
 });
 
-test('an erasure finds whose a quarantined envelope is, however often it is wrapped, and base64', async () => {
+test('an erasure finds the owner of a quarantined envelope, even if it is nested or base64', async () => {
   const user = crypto.randomUUID();
   const faulty = event({ user_id: user, locale: 7 });
   const theirs = [
@@ -166,8 +166,8 @@ test('an erasure finds whose a quarantined envelope is, however often it is wrap
   for (const { id } of others) expect(await outcomesOf(db, id)).toHaveLength(1);
 });
 
-test('values of ip that are no address load as they stand, and are counted in the ledger and in the status', async () => {
-  const noAddresses = [
+test('an ip that is not an address is masked unchanged and counted in the status', async () => {
+  const notAddresses = [
     '203.0.113.9:443',
     '[2001:db8::1]:443',
     '203.0.113.9, 198.51.100.1',
@@ -175,7 +175,7 @@ test('values of ip that are no address load as they stand, and are counted in th
     '10.0.0.0/8',
   ];
   const addresses = ['203.0.113.9', '2001:db8::1', '::ffff:203.0.113.9', '', null, undefined];
-  const messages = [...noAddresses, ...addresses].map((ip) => message(event({ ip })));
+  const messages = [...notAddresses, ...addresses].map((ip) => message(event({ ip })));
   const bad = message(event({ ip: 'unknown', locale: 7 }));
   const statusOf = async () =>
     Number(
@@ -184,9 +184,9 @@ test('values of ip that are no address load as they stand, and are counted in th
   const before = await statusOf();
   const { batchId } = await maskAll(db, [...messages, bad]);
   expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: messages.length, quarantined: 1 });
-  expect(await statusOf()).toBe(before + noAddresses.length);
+  expect(await statusOf()).toBe(before + notAddresses.length);
   await db.pool('worker').query('select staging.close_batch($1)', [batchId]);
   await db.superuser.query(`update staging.batches set acked_at = acked_at - interval '40 days'`);
   await db.pool('worker').query('select staging.clean_ledger()');
-  expect(await statusOf()).toBe(before + noAddresses.length);
+  expect(await statusOf()).toBe(before + notAddresses.length);
 });

@@ -20,19 +20,19 @@ beforeAll(async () => {
 });
 afterAll(() => db.drop());
 
-/** No JSON: a batch that has one fails as a whole, and is masked a second way. */
+/** Not JSON: masking fails on a batch that contains it, and then masks the batch again in lenient mode. */
 const malformed = (): Message => message('no JSON');
-/** JSON that is no login: it holds up nobody. */
-const misfit = (): Message => message(event({ user_id: null }));
+/** JSON that is not a login event: it is quarantined without lenient mode. */
+const notEvent = (): Message => message(event({ user_id: null }));
 
-/** As which delivery the nth message of a batch is counted. */
+/** Functions that give the nth message of a batch its receive count. */
 const COUNTS = {
   'for the first time': () => 1,
-  again: () => 2,
-  'partly again': (n: number) => 1 + (n % 2),
+  'a second time': () => 2,
+  'partly a second time': (n: number) => 1 + (n % 2),
 };
 
-/** New messages with values that every call repeats. */
+/** New messages whose values are the same in each call. */
 const withSharedValues = (): Message[] =>
   Array.from({ length: 300 }, (_, n) =>
     message(event({ ip: `10.8.0.${n % 200}`, device_id: `shared-${n}` })),
@@ -43,7 +43,7 @@ test.each([
   [1, 2],
   [2, 3],
 ])(
-  'a message that is twice in a batch, delivered for time %i and %i, is one row, and both of its receipts come back',
+  'a message that is twice in a batch (receive counts %i and %i) becomes one row and returns both receipts',
   async (one, other) => {
     const twice = message();
     const { batchId, receipts } = await maskAll(db, [
@@ -69,12 +69,12 @@ test('a malformed message that is twice in a batch is quarantined once', async (
   expect(await ledgerOf(db, batchId)).toMatchObject({ rows: 2, inserted: 0, duplicates: 1, quarantined: 1 });
 });
 
-// SQS's count is approximate: a message may come again and be counted as delivered for the first time.
-describe.each([1, 2])('counted as delivery %i', (receiveCount) => {
+// SQS's receive count is approximate: a redelivered message may have count 1.
+describe.each([1, 2])('with receive count %i', (receiveCount) => {
   test.each([
-    ['sound', () => message()],
+    ['valid', () => message()],
     ['malformed', malformed],
-  ])('a %s message that comes again is a duplicate, and is acknowledged again', async (_, make) => {
+  ])('a redelivered %s message is a duplicate, and its receipt is returned', async (_, make) => {
     const again = make();
     const fresh = { ...message(), receiveCount };
     await maskAll(db, [again]);
@@ -86,14 +86,14 @@ describe.each([1, 2])('counted as delivery %i', (receiveCount) => {
     expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 1, duplicates: 1, quarantined: 0 });
   });
 
-  test('a message that never came to be masked is loaded', async () => {
+  test('a message that was never masked is loaded', async () => {
     const late = { ...message(), receiveCount };
     await maskAll(db, [late]);
     expect(await outcomesOf(db, late.id)).toEqual(['loaded']);
   });
 });
 
-test('a message that comes again keeps the row it had', async () => {
+test('a redelivered message does not change its row', async () => {
   const again = message();
   await maskAll(db, [again]);
   const row = 'select xmin::text, * from public.user_logins where message_id = $1';
@@ -105,45 +105,42 @@ test('a message that comes again keeps the row it had', async () => {
 describe.each(Object.entries(COUNTS))('in a batch that is delivered %s', (_, count) => {
   test.each([
     ['alone', []],
-    ['among others sent at the same moment', [0]],
-    ['first of its batch', [1, 2]],
-    ['last of its batch', [-2, -1]],
-    ['in the middle of its batch', [-1, 1]],
-  ])(
-    'a message that was quarantined stays there, also where it could be loaded now: %s',
-    async (__, offsets) => {
-      const was = malformed();
-      await maskAll(db, [was]);
-      const messages = [
-        { ...was, body: event() },
-        ...offsets.map((offset) => ({ ...message(), sentAt: SENT_AT + offset })),
-      ].map((each, n) => ({ ...each, receiveCount: count(n) }));
-      const { batchId } = await maskAll(db, messages);
-      expect(await outcomesOf(db, was.id)).toEqual([{ quarantined: expect.any(String) }]);
-      expect(await ledgerOf(db, batchId)).toMatchObject({
-        inserted: offsets.length,
-        duplicates: 1,
-        quarantined: 0,
-      });
-    },
-  );
+    ['sent at the same time as another', [0]],
+    ['sent first in its batch', [1, 2]],
+    ['sent last in its batch', [-2, -1]],
+    ['sent in the middle of its batch', [-1, 1]],
+  ])('a quarantined message stays in quarantine even if its body is valid now: %s', async (__, offsets) => {
+    const was = malformed();
+    await maskAll(db, [was]);
+    const messages = [
+      { ...was, body: event() },
+      ...offsets.map((offset) => ({ ...message(), sentAt: SENT_AT + offset })),
+    ].map((each, n) => ({ ...each, receiveCount: count(n) }));
+    const { batchId } = await maskAll(db, messages);
+    expect(await outcomesOf(db, was.id)).toEqual([{ quarantined: expect.any(String) }]);
+    expect(await ledgerOf(db, batchId)).toMatchObject({
+      inserted: offsets.length,
+      duplicates: 1,
+      quarantined: 0,
+    });
+  });
 });
 
-test('equal events of different messages are different rows', async () => {
+test('equal events in different messages become different rows', async () => {
   const body = event();
   const [one, other] = [message(body), message(body)];
   const { batchId } = await maskAll(db, [one, other]);
   expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 2, duplicates: 0 });
 });
 
-test('a batch masked twice returns its receipts twice and counts once', async () => {
+test('masking a batch twice returns its receipts twice and counts its rows once', async () => {
   const { batchId, receipts } = await maskAll(db, [message(), malformed()]);
   const before = await ledgerOf(db, batchId);
   expect((await mask(db, batchId)).sort()).toEqual(receipts.sort());
   expect(await ledgerOf(db, batchId)).toEqual(before);
 });
 
-/** Masks messages in one batch; returns what an expression makes of each row that goes into the tables, in their order. */
+/** Masks messages in one batch. Returns the value of a SQL expression for each row inserted, in order. */
 async function writtenTo(
   tables: readonly string[],
   expression: string,
@@ -165,7 +162,7 @@ async function writtenTo(
   return rows.map((row) => row.what);
 }
 
-/** Resolves once so many sessions of the database wait for a lock; the test's own time limit ends the wait. */
+/** Resolves when `count` sessions of the database wait for a lock. */
 async function untilWaiting(count: number): Promise<void> {
   for (;;) {
     const { rows } = await db.superuser.query<{ waiting: number }>(
@@ -176,12 +173,12 @@ async function untilWaiting(count: number): Promise<void> {
   }
 }
 
-test('a batch masked by two at once is masked once, and both get its receipts', async () => {
+test('a batch that two workers mask at the same time is masked once, and both get its receipts', async () => {
   const batchId = await stage(
     db,
     Array.from({ length: 30 }, () => message()),
   );
-  // Both are held up before the first row, so that they are sure to meet.
+  // The lock stops both before the first row, so that they overlap.
   const [one, other] = await inTransaction(db.superuser, async (gate) => {
     await gate.query('lock table public.user_logins in share mode');
     const both = [mask(db, batchId), mask(db, batchId)];
@@ -194,17 +191,17 @@ test('a batch masked by two at once is masked once, and both get its receipts', 
   expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 30, duplicates: 0, quarantined: 0 });
 });
 
-describe.each(Object.entries(COUNTS))('of messages that are delivered %s', (_, count) => {
+describe.each(Object.entries(COUNTS))('in a batch that is delivered %s', (_, count) => {
   describe.each([
-    ['no JSON', malformed],
-    ['no login', misfit],
-  ])('some of which are %s', (__, bad) => {
+    ['not JSON', malformed],
+    ['not login events', notEvent],
+  ])('with messages that are %s', (__, bad) => {
     test.each([
       ['masking.vault', 'token'],
       ['public.user_logins_default', 'user_id'],
       ['staging.quarantine', 'message_id'],
     ])(
-      'rows go into %s in the order of %s, so that no two batches wait for each other in a circle',
+      'rows are inserted into %s in the order of %s, so that batches do not deadlock',
       async (table, key) => {
         const messages = Array.from({ length: 120 }, (___, n) => ({
           ...(n % 4 === 0 ? bad() : { ...message(event({ device_id: randomUUID() })), sentAt: 0 }),
@@ -216,7 +213,7 @@ describe.each(Object.entries(COUNTS))('of messages that are delivered %s', (_, c
       },
     );
 
-    test('two batches with the same messages and values in opposite order are masked at once without a deadlock', async () => {
+    test('two batches with the same messages in opposite order are masked without a deadlock', async () => {
       for (let round = 0; round < 3; round += 1) {
         const values = (n: number) => ({
           ip: `10.9.${round}.${n % 250}`,
@@ -242,23 +239,23 @@ describe.each(Object.entries(COUNTS))('of messages that are delivered %s', (_, c
   });
 });
 
-test('whichever way a batch goes, it fills its tables in the same order, so that no two wait for each other in a circle', async () => {
+test('each way of masking fills the tables in the same order, so that batches do not deadlock', async () => {
   const tables = ['masking.vault', 'public.user_logins_default', 'staging.quarantine'];
-  const ways: string[][] = [];
-  for (const bad of [malformed, misfit]) {
+  const orders: string[][] = [];
+  for (const bad of [malformed, notEvent]) {
     for (const receiveCount of [1, 2]) {
       const messages = Array.from({ length: 20 }, (_, n) => ({
         ...(n % 4 === 0 ? bad() : { ...message(event({ ip: null, device_id: randomUUID() })), sentAt: 0 }),
         receiveCount,
       }));
-      ways.push(await writtenTo(tables, 'tg_table_name', messages));
+      orders.push(await writtenTo(tables, 'tg_table_name', messages));
     }
   }
-  expect(new Set(ways[0])).toHaveProperty('size', 3);
-  for (const way of ways) expect(way).toEqual(ways[0]);
+  expect(new Set(orders[0])).toHaveProperty('size', 3);
+  for (const order of orders) expect(order).toEqual(orders[0]);
 });
 
-test('four batches with the same new values and different messages are masked at once', async () => {
+test('four batches with the same new values and different messages are masked concurrently', async () => {
   const batches = await Promise.all(
     [0, 1, 2, 3]
       .map((n) => (n % 2 === 0 ? withSharedValues() : withSharedValues().reverse()))
@@ -269,7 +266,7 @@ test('four batches with the same new values and different messages are masked at
     expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 300, duplicates: 0 });
 });
 
-test('rows = inserted + duplicates + quarantined for every batch that was masked', async () => {
+test('every masked batch has rows = inserted + duplicates + quarantined', async () => {
   const { rows } = await db.superuser.query(
     `select count(*)::int as masked, count(*) filter (where rows <> inserted + duplicates + quarantined)::int as wrong
        from staging.batches where masked_at is not null`,

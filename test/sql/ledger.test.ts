@@ -10,7 +10,7 @@ beforeAll(async () => {
 });
 afterAll(() => db.drop());
 
-/** What a crash of Postgres does to an unlogged table. */
+/** A crash of Postgres empties unlogged tables. */
 const crash = () => db.superuser.query('truncate staging.raw_messages');
 
 async function count(table: string, batchId: string): Promise<number> {
@@ -28,8 +28,8 @@ async function jobsOf(batchId: string): Promise<number> {
   return rows[0].n;
 }
 
-describe('submitting', () => {
-  test('writes the ledger and adds one job that holds the id of the batch and nothing else', async () => {
+describe('submit_batch', () => {
+  test('writes a row to the ledger and adds one job, which contains only the id of the batch', async () => {
     const batchId = await stage(db, [message(), message()]);
     expect(await ledgerOf(db, batchId)).toEqual({
       rows: 2,
@@ -48,7 +48,7 @@ describe('submitting', () => {
     expect(rows).toEqual([{ identifier: 'mask_batch', payload: { batch_id: batchId } }]);
   });
 
-  test('twice is refused, and leaves the batch as it was', async () => {
+  test('refuses a batch that is already submitted, and does not change it', async () => {
     const messages = [message()];
     const batchId = await stage(db, messages);
     expect(await sqlstate(stage(db, messages, { batchId }))).toBe('ML011');
@@ -59,9 +59,9 @@ describe('submitting', () => {
   test.each([
     ['too many', 1, 2],
     ['too few', 2, 1],
-    ['none at all', 0, 0],
-    ['fewer than none', 0, -1],
-  ])('another number of rows than are staged is refused: %s', async (_, staged, rowCount) => {
+    ['zero', 0, 0],
+    ['negative', 0, -1],
+  ])('refuses a row count that is not the number of staged rows: %s', async (_, staged, rowCount) => {
     const batchId = randomUUID();
     const messages = Array.from({ length: staged }, () => message());
     expect(await sqlstate(stage(db, messages, { batchId, rowCount }))).toBe('ML010');
@@ -71,14 +71,14 @@ describe('submitting', () => {
   });
 });
 
-describe('closing', () => {
-  test('notes that a masked batch was acknowledged', async () => {
+describe('close_batch', () => {
+  test('marks a masked batch as acknowledged', async () => {
     const { batchId } = await maskAll(db, [message()]);
     await close(db, batchId);
     expect(await ledgerOf(db, batchId)).toMatchObject({ masked: true, acked: true, lost: false });
   });
 
-  test('twice keeps the first time', async () => {
+  test('keeps the time of the first call when it is called twice', async () => {
     const { batchId } = await maskAll(db, [message()]);
     await close(db, batchId);
     const acked = 'select acked_at from staging.batches where batch_id = $1';
@@ -87,18 +87,18 @@ describe('closing', () => {
     expect((await db.superuser.query(acked, [batchId])).rows).toEqual(before);
   });
 
-  test('a batch that was not masked is refused, and keeps its rows', async () => {
+  test('refuses a batch that is not masked, and keeps its rows', async () => {
     const batchId = await stage(db, [message()]);
     expect(await sqlstate(close(db, batchId))).toBe('ML013');
     expect(await count('staging.raw_messages', batchId)).toBe(1);
     expect(await ledgerOf(db, batchId)).toMatchObject({ acked: false });
   });
 
-  test('a batch that nobody submitted is refused', async () => {
+  test('refuses a batch that was never submitted', async () => {
     expect(await sqlstate(close(db, randomUUID()))).toBe('ML013');
   });
 
-  test('one batch leaves the others in staging', async () => {
+  test('leaves other batches in staging', async () => {
     const other = await stage(db, [message()]);
     const { batchId } = await maskAll(db, [message()]);
     await close(db, batchId);
@@ -106,19 +106,19 @@ describe('closing', () => {
   });
 });
 
-describe('masking', () => {
-  test('a batch that nobody submitted is refused', async () => {
+describe('mask_batch', () => {
+  test('refuses a batch that was never submitted', async () => {
     expect(await sqlstate(mask(db, randomUUID()))).toBe('ML012');
   });
 
-  test('a closed batch returns no receipts, and is not lost', async () => {
+  test('returns no receipts for a closed batch, and does not mark it lost', async () => {
     const { batchId } = await maskAll(db, [message()]);
     await close(db, batchId);
     expect(await mask(db, batchId)).toEqual([]);
     expect(await ledgerOf(db, batchId)).toMatchObject({ acked: true, lost: false });
   });
 
-  test('a batch whose rows a crash took is lost and returns no receipts, however often it is masked', async () => {
+  test('marks a batch as lost if its rows are gone after a crash, and returns no receipts', async () => {
     const lost = message();
     const batchId = await stage(db, [lost]);
     await crash();
@@ -132,7 +132,7 @@ describe('masking', () => {
     expect(await outcomesOf(db, lost.id)).toEqual(['loaded']);
   });
 
-  test('a masked batch whose rows a crash took returns no receipts, and its messages are duplicates when they come again', async () => {
+  test('returns no receipts for a masked batch whose rows are gone, and redeliveries are duplicates', async () => {
     const masked = message();
     const { batchId } = await maskAll(db, [masked]);
     await crash();

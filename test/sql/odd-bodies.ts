@@ -1,8 +1,8 @@
-/** fast-check's arbitraries for bodies: what senders write, what they might write, and what nobody would. */
+/** Arbitraries of fast-check for bodies: valid, almost valid and random ones. */
 import fc from 'fast-check';
 import type { Body } from '../support/staging.ts';
 
-/** All of Unicode and what is none: lone surrogates, too. */
+/** Text with any Unicode characters, and with lone surrogates. */
 export const anyText = fc.oneof(
   fc.string({ unit: 'binary', maxLength: 300 }),
   fc.string({ unit: 'grapheme', maxLength: 40 }),
@@ -14,7 +14,7 @@ export const anyText = fc.oneof(
   fc.array(fc.integer({ min: 0, max: 0xffff }), { maxLength: 20 }).map((units) => String.fromCharCode(...units)),
 ); // prettier-ignore
 
-/** As long as a limit, one less, one more; of characters of one to four bytes. */
+/** Strings of a limit's length, one less and one more, of characters of one to four bytes. */
 const nearLimits = fc
   .tuple(
     fc.constantFrom(32, 64, 128, 256),
@@ -37,12 +37,15 @@ const login = fc
   .record({ user_id: fc.oneof(value, fc.uuid()), ip: value, device_id: value, device_type: value, locale: value, app_version: value })
   .map((fields) => JSON.stringify(fields)); // prettier-ignore
 
-/** A login that is sound but for one field. */
-const nearlySound = fc
+/** A login that is valid except for one field. */
+const almostValid = fc
   .tuple(fc.constantFrom('user_id', 'ip', 'device_id', 'device_type', 'locale', 'app_version', 'x'), value)
   .map(([field, each]) => JSON.stringify({ user_id: 'u', ip: '192.0.2.1', [field]: each }));
 
-/** Numbers and nestings at limits, repeated keys, space where it may be: written as text, since no object gives them. */
+/**
+ * Numbers and nesting at limits, duplicate keys and whitespace, as text, because JSON.stringify cannot
+ * produce them.
+ */
 const number = fc
   .tuple(fc.constantFrom('', '-', '+'), fc.constantFrom('0', '1', '00', '9'.repeat(30), '9'.repeat(400)), fc.constantFrom('', '.', '.5', `.${'3'.repeat(400)}`), fc.constantFrom('', 'e', 'E+5', 'e-400', 'e308', 'e9999', 'e131071', 'e999999999'))
   .map((parts) => parts.join('')); // prettier-ignore
@@ -59,13 +62,13 @@ const written = fc
   .tuple(fc.constantFrom('x', 'user_id', 'ip', '\\u0069p', '__proto__', ''), fc.oneof(number, { weight: 1, arbitrary: nesting }, fc.json(), anyText), fc.constantFrom('', ' ', '\n', '\u00a0', '\ufeff', '\f'), fc.boolean())
   .map(([key, text, space, first]) => {
     const odd = `"${key}"${space}:${text}`;
-    const sound = `"user_id":"u","ip":"192.0.2.1"`;
-    return `${space}{${first ? `${odd},${sound}` : `${sound},${odd}`}}${space}`;
+    const valid = `"user_id":"u","ip":"192.0.2.1"`;
+    return `${space}{${first ? `${odd},${valid}` : `${valid},${odd}`}}${space}`;
   }); // prettier-ignore
 
-/** JSON with a few of its bytes changed, left out or doubled. */
+/** JSON with a few bytes changed, inserted or removed. */
 const mutated = fc
-  .tuple(fc.oneof(login, nearlySound, written), fc.array(fc.tuple(fc.nat(), fc.nat(255), fc.constantFrom(0, 1, 2)), { minLength: 1, maxLength: 4 }))
+  .tuple(fc.oneof(login, almostValid, written), fc.array(fc.tuple(fc.nat(), fc.nat(255), fc.constantFrom(0, 1, 2)), { minLength: 1, maxLength: 4 }))
   .map(([json, changes]) => {
     let bytes = Buffer.from(json);
     for (const [where, byte, kind] of changes) {
@@ -77,7 +80,7 @@ const mutated = fc
 
 export const anyBody: fc.Arbitrary<Body> = fc.oneof(
   { weight: 4, arbitrary: login },
-  { weight: 4, arbitrary: nearlySound },
+  { weight: 4, arbitrary: almostValid },
   { weight: 4, arbitrary: mutated },
   { weight: 3, arbitrary: written },
   { weight: 1, arbitrary: fc.uint8Array({ maxLength: 200 }) },

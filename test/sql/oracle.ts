@@ -1,7 +1,7 @@
 import type { Body } from '../support/staging.ts';
-import type { End } from './outcomes.ts';
+import type { Result } from './outcomes.ts';
 
-/** Longest value of each field, and what its length is counted in. */
+/** The length limit of each field, and the function that measures a value's length. */
 const LIMITS: Record<string, [limit: number, length: (text: string) => number]> = {
   user_id: [128, (text) => [...text].length],
   ip: [256, Buffer.byteLength],
@@ -11,17 +11,17 @@ const LIMITS: Record<string, [limit: number, length: (text: string) => number]> 
   app_version: [64, (text) => [...text].length],
 };
 
-/** Nesting and exponents near these may go either way; what `numeric` holds ends at 131,072 digits. */
+/** Near these limits, a body may be loaded or quarantined. `numeric` has up to 131,072 digits. */
 const DEEP = 500;
 const LONG_EXPONENT = /[eE][-+]?\d{5,}/;
 const MANY_DIGITS = /\d{10000}/;
 
 /**
- * Where a body must end by the rules of the table of bad input, found out without Postgres.
+ * Computes the result of a body without Postgres.
  *
- * @returns undefined where the rules leave it open
+ * @returns undefined if either result is right
  */
-export function expectedEnd(body: Body): End | undefined {
+export function expectedResult(body: Body): Result | undefined {
   let text: string;
   let event: unknown;
   try {
@@ -30,7 +30,7 @@ export function expectedEnd(body: Body): End | undefined {
   } catch {
     return 'quarantined';
   }
-  // Of strings that a later key replaces, too, which is why this looks at the text.
+  // Strings that a duplicate key replaces count too, so this searches the text.
   const strings = (text.match(/"(?:[^"\\]|\\.)*"/g) ?? []).map((each) => JSON.parse(each) as string);
   if (strings.some((each) => !each.isWellFormed() || each.includes('\0'))) return 'quarantined';
   if (LONG_EXPONENT.test(text) || MANY_DIGITS.test(text) || depthOf(text) > DEEP) return undefined;

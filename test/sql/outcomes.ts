@@ -1,7 +1,7 @@
 import type { TestDatabase } from '../support/database.ts';
 import { event, maskAll, message, type Body, type Message } from '../support/staging.ts';
 
-/** Every reason that there may be: nothing in it comes from a body. */
+/** Matches every permitted reason. No reason contains any text of a body. */
 const REASON = new RegExp(
   `^(?:${[
     'body: (?:not UTF-8 text, or holds a NUL byte|not JSON|not a JSON object|holds a number out of range|nested too deeply)',
@@ -15,41 +15,41 @@ const REASON = new RegExp(
   ].join('|')})$`,
 );
 
-export type End = 'loaded' | 'quarantined';
+export type Result = 'loaded' | 'quarantined';
 
 /**
- * Masks bodies in one batch with a good one after every tenth, and says where each ended.
+ * Masks bodies in one batch, with a valid message after every tenth. Returns the result of each body.
  *
- * @throws where one ended nowhere or twice, a good one did not load, or a reason is none that there may be
+ * @throws as `resultsOf` does, and if a valid message is not loaded
  */
-export async function maskOdd(db: TestDatabase, bodies: readonly Body[]): Promise<End[]> {
-  const odd = bodies.map((body) => message(body));
-  const good = bodies.filter((_, index) => index % 10 === 0).map(() => message(event()));
-  const all = odd.flatMap((each, index) => (index % 10 === 0 ? [each, good[index / 10]!] : [each]));
+export async function maskBodies(db: TestDatabase, bodies: readonly Body[]): Promise<Result[]> {
+  const tested = bodies.map((body) => message(body));
+  const valid = bodies.filter((_, index) => index % 10 === 0).map(() => message(event()));
+  const all = tested.flatMap((each, index) => (index % 10 === 0 ? [each, valid[index / 10]!] : [each]));
   const { receipts } = await maskAll(db, all);
   if (receipts.length !== all.length) throw new Error('a message has no receipt');
-  const ends = await endsOf(db, all);
-  if (good.some(({ id }) => ends.get(id) !== 'loaded')) throw new Error('a good message did not load');
-  return odd.map(({ id }) => ends.get(id)!);
+  const results = await resultsOf(db, all);
+  if (valid.some(({ id }) => results.get(id) !== 'loaded')) throw new Error('a valid message is not loaded');
+  return tested.map(({ id }) => results.get(id)!);
 }
 
-/** @throws where a message is nowhere or in two places, or a reason is none that there may be */
-export async function endsOf(
+/** @throws if a message is in neither table or in both, or if its reason is not a permitted one */
+export async function resultsOf(
   db: Pick<TestDatabase, 'superuser'>,
   messages: readonly Pick<Message, 'id'>[],
-): Promise<Map<string, End>> {
+): Promise<Map<string, Result>> {
   const { rows } = await db.superuser.query<{ id: string; reason: string | null }>(
     `select message_id as id, null as reason from public.user_logins where message_id = any ($1)
      union all
      select message_id, reason from staging.quarantine where message_id = any ($1)`,
     [messages.map(({ id }) => id)],
   );
-  const ends = new Map<string, End>();
+  const results = new Map<string, Result>();
   for (const { id, reason } of rows) {
-    if (ends.has(id)) throw new Error('a message ended twice');
-    if (reason !== null && !REASON.test(reason)) throw new Error('a reason is none that there may be');
-    ends.set(id, reason === null ? 'loaded' : 'quarantined');
+    if (results.has(id)) throw new Error('a message is stored twice');
+    if (reason !== null && !REASON.test(reason)) throw new Error('a reason is not a permitted one');
+    results.set(id, reason === null ? 'loaded' : 'quarantined');
   }
-  if (ends.size !== messages.length) throw new Error('a message ended nowhere');
-  return ends;
+  if (results.size !== messages.length) throw new Error('a message is not stored');
+  return results;
 }

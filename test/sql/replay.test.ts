@@ -21,19 +21,19 @@ const quarantine = async (bodies: string[]): Promise<string[]> => {
   await maskAll(db, messages);
   return messages.map(({ id }) => id);
 };
-/** Files that sessions of this database wrote because something did not fit into their work_mem. */
+/** Number of temporary files that sessions of this database wrote because work_mem was too small. */
 const temporaryFiles = async (): Promise<number> =>
   (await db.superuser.query('select temp_files::int as n from pg_stat_database where datname = current_database()'))
     .rows[0].n; // prettier-ignore
 
-test('a replay is on the record once, with what became of its messages', async () => {
+test('a replay is recorded once in the audit log, with the outcome of its messages', async () => {
   const ids = await quarantine(['no JSON', '{']);
   expect(await replay(ids)).toEqual({ rows: 2, inserted: 0, quarantined: 2 });
   expect(await events()).toEqual([{ details: { messages: 2, loaded: 0, quarantined: 2 } }]);
   expect(await outcomesOf(db, ids[0]!)).toEqual([{ quarantined: 'body: not JSON' }]);
 });
 
-test('a replay of no message that is in quarantine says so and leaves nothing on the record', async () => {
+test('a replay that finds no quarantined message returns zeros and is not recorded', async () => {
   await quarantine(['no JSON']);
   for (const ids of [[], [randomUUID()], [null], ['00000000-0000-0000-0000-000000000000', null]]) {
     expect(await replay(ids)).toEqual({ rows: 0, inserted: 0, quarantined: 0 });
@@ -42,7 +42,7 @@ test('a replay of no message that is in quarantine says so and leaves nothing on
   expect((await db.superuser.query('select from staging.batches')).rowCount).toBe(1);
 });
 
-test('a replay is refused in a transaction that does not see what others have committed, and the message stays', async () => {
+test('a replay in a REPEATABLE READ transaction is refused, and the message stays quarantined', async () => {
   const ids = await quarantine(['no JSON']);
   const { client } = await openTransaction(db.pool('custodian'));
   await client.query('rollback; begin isolation level repeatable read');
@@ -55,7 +55,7 @@ test('a replay of null is refused', async () => {
   expect(await sqlstate(replay(null))).toBe('22023');
 });
 
-test('a replay is refused while an erasure is not done, which would miss what is replayed', async () => {
+test('a replay is refused while an erasure runs, because the erasure would miss its messages', async () => {
   const ids = await quarantine([JSON.stringify({ user_id: 'ann', ip: 7 })]);
   await db.pool('custodian').query(`select masking.erase_user('ann', 'DSR-1')`);
   for (let more = true; more;) {
@@ -66,24 +66,24 @@ test('a replay is refused while an erasure is not done, which would miss what is
   expect(await outcomesOf(db, ids[0]!)).toEqual([]);
 });
 
-test('an erasure that is ordered during a replay waits for it, and erases what it put back', async () => {
+test('an erasure that starts during a replay waits for it, and erases the replayed messages', async () => {
   const ids = await quarantine([JSON.stringify({ user_id: 'ann', ip: 7 })]);
   const replaying = await openTransaction(db.pool('worker'));
   await replaying.client.query('select staging.replay($1)', [ids]);
-  const ordering = await openTransaction(db.pool('custodian'));
-  const ordered = ordering.client.query(`select masking.erase_user('ann', 'DSR-1')`);
-  await untilBlocked(db, ordering.pid);
+  const erasing = await openTransaction(db.pool('custodian'));
+  const erased = erasing.client.query(`select masking.erase_user('ann', 'DSR-1')`);
+  await untilBlocked(db, erasing.pid);
   await replaying.client.query('commit');
-  await ordered;
-  await ordering.client.query('commit');
-  for (const { client } of [replaying, ordering]) client.release();
+  await erased;
+  await erasing.client.query('commit');
+  for (const { client } of [replaying, erasing]) client.release();
   for (let more = true; more;) {
     more = (await db.pool('worker').query('select more from masking.erase_step()')).rows[0].more;
   }
   expect(await outcomesOf(db, ids[0]!)).toEqual([]);
 });
 
-test('a replay of more messages than a batch has, or of more bytes, is refused, and they stay', async () => {
+test('a replay of more messages or bytes than fit into a batch is refused', async () => {
   expect(await sqlstate(replay(Array.from({ length: 10_001 }, () => randomUUID())))).toBe('54000');
   await db.superuser.query(
     `insert into staging.quarantine (message_id, sent_at, reason, key_version, body)
@@ -97,14 +97,14 @@ test('a replay of more messages than a batch has, or of more bytes, is refused, 
   expect((await db.superuser.query('select from staging.quarantine')).rowCount).toBe(65);
 });
 
-/** Settings with which anybody's session would write what does not fit to a file, and be led to it by its plans. */
-const STINGY = `set work_mem = '64kB'; set hash_mem_multiplier = 1; set enable_nestloop = off; set enable_hashjoin = off`;
+/** Settings under which Postgres would write temporary files: little memory, and only plans that sort. */
+const LITTLE_MEMORY = `set work_mem = '64kB'; set hash_mem_multiplier = 1; set enable_nestloop = off; set enable_hashjoin = off`;
 
 test.each([
   ['replay', 'custodian', 'select * from staging.replay(array(select unnest($1::uuid[])))'],
   ['rotation of bodies', 'worker', 'select masking.rotate_step(max_rows => 100000)'],
 ] as const)(
-  'a %s keeps bodies off the disk, whatever the settings of its caller',
+  'a %s writes no body to a temporary file, whatever the settings of its caller',
   async (what, login, sql) => {
     const ids = await quarantine(
       Array.from({ length: 300 }, () => `{"user_id": ${randomBytes(4000).toString('hex')}`),
@@ -112,10 +112,10 @@ test.each([
     if (what !== 'replay') await db.pool('custodian').query(`select masking.rotate('cipher', 'body')`);
     const before = await temporaryFiles();
     const { client } = await openTransaction(db.pool(login));
-    await client.query(STINGY);
+    await client.query(LITTLE_MEMORY);
     await client.query(sql, what === 'replay' ? [ids] : []);
     await client.query('commit');
-    // What a session did is counted when it ends, at the latest.
+    // Postgres counts a session's files when the session ends, at the latest.
     const { rows } = await client.query('select pg_stat_force_next_flush(), pg_backend_pid() as pid');
     await client.end();
     await until(
@@ -127,7 +127,7 @@ test.each([
   },
 );
 
-test('a rotation of values keeps them off the disk, whatever the settings of its caller', async () => {
+test('a rotation writes no value to a temporary file, whatever the settings of its caller', async () => {
   await maskAll(
     db,
     Array.from({ length: 2000 }, (_, n) =>
@@ -138,7 +138,7 @@ test('a rotation of values keeps them off the disk, whatever the settings of its
   await db.pool('custodian').query(`select masking.rotate('token', 'device_id')`);
   const before = await temporaryFiles();
   const { client } = await openTransaction(db.pool('worker'));
-  await client.query(`commit; ${STINGY}`);
+  await client.query(`commit; ${LITTLE_MEMORY}`);
   for (let more = true; more;) {
     more = (await client.query('select more from masking.rotate_step(max_rows => 100000)')).rows[0].more;
   }

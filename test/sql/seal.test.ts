@@ -28,7 +28,7 @@ const keys = async () =>
   (await db.superuser.query('select purpose, field, version, state, wrapped from masking.keys order by 1, 3'))
     .rows;
 
-test('while the database is sealed nothing is masked, and nothing is lost', async () => {
+test('a sealed database masks nothing and loses nothing', async () => {
   const messages = [message(), message('no JSON')];
   const batchId = await stage(db, messages);
   expect(await sqlstate(mask(db, batchId))).toBe('ML001');
@@ -39,11 +39,11 @@ test('while the database is sealed nothing is masked, and nothing is lost', asyn
   expect(await mask(db, batchId)).toHaveLength(2);
 });
 
-test('the first unsealing makes a key for each field and purpose, wrapped', async () => {
+test('the first unsealing creates a wrapped key for each field and purpose', async () => {
   expect(await keys()).toEqual([]);
   await unsealWith(db.kek);
-  const made = await keys();
-  expect(made.map(({ purpose, field, state }) => [purpose, field, state])).toEqual([
+  const created = await keys();
+  expect(created.map(({ purpose, field, state }) => [purpose, field, state])).toEqual([
     ['cipher', 'ip', 'active'],
     ['cipher', 'device_id', 'active'],
     ['cipher', 'body', 'active'],
@@ -56,7 +56,7 @@ test('the first unsealing makes a key for each field and purpose, wrapped', asyn
   for (const key of clear) expect(key).toHaveLength(64);
 });
 
-test('sealing removes the key-encryption key, unsealing with it brings the same keys back', async () => {
+test('sealing removes the key-encryption key, and unsealing restores the same data keys', async () => {
   await unsealWith(db.kek);
   const before = await keys();
   await seal();
@@ -69,7 +69,7 @@ test('sealing removes the key-encryption key, unsealing with it brings the same 
   expect(await keys()).toEqual(before);
 });
 
-test('another key-encryption key does not unseal', async () => {
+test('a different key-encryption key does not unseal the database', async () => {
   await unsealWith(db.kek);
   await seal();
   expect(await sqlstate(unsealWith(randomBytes(32)))).toBe('ML002');
@@ -83,7 +83,7 @@ test.each([0, 1, 31, 33, 64])('a key-encryption key of %i bytes is refused', asy
   expect(await keys()).toEqual([]);
 });
 
-test('another key-encryption key while the database is unsealed is refused and changes nothing', async () => {
+test('a different key-encryption key is refused while the database is unsealed', async () => {
   await unsealWith(db.kek);
   expect(await sqlstate(unsealWith(randomBytes(32)))).toBe('ML003');
   await maskAll(db, [message()]);
@@ -91,20 +91,20 @@ test('another key-encryption key while the database is unsealed is refused and c
   await unsealWith(db.kek);
 });
 
-test('the same key-encryption key again changes nothing', async () => {
+test('unsealing again with the same key-encryption key changes nothing', async () => {
   await unsealWith(db.kek);
   const before = await keys();
   await unsealWith(db.kek);
   expect(await keys()).toEqual(before);
 });
 
-test('workers that start together all unseal, and make one set of keys', async () => {
+test('workers that start at the same time all unseal, and create one set of keys', async () => {
   await Promise.all([1, 2, 3, 4].map(() => unsealWith(db.kek)));
   expect(await sealed()).toBe(false);
   expect(await keys()).toHaveLength(5);
 });
 
-test('of two different first keys at once one wins, and the other is refused', async () => {
+test('if two different first key-encryption keys arrive at the same time, one is refused', async () => {
   const states = await Promise.all(
     [randomBytes(32), randomBytes(32)].map((kek) => sqlstate(unsealWith(kek))),
   );
@@ -112,7 +112,7 @@ test('of two different first keys at once one wins, and the other is refused', a
   expect(await keys()).toHaveLength(5);
 });
 
-test('nobody but workers and custodians may unseal, and nobody but custodians may seal', async () => {
+test('only workers and custodians may unseal, and only custodians may seal', async () => {
   for (const login of ['loader', 'analyst', 'unmasker', 'auditor'] as const) {
     expect(await sqlstate(unsealWith(db.kek, login))).toBe('42501');
   }
@@ -123,7 +123,7 @@ test('nobody but workers and custodians may unseal, and nobody but custodians ma
   expect(await sealed()).toBe(false);
 });
 
-test('a batch that is being masked while somebody seals is masked whole or not at all', async () => {
+test('a batch that is masked during a seal is masked completely or not at all', async () => {
   await unsealWith(db.kek);
   const batchId = await stage(
     db,
@@ -133,13 +133,12 @@ test('a batch that is being masked while somebody seals is masked whole or not a
     mask(db, batchId).catch((error: { code: string }) => error.code),
     seal(),
   ]);
-  // Whichever came first: all of the batch, or nothing of it.
   expect(receipts === 'ML001' ? 0 : receipts.length).toBe((await ledgerOf(db, batchId)).inserted ?? 0);
 });
 
 const FIND = `select unmask.request_find('ip', '203.0.113.1', 'INC-1')`;
 const IS_SEALED = 'select masking.is_sealed()';
-/** How a transaction touches the key, and what becomes of it when it does so again after a seal. */
+/** Who reads the key in which way, and the SQLSTATE of the same statement after a seal. */
 const HOLDERS: [string, StackLogin, string, string, string][] = [
   ['an auditor', 'auditor', 'read committed', IS_SEALED, 'none'],
   ['a worker', 'worker', 'read committed', IS_SEALED, 'none'],
@@ -148,11 +147,11 @@ const HOLDERS: [string, StackLogin, string, string, string][] = [
 ];
 
 test.each(HOLDERS)(
-  'an open transaction of %s that touched the key keeps nobody from sealing',
-  async (_, login, isolation, touch, state) => {
+  'an open transaction of %s that has read the key does not prevent sealing',
+  async (_, login, isolation, readKey, state) => {
     await unsealWith(db.kek);
     const holder = await openTransaction(db.pool(login));
-    await holder.client.query(`rollback; begin isolation level ${isolation}; ${touch}; savepoint s`);
+    await holder.client.query(`rollback; begin isolation level ${isolation}; ${readKey}; savepoint s`);
 
     const custodian = await openTransaction(db.pool('custodian'));
     await custodian.client.query('rollback');
@@ -161,19 +160,19 @@ test.each(HOLDERS)(
     const startedAt = performance.now();
     await custodian.client.query('select masking.seal()');
     expect(performance.now() - startedAt).toBeLessThan(1_500);
-    // It says who holds the key's table.
+    // The notice names the session that holds the key's table.
     expect(notices).toHaveLength(1);
     for (const part of [`local_${login}`, String(holder.pid)]) expect(notices[0]).toContain(part);
 
-    // Nobody waits, and nobody uses the key: not even whom an old snapshot shows it.
+    // Nothing waits, and nothing can use the key, not even a transaction whose old snapshot contains it.
     const batchId = await stage(db, [message()]);
     expect(await sqlstate(mask(db, batchId))).toBe('ML001');
-    expect(await sqlstate(holder.client.query(touch))).toBe(state);
+    expect(await sqlstate(holder.client.query(readKey))).toBe(state);
     await holder.client.query('rollback to s');
     expect(await sqlstate(db.pool('unmasker').query(FIND))).toBe('ML001');
     expect(await sealed()).toBe(true);
 
-    // Its bytes go with the next beat after the transaction has ended; unsealing does not wait for that.
+    // Heartbeats wipe the key's bytes after the transaction has ended. Unsealing does not wait for that.
     expect(await wipe()).toBe(false);
     await unsealWith(db.kek);
     expect(await mask(db, batchId)).toHaveLength(1);
@@ -186,7 +185,7 @@ test.each(HOLDERS)(
   },
 );
 
-test('a prepared transaction that touched the key keeps nobody from sealing, and is named as what it is', async () => {
+test('a prepared transaction that has read the key does not prevent sealing', async () => {
   await unsealWith(db.kek);
   const holder = await openTransaction(db.pool('unmasker'));
   await holder.client.query(`select unmask.request_find('ip', '203.0.113.1', 'INC-1')`);
@@ -200,7 +199,7 @@ test('a prepared transaction that touched the key keeps nobody from sealing, and
   holder.client.release();
 });
 
-test('a seal that is rolled back has sealed', async () => {
+test('rolling back a seal does not undo it', async () => {
   await unsealWith(db.kek);
   const custodian = await openTransaction(db.pool('custodian'));
   await custodian.client.query('select masking.seal()');
@@ -210,7 +209,7 @@ test('a seal that is rolled back has sealed', async () => {
   await unsealWith(db.kek);
 });
 
-test('a seal while somebody unseals wins', async () => {
+test('a seal takes effect although another transaction is unsealing', async () => {
   await unsealWith(db.kek);
   await seal();
   const worker = await openTransaction(db.pool('worker'));
@@ -226,7 +225,7 @@ test('a seal while somebody unseals wins', async () => {
   expect(await wipe()).toBe(true);
 });
 
-test('an unsealing that is not committed keeps others from unsealing for seconds, not for ever', async () => {
+test('an uncommitted unsealing blocks others only until their lock times out', async () => {
   await unsealWith(db.kek);
   await seal();
   const worker = await openTransaction(db.pool('worker'));
@@ -236,14 +235,14 @@ test('an unsealing that is not committed keeps others from unsealing for seconds
     encodeRows([bytea], [[db.kek]]),
   );
   expect(await sqlstate(unsealWith(db.kek))).toBe('55P03');
-  // A wrong key is told at once.
+  // A wrong key is refused without waiting.
   expect(await sqlstate(unsealWith(randomBytes(32)))).toBe('ML002');
   await worker.client.query('rollback');
   worker.client.release();
   await unsealWith(db.kek);
 });
 
-test('no key-encryption key reaches the log or an error, neither a right one nor a wrong one', async () => {
+test('no key-encryption key, right or wrong, appears in the log or in an error', async () => {
   const [wrong, short] = [randomBytes(32), randomBytes(31)];
   const log = markLog();
   await unsealWith(db.kek);
@@ -257,8 +256,9 @@ test('no key-encryption key reaches the log or an error, neither a right one nor
   for (const error of errors) expect(error).toBeDefined();
   await unsealWith(db.kek);
 
-  const said = Buffer.concat([log.since(), Buffer.from(errors.map(everythingIn).join())]);
-  for (const key of [db.kek, wrong, short]) expect(holds(said, key)).toBe(false);
+  const output = Buffer.concat([log.since(), Buffer.from(errors.map(everythingIn).join())]);
+  for (const key of [db.kek, wrong, short]) expect(holds(output, key)).toBe(false);
   const { rows } = await db.superuser.query('select masking.unwrapped(wrapped) as key from masking.keys');
-  for (const { key } of rows) expect(holds(log.since().subarray(0, said.length), key as Buffer)).toBe(false);
+  for (const { key } of rows)
+    expect(holds(log.since().subarray(0, output.length), key as Buffer)).toBe(false);
 });

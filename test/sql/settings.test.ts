@@ -14,7 +14,7 @@ import { sqlstate } from '../support/sqlstate.ts';
 
 const LEVELS: Level[] = ['database', 'role', 'session'];
 
-/** Each alone, and each of its values that could change what SQL means. */
+/** Settings to change one at a time, with each value that could change the meaning of SQL. */
 const ALONE: [string, string][] = [
   ['standard_conforming_strings', 'off'],
   ['backslash_quote', 'on'],
@@ -44,7 +44,7 @@ const ALONE: [string, string][] = [
   ['client_min_messages', 'error'],
 ];
 
-/** Of context superuser, so no session of ours can set them. */
+/** The same for settings that only a superuser can change. */
 const ALONE_BY_SUPERUSER: [string, string][] = [
   ['plpgsql.variable_conflict', 'use_variable'],
   ['plpgsql.variable_conflict', 'use_column'],
@@ -52,33 +52,33 @@ const ALONE_BY_SUPERUSER: [string, string][] = [
   ['lc_messages', 'POSIX'],
 ];
 
-/** What is not turned with all the others, and why. */
+/** Settings that are not changed together with the others, and why. */
 const LEFT_OUT: Record<string, string> = {
-  client_encoding: 'says how the client writes text; the driver sets it at its start',
-  default_transaction_read_only: 'refuses what writes, with 25006; tested below',
-  session_replication_role: 'a superuser switches triggers off; tested below',
+  client_encoding: 'the encoding of the client; the driver sets it when it connects',
+  default_transaction_read_only: 'refuses writes with 25006; tested below',
+  session_replication_role: 'disables triggers; tested below',
   max_stack_depth: 'test/sql/unforeseen.test.ts',
-  transaction_isolation: 'is of one transaction',
-  transaction_read_only: 'is of one transaction',
-  transaction_deferrable: 'is of one transaction',
-  statement_timeout: 'ends statements and does not change what they mean',
-  lock_timeout: 'ends statements and does not change what they mean',
+  transaction_isolation: 'applies to one transaction',
+  transaction_read_only: 'applies to one transaction',
+  transaction_deferrable: 'applies to one transaction',
+  statement_timeout: 'ends statements',
+  lock_timeout: 'ends statements',
   transaction_timeout: 'ends sessions',
   idle_session_timeout: 'ends sessions',
   idle_in_transaction_session_timeout: 'ends sessions',
   exit_on_error: 'ends sessions',
   tcp_user_timeout: 'ends sessions',
-  default_table_access_method: 'there is one only',
-  default_tablespace: 'names something that there is not',
-  temp_tablespaces: 'names something that there is not',
-  local_preload_libraries: 'names something that there is not',
-  session_preload_libraries: 'names something that there is not',
-  extension_control_path: 'names something that there is not',
-  backtrace_functions: 'names something that there is not',
-  wal_consistency_checking: 'writes more WAL, for standbys to compare',
+  default_table_access_method: 'only one exists',
+  default_tablespace: 'would name something that does not exist',
+  temp_tablespaces: 'would name something that does not exist',
+  local_preload_libraries: 'would name something that does not exist',
+  session_preload_libraries: 'would name something that does not exist',
+  extension_control_path: 'would name something that does not exist',
+  backtrace_functions: 'would name something that does not exist',
+  wal_consistency_checking: 'adds WAL that only standbys compare',
 };
 
-/** Values of settings that are texts, where none can be made up. */
+/** Another value for each string setting, because none can be derived. */
 const TEXTS: Record<string, string> = {
   application_name: 'other',
   createrole_self_grant: 'inherit',
@@ -114,7 +114,8 @@ let settings: Setting[];
 beforeAll(async () => {
   db = await createTestDatabase();
   await liftLimits(db);
-  // What a search path may bring between us and the catalog: better matches, operators, tables of our names.
+  // A search path can put objects before those of the catalog and of the project: functions with better
+  // matching arguments, operators, tables of the same names.
   await db.superuser.query(`
     create schema hostile;
     create function hostile.encode(bytea, text) returns text language sql immutable as $$ select 'hostile' $$;
@@ -137,9 +138,9 @@ beforeAll(async () => {
 });
 afterAll(() => db.drop());
 
-const answersWith = (level: Level, turned: Turned) => withTurned(db, level, turned, answersOf);
+const answersWith = (level: Level, values: Turned) => withTurned(db, level, values, answersOf);
 
-test('the answers say what they should where nothing is turned', () => {
+test('the answers are correct with default settings', () => {
   expect(expected).toMatchObject({
     receipts: 29,
     ledger: { rows: 29, inserted: 24, duplicates: 0, quarantined: 5 },
@@ -151,71 +152,68 @@ test('the answers say what they should where nothing is turned', () => {
   expect(expected['shown']).toEqual(expected['shownAfterRotation']);
 });
 
-test.each(ALONE)('turned in a session, %s = %s leaves the answers as they are', async (name, value) => {
+test.each(ALONE)('the answers are the same with %s = %s in a session', async (name, value) => {
   expect(await answersWith('session', { [name]: value })).toEqual(expected);
 });
 
-describe.each(LEVELS)('turned for a %s, the answers are the same with', (level) => {
-  test('strings that take backslashes as escapes', async () => {
+describe.each(LEVELS)('the answers are the same if a %s has', (level) => {
+  test('standard_conforming_strings = off', async () => {
     expect(await answersWith(level, { standard_conforming_strings: 'off' })).toEqual(expected);
   });
 
-  test('every setting that a session can change', async () => {
-    for (const turned of [turnedOf('user', 'last'), turnedOf('user', 'first')]) {
-      expect(await answersWith(level, turned)).toEqual(expected);
+  test('other values of all settings that a session can change', async () => {
+    for (const values of [otherValues('user', 'last'), otherValues('user', 'first')]) {
+      expect(await answersWith(level, values)).toEqual(expected);
     }
   });
 });
 
 describe.each(['database', 'role'] as const)(
-  'turned by a superuser for a %s, the answers are the same with',
+  'the answers are the same if a superuser gives a %s',
   (level) => {
     test.each(ALONE_BY_SUPERUSER)('%s = %s', async (name, value) => {
       if (settings.every((setting) => setting.name !== name)) return; // Postgres 16 does not have it.
       expect(await answersWith(level, { [name]: value })).toEqual(expected);
     });
 
-    test('every setting that only a superuser can change', async () => {
-      for (const turned of [turnedOf('superuser', 'last'), turnedOf('superuser', 'first')]) {
-        expect(await answersWith(level, turned)).toEqual(expected);
+    test('other values of all settings that only a superuser can change', async () => {
+      for (const values of [otherValues('superuser', 'last'), otherValues('superuser', 'first')]) {
+        expect(await answersWith(level, values)).toEqual(expected);
       }
     });
   },
 );
 
-test.each(LEVELS)(
-  'turned to read-only for a %s, what writes is refused, and not answered otherwise',
-  async (level) => {
-    const turned = { default_transaction_read_only: 'on' };
-    expect(await sqlstate(answersWith(level, turned))).toBe('25006');
-  },
-);
-
-test('a session that may use no view is refused the one for older consumers', async () => {
-  const turned = { restrict_nonsystem_relation_kind: 'view' };
-  expect(await sqlstate(answersWith('session', turned))).toBe('55000');
+test.each(LEVELS)('writes are refused if a %s has default_transaction_read_only = on', async (level) => {
+  const values = { default_transaction_read_only: 'on' };
+  expect(await sqlstate(answersWith(level, values))).toBe('25006');
 });
 
-test('our own sessions write where a database is turned to read-only, and read the same whatever is turned', async () => {
-  const turned = {
-    ...turnedOf('user', 'last'),
+test('a session with restrict_nonsystem_relation_kind = view gets no answers', async () => {
+  const values = { restrict_nonsystem_relation_kind: 'view' };
+  expect(await sqlstate(answersWith('session', values))).toBe('55000');
+});
+
+test('sessions of createPool override all these settings, even read-only', async () => {
+  const values = {
+    ...otherValues('user', 'last'),
     default_transaction_read_only: 'on',
     restrict_nonsystem_relation_kind: 'view',
   };
   for (const level of ['database', 'role'] as const) {
-    expect(await withTurned(db, level, turned, answersOf, { pinned: true })).toEqual(expected);
+    expect(await withTurned(db, level, values, answersOf, { pinned: true })).toEqual(expected);
   }
 });
 
-test('where a superuser switches triggers off, loading is refused and loses nothing', async () => {
-  const turned = { session_replication_role: 'replica' };
-  expect(await sqlstate(answersWith('database', turned))).toBe('ML010');
+test('loading is refused if a superuser has disabled triggers', async () => {
+  const values = { session_replication_role: 'replica' };
+  expect(await sqlstate(answersWith('database', values))).toBe('ML010');
 });
 
 test.each([
   ['Turkish', `locale_provider icu icu_locale 'tr-TR'`],
-  ['numeric and case-insensitive in its rules', `locale_provider icu icu_locale 'und-u-kn-ks-level2'`],
-])('in a database whose collation is %s the answers are the same', async (_, locale) => {
+  ['numeric and case-insensitive', `locale_provider icu icu_locale 'und-u-kn-ks-level2'`],
+])('the answers are the same in a database whose collation is %s', async (_, locale) => {
   const database = await createFreshDatabase(locale);
   const urlOf = (login: keyof typeof db.urls) => {
     const url = new URL(db.urls[login]);
@@ -237,7 +235,7 @@ test.each([
   }
 });
 
-test('a session of ours has set what it depends on before anybody gets it, and keeps the options of its URL', async () => {
+test('createPool pins its settings before the first query, and keeps other options of the URL', async () => {
   const url = new URL(db.urls.worker);
   url.searchParams.set('options', '-c standard_conforming_strings=off -c work_mem=5MB');
   const pool = createPool(url.toString(), { max: 1, applicationName: 'test settings' });
@@ -249,12 +247,12 @@ test('a session of ours has set what it depends on before anybody gets it, and k
   expect(rows).toEqual([{ strings: 'on', work_mem: '5MB', search_path: 'pg_catalog, pg_temp' }]);
 });
 
-/** Another value for every setting of a context that none of the tables above is about. */
-function turnedOf(context: Setting['context'], which: 'first' | 'last'): Turned {
-  const turned = settings
+/** Another value for every setting of a context that is not in LEFT_OUT. */
+function otherValues(context: Setting['context'], which: 'first' | 'last'): Turned {
+  const values = settings
     .filter((setting) => setting.context === context && LEFT_OUT[setting.name] === undefined)
     .map((setting) => [setting.name, otherValue(setting, which)] as const);
-  return Object.fromEntries(turned);
+  return Object.fromEntries(values);
 }
 
 function otherValue(
@@ -268,7 +266,8 @@ function otherValue(
   }
   if (vartype === 'string') {
     const text = TEXTS[name];
-    if (text === undefined) throw new Error(`no other value of ${name}: put it into a table of this file`);
+    if (text === undefined)
+      throw new Error(`no other value of ${name} is known: add one to TEXTS, or add the setting to LEFT_OUT`);
     return text;
   }
   const [now, least, most] = [Number(setting), Number(min_val), Number(max_val)];

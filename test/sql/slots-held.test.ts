@@ -1,4 +1,4 @@
-/** Slots of staging that somebody holds, and emptying all of them at once. */
+/** Slots of staging that a session has locked, and emptying all slots at once. */
 import { randomUUID } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
@@ -24,7 +24,7 @@ beforeEach(async () => {
 });
 afterEach(() => db.drop());
 
-test('recycling leaves out a slot that somebody holds, empties the others, and does it the next time', async () => {
+test('recycling skips a locked slot, empties the others, and empties it next time', async () => {
   await fillAndClose(db);
   await recycle(db);
   const reader = await open(db, 'select from staging.raw_messages_0');
@@ -37,7 +37,7 @@ test('recycling leaves out a slot that somebody holds, empties the others, and d
   expect(await sizes(db)).toEqual({ 0: false, 1: false, 2: false });
 });
 
-test('recycling is refused in a transaction that does not see all that it would truncate', async () => {
+test('recycling is refused in REPEATABLE READ, which does not see all rows it would truncate', async () => {
   const worker = await open(db, 'rollback; begin isolation level repeatable read; select', 'worker');
   const batchId = await stage(db, [message(event())]);
   expect(await sqlstate(worker.client.query('select staging.recycle_slots(clock_timestamp())'))).toBe(
@@ -47,7 +47,7 @@ test('recycling is refused in a transaction that does not see all that it would 
   expect(await mask(db, batchId)).toHaveLength(1);
 });
 
-test('a slot that somebody holds takes nothing more', async () => {
+test('a locked slot takes no new rows', async () => {
   await fillAndClose(db);
   await recycle(db);
   const reader = await open(db, 'select from staging.raw_messages_0');
@@ -62,7 +62,7 @@ test('a slot that somebody holds takes nothing more', async () => {
   await end(reader);
 });
 
-test('where all others are held, the open slot stays open', async () => {
+test('the open slot stays open while all others are locked', async () => {
   await fillAndClose(db);
   await recycle(db);
   await fillAndClose(db);
@@ -78,7 +78,7 @@ test('where all others are held, the open slot stays open', async () => {
   await end(other);
 });
 
-test('recycling waits once for a lock, and then tries without waiting, so that masking need not queue behind it', async () => {
+test('recycling waits for a lock only once, so that masking does not queue behind it', async () => {
   await fillAndClose(db);
   await recycle(db);
   const reader = await open(db, 'select from staging.raw_messages_0');
@@ -92,7 +92,7 @@ test('recycling waits once for a lock, and then tries without waiting, so that m
   expect(await tried(db)).toBeNull();
 });
 
-test('a lock on an inbox reaches no table', async () => {
+test('a lock on an inbox does not lock a table', async () => {
   for (const [login, inbox] of [
     ['loader', 'staging.inbox'],
     ['worker', 'masking.kek_inbox'],
@@ -110,7 +110,7 @@ test('a lock on an inbox reaches no table', async () => {
   }
 });
 
-test('a loader that hangs before its COMMIT keeps the slot that it has filled, and no other', async () => {
+test('a loader that hangs before its COMMIT blocks only the slot that it has filled', async () => {
   await fillAndClose(db);
   await recycle(db);
   const loader = await db.pool('loader').connect();
@@ -128,8 +128,8 @@ test('a loader that hangs before its COMMIT keeps the slot that it has filled, a
   expect(await mask(db, batch)).toHaveLength(1);
 });
 
-describe('everything that was staged until now', () => {
-  test('is off the disk at once, but for what is still needed', async () => {
+describe('emptying all slots', () => {
+  test('removes everything from the disk except pending batches', async () => {
     const { batchId } = await maskAll(db, [canary()]);
     await close(db, batchId);
     const waiting = await stage(db, [message()]);
@@ -138,21 +138,21 @@ describe('everything that was staged until now', () => {
     expect(await mask(db, waiting)).toHaveLength(1);
   });
 
-  test('is so although rolled-back rows share a slot with a batch that is needed', async () => {
+  test('removes rolled-back rows that share a slot with a pending batch', async () => {
     await rollBack(db);
     await stage(db, [message()]);
     await clear(db);
     expect(await residue(db)).toEqual([]);
   });
 
-  test('is so where a batch counts as lost', async () => {
+  test('removes a batch that is marked lost', async () => {
     const batchId = await stage(db, [canary()]);
     await db.superuser.query('update staging.batches set lost_at = now() where batch_id = $1', [batchId]);
     await clear(db);
     expect(await residue(db)).toEqual([]);
   });
 
-  test('is so although a loader goes on, whose rows stay', async () => {
+  test('removes acknowledged rows while a loader continues, and keeps the rows of the loader', async () => {
     const { batchId } = await maskAll(db, [canary()]);
     await close(db, batchId);
     await recycle(db);
@@ -177,7 +177,7 @@ describe('everything that was staged until now', () => {
     'select from staging.raw_messages_0',
     'lock table staging.raw_messages_0',
     'lock table staging.raw_messages_0 in row exclusive mode',
-  ])('remains where somebody holds it, who is named: %s', async (statement) => {
+  ])('leaves a locked slot and returns the process that has locked it: %s', async (statement) => {
     await fillAndClose(db);
     const holder = await open(db, statement);
     expect(await clear(db)).toEqual({ remaining: 1, held_by: [holder.pid] });
@@ -185,14 +185,14 @@ describe('everything that was staged until now', () => {
     expect(await clear(db)).toMatchObject({ remaining: 0 });
   });
 
-  test('remains where a worker has begun to recycle and does not end, who is named', async () => {
+  test('leaves a slot while another worker is recycling, and returns its process', async () => {
     await fillAndClose(db);
     const holder = await open(db, 'select staging.recycle_slots()', 'worker');
     expect(await clear(db)).toEqual({ remaining: 1, held_by: [holder.pid] });
     await end(holder);
   });
 
-  test('remains where a prepared transaction holds it, which counts as 0', async () => {
+  test('leaves a slot that a prepared transaction has locked, and returns process 0', async () => {
     await fillAndClose(db);
     await db.superuser.query(
       `begin; lock table staging.raw_messages_0 in access share mode; prepare transaction 'held'`,

@@ -10,7 +10,7 @@ beforeEach(async () => {
 });
 afterEach(() => db.drop());
 
-test('what was masked and acknowledged is off the disk after recycling twice', async () => {
+test('recycling twice removes an acknowledged batch from the disk', async () => {
   const { batchId } = await maskAll(db, [canary()]);
   await close(db, batchId);
   expect(await residue(db)).toEqual(['staging.raw_messages_0']);
@@ -19,7 +19,7 @@ test('what was masked and acknowledged is off the disk after recycling twice', a
   expect(await residue(db)).toEqual([]);
 });
 
-test('so is what a transaction left that was rolled back', async () => {
+test('recycling twice removes rolled-back rows from the disk', async () => {
   await rollBack(db);
   expect(await residue(db)).toEqual(['staging.raw_messages_0']);
   await recycle(db);
@@ -27,7 +27,7 @@ test('so is what a transaction left that was rolled back', async () => {
   expect(await residue(db)).toEqual([]);
 });
 
-test('a batch that is not acknowledged keeps its rows, wherever recycling moves them', async () => {
+test('recycling keeps the rows of a batch that is not acknowledged', async () => {
   const waiting = canary();
   const batchId = await stage(db, [waiting]);
   for (let turn = 0; turn < 5; turn += 1) {
@@ -37,7 +37,7 @@ test('a batch that is not acknowledged keeps its rows, wherever recycling moves 
   }
   expect(await mask(db, batchId)).toHaveLength(1);
   expect(await outcomesOf(db, waiting.id)).toEqual(['loaded']);
-  // Masked and not yet closed, it still gives its receipts.
+  // A masked batch still returns its receipts until it is closed.
   await recycle(db);
   await recycle(db);
   expect(await mask(db, batchId)).toHaveLength(1);
@@ -72,7 +72,7 @@ test('recycling waits for a batch that is being copied, and keeps its rows', asy
   expect(await mask(db, batch)).toHaveLength(1);
 });
 
-test('the slot takes turns, and an idle one is left alone', async () => {
+test('slots are opened in turn, and an empty open slot stays open', async () => {
   const seen: number[] = [];
   for (let turn = 0; turn < 3; turn += 1) {
     seen.push(await openSlot(db));

@@ -27,7 +27,7 @@ const clean = async (keep?: string | null): Promise<number> => {
   return rows[0].removed;
 };
 
-/** A history with something of everything: three batches acknowledged, one lost, one masked, one staged. */
+/** Three acknowledged batches, one lost, one masked and one staged. */
 async function makeHistory(): Promise<void> {
   const [again, malformed] = [message(), message('no JSON')];
   for (const messages of [[again, message(), malformed], [again, message()], [malformed]]) {
@@ -47,7 +47,7 @@ const age = (interval: string) =>
     [interval],
   );
 
-test('the status of an empty database is zeros, unsealed, and five keys', async () => {
+test('the status of an empty database shows zeros, unsealed, and the active keys', async () => {
   expect(await status()).toMatchObject({
     staged_rows: '0',
     oldest_unmasked_seconds: null,
@@ -69,7 +69,7 @@ test('the status of an empty database is zeros, unsealed, and five keys', async 
   });
 });
 
-test('the status adds everything up', async () => {
+test('the status shows totals of batches and messages', async () => {
   await makeHistory();
   const figures = await status();
   expect(figures).toMatchObject({
@@ -92,8 +92,8 @@ const residue = async () => {
 const recycle = () =>
   db.pool('worker').query('select staging.recycle_slots(filled_until => clock_timestamp())');
 
-describe('what is still on the disk and serves no purpose', () => {
-  test('is counted with the age of the oldest, and what is pending is not', async () => {
+describe('the residue of finished batches in staging', () => {
+  test('is shown with its age, and excludes pending batches', async () => {
     await close(db, (await maskAll(db, [message(), message()])).batchId);
     await close(db, (await maskAll(db, [message()])).batchId);
     await maskAll(db, [message()]);
@@ -109,7 +109,7 @@ describe('what is still on the disk and serves no purpose', () => {
     }
   });
 
-  test('is so where a batch is lost, or in no ledger', async () => {
+  test('includes lost batches and rows without a batch in the ledger', async () => {
     const lost = await stage(db, [message()]);
     await db.superuser.query('update staging.batches set lost_at = now() where batch_id = $1', [lost]);
     await db.superuser.query(
@@ -119,14 +119,14 @@ describe('what is still on the disk and serves no purpose', () => {
     expect(await residue()).toMatchObject({ residue_bodies: '3' });
   });
 
-  test('is nothing after a rotation', async () => {
+  test('is zero after the slots are recycled', async () => {
     await close(db, (await maskAll(db, [message()])).batchId);
     await recycle();
     await recycle();
     expect(await residue()).toMatchObject({ residue_bodies: '0', residue_slot_seconds: null });
   });
 
-  test('shows a slot that only rolled-back rows are in, since it was closed, and who holds it', async () => {
+  test('shows the age of a slot with only rolled-back rows, and who holds it', async () => {
     const client = await db.superuser.connect();
     await client.query(
       `begin;
@@ -152,7 +152,7 @@ describe('what is still on the disk and serves no purpose', () => {
   });
 
   test.each(['auditor', 'custodian', 'worker'] as const)(
-    'is not held by a transaction in which a %s has asked',
+    'is not held by an open transaction in which a %s has read the status',
     async (login) => {
       await close(db, (await maskAll(db, [message()])).batchId);
       await inTransaction(db.pool(login), async (client) => {
@@ -167,7 +167,7 @@ describe('what is still on the disk and serves no purpose', () => {
     },
   );
 
-  test('is not known while a lock is in the way of counting, and the rest of the status is', async () => {
+  test('is unknown while a lock prevents counting, and the rest of the status is shown', async () => {
     await close(db, (await maskAll(db, [message()])).batchId);
     const client = await db.superuser.connect();
     await client.query(
@@ -184,7 +184,7 @@ describe('what is still on the disk and serves no purpose', () => {
   });
 });
 
-test('the backlog is what is staged and neither masked nor lost', async () => {
+test('the backlog counts rows that are staged and neither masked nor lost', async () => {
   await makeHistory();
   const { rows } = await db.pool('loader').query('select * from staging.backlog()');
   expect(rows).toEqual([
@@ -192,7 +192,7 @@ test('the backlog is what is staged and neither masked nor lost', async () => {
   ]);
 });
 
-test('cleaning the ledger removes what ended long ago, and the status stays the same', async () => {
+test('cleaning the ledger removes old finished batches and does not change the status', async () => {
   await makeHistory();
   await age('31 days');
   const { oldest_unmasked_seconds: _, ...before } = await status();
@@ -204,18 +204,18 @@ test('cleaning the ledger removes what ended long ago, and the status stays the 
   expect(await status()).toMatchObject(before);
 });
 
-test('cleaning the ledger keeps what ended lately and what has not ended', async () => {
+test('cleaning the ledger keeps recent and unfinished batches', async () => {
   await makeHistory();
   await age('29 days');
   expect(await clean()).toBe(0);
   expect(await clean('28 days')).toBe(4);
 });
 
-test.each(['59 minutes', '-1 day', null])('keeping for %s is out of range', async (keep) => {
+test.each(['59 minutes', '-1 day', null])('keep => %s is out of range', async (keep) => {
   expect(await sqlstate(clean(keep))).toBe('22023');
 });
 
-test('cleaning the ledger removes workers that were not seen for a day', async () => {
+test('cleaning the ledger removes workers without a heartbeat for a day', async () => {
   await db.superuser.query(
     `insert into staging.workers values ('old', now() - interval '25 hours'), ('new', now() - interval '23 hours')`,
   );
@@ -224,7 +224,7 @@ test('cleaning the ledger removes workers that were not seen for a day', async (
   expect(rows).toEqual([{ worker_id: 'new' }]);
 });
 
-test('a batch acknowledged after it was thought lost counts once', async () => {
+test('a batch that is acknowledged after it was marked lost counts once', async () => {
   const { batchId } = await maskAll(db, [message()]);
   await db.superuser.query('truncate staging.raw_messages');
   await mask(db, batchId);
@@ -235,7 +235,7 @@ test('a batch acknowledged after it was thought lost counts once', async () => {
   expect(await status()).toMatchObject({ ...before, batches: '1', loaded: '1' });
 });
 
-test('what people read says how many ip values are no address, where there are any', () => {
+test('the rendered status shows the number of ip values that are not addresses, unless it is zero', () => {
   const figures = {
     queue: { visible: 0, inFlight: 0, deadLettered: null },
     staged: { rows: 0, oldestUnmaskedSeconds: null },

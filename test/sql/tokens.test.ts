@@ -10,7 +10,7 @@ beforeAll(async () => {
 });
 afterAll(() => db.drop());
 
-/** The tokens of values, in their order, from one batch. */
+/** Masks values in one batch. Returns their tokens in the same order. */
 async function tokensOf(field: 'ip' | 'device_id', values: unknown[]): Promise<unknown[]> {
   const messages = values.map((value) => message(event({ [field]: value })));
   await maskAll(db, messages);
@@ -18,7 +18,7 @@ async function tokensOf(field: 'ip' | 'device_id', values: unknown[]): Promise<u
   return rows.map((row) => row[`masked_${field}`]);
 }
 
-/** DESIGN 5, computed here: HMAC-SHA256 cut to a UUIDv8 whose first byte is the key's version. */
+/** Computes a token without Postgres: HMAC-SHA256 cut to a UUIDv8 whose first byte is the key's version. */
 function expectedToken(value: string, key: Buffer, version: number): string {
   const bytes = createHmac('sha256', key).update(value).digest().subarray(0, 16);
   bytes[0] = version;
@@ -27,7 +27,7 @@ function expectedToken(value: string, key: Buffer, version: number): string {
   return bytes.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
 }
 
-describe('equal addresses have equal tokens however they are written', () => {
+describe('tokens of addresses', () => {
   test.each([
     [
       'an IPv4 address as IPv6',
@@ -37,17 +37,17 @@ describe('equal addresses have equal tokens however they are written', () => {
     ['the lowest IPv4 address as IPv6', '0.0.0.0', ['::ffff:0.0.0.0', '::ffff:0:0', '0:0:0:0:0:ffff::']],
     ['the highest IPv4 address as IPv6', '255.255.255.255', ['::ffff:255.255.255.255', '::ffff:ffff:ffff']],
     [
-      'IPv6 in capitals and with zeros',
+      'an IPv6 address in capitals and with zeros',
       '2001:db8::1',
       ['2001:DB8::1', '2001:db8:0::1', '2001:0db8:0:0:0:0:0:1'],
     ],
-    ['the loopback', '::1', ['0:0:0:0:0:0:0:1', '0::1']],
-  ])('%s', async (_, canonical, spellings) => {
-    const tokens = await tokensOf('ip', [canonical, ...spellings]);
+    ['the IPv6 loopback address', '::1', ['0:0:0:0:0:0:0:1', '0::1']],
+  ])('are equal in all notations: %s', async (_, canonical, notations) => {
+    const tokens = await tokensOf('ip', [canonical, ...notations]);
     expect(new Set(tokens).size).toBe(1);
   });
 
-  test('and different ones have different tokens', async () => {
+  test('differ if the addresses differ', async () => {
     const ipv4 = [
       '1.2.3.4',
       '1.2.3.40',
@@ -64,7 +64,7 @@ describe('equal addresses have equal tokens however they are written', () => {
   });
 });
 
-test('a token is the HMAC-SHA256 of the canonical value, as a UUIDv8 that begins with the version of its key', async () => {
+test('a token is a UUIDv8 of the key version and the HMAC-SHA256 of the canonical value', async () => {
   const ipKey = await dataKey(db, 'token', 'ip');
   const deviceKey = await dataKey(db, 'token', 'device_id');
   const { rows } = await db.superuser.query<{ field: 'ip' | 'device_id'; version: number }>(
@@ -83,7 +83,7 @@ test('a token is the HMAC-SHA256 of the canonical value, as a UUIDv8 that begins
   ]);
 });
 
-test('every token has the shape of a UUIDv8', async () => {
+test('every token is a UUIDv8', async () => {
   const tokens = await tokensOf(
     'device_id',
     Array.from({ length: 200 }, () => randomUUID()),
@@ -94,24 +94,24 @@ test('every token has the shape of a UUIDv8', async () => {
   }
 });
 
-test('an address and a device id of equal text never share a token', async () => {
+test('an address and a device id with the same text have different tokens', async () => {
   const values = ['1.2.3.4', 'same', '::1', 'x'.repeat(256)];
   const tokens = [...(await tokensOf('ip', values)), ...(await tokensOf('device_id', values))];
   expect(new Set(tokens).size).toBe(2 * values.length);
 });
 
-test('nothing, null and the empty string have no token', async () => {
+test('an absent value, null and the empty string have no token', async () => {
   for (const field of ['ip', 'device_id'] as const) {
     expect(await tokensOf(field, [null, undefined, ''])).toEqual([null, null, null]);
   }
 });
 
-test('a device id is taken as it stands', async () => {
+test('a device id is not normalised', async () => {
   const values = ['ABC', 'abc', ' abc', 'abc ', '::ffff:1.2.3.4', '1.2.3.4'];
   expect(new Set(await tokensOf('device_id', values)).size).toBe(values.length);
 });
 
-test('tokens stay the same from batch to batch, and after sealing and unsealing', async () => {
+test('a value has the same token in every batch, also after sealing and unsealing', async () => {
   const values = ['192.0.2.1', 'a device'];
   const first = await tokensOf('ip', values);
   expect(await tokensOf('ip', values)).toEqual(first);
@@ -120,7 +120,7 @@ test('tokens stay the same from batch to batch, and after sealing and unsealing'
   expect(await tokensOf('ip', values)).toEqual(first);
 });
 
-test('two databases give one value two tokens', async () => {
+test('two databases give the same value different tokens', async () => {
   const other = await createTestDatabase();
   try {
     const there = message(event({ ip: '192.0.2.77' }));

@@ -15,7 +15,7 @@ import {
   stage,
 } from '../support/staging.ts';
 
-/** A value that the provoked errors carry in every field they have. */
+/** A value that the provoked errors contain in every field. */
 const CANARY = 'canary-203-0-113-77-5f9d1c';
 
 let db: TestDatabase;
@@ -25,7 +25,10 @@ beforeAll(async () => {
 afterEach(() => db.superuser.query('drop trigger if exists misfortune on public.user_logins_default'));
 afterAll(() => db.drop());
 
-/** Makes logins fail with an SQLSTATE, those of the user `unlucky` unless told, in an error that tells all it can. */
+/**
+ * Makes inserts fail with a SQLSTATE and the canary: those of the user `unlucky`, or those that match
+ * `where`.
+ */
 async function provoke(code: string, where = `new.user_id = 'unlucky'`): Promise<void> {
   await db.superuser.query(`
     create or replace function public.misfortune() returns trigger language plpgsql as $$
@@ -41,7 +44,7 @@ async function provoke(code: string, where = `new.user_id = 'unlucky'`): Promise
     for each row execute function public.misfortune()`);
 }
 
-/** Dated where no month has a partition, so that the trigger sees it. */
+/** A login from a month without a partition, so that the trigger on the default partition fires. */
 const login = (properties: Record<string, unknown> = {}) => ({
   ...message(event(properties)),
   sentAt: Date.UTC(2001, 0, 1),
@@ -49,26 +52,26 @@ const login = (properties: Record<string, unknown> = {}) => ({
 
 describe.each([
   ['a data exception', '22000'],
-  ['a broken constraint', '23514'],
-  ['an error of plpgsql', 'P0001'],
-  ['a limit of the program', '54000'],
-  ['an error of another module', '39000'],
+  ['a constraint violation', '23514'],
+  ['a PL/pgSQL error', 'P0001'],
+  ['a program limit', '54000'],
+  ['an external routine error', '39000'],
 ])('a row that raises %s', (_, code) => {
-  test('is quarantined alone, and its batchmates load', async () => {
+  test('is quarantined alone, and the rest of its batch loads', async () => {
     await provoke(code);
-    const mates = Array.from({ length: 20 }, () => login());
+    const others = Array.from({ length: 20 }, () => login());
     const unlucky = login({ user_id: 'unlucky' });
     const malformed = message('no JSON');
     const log = markLog();
     const { batchId, receipts } = await maskAll(db, [
-      ...mates.slice(0, 10),
+      ...others.slice(0, 10),
       unlucky,
       malformed,
-      ...mates.slice(10),
+      ...others.slice(10),
     ]);
 
     expect(receipts).toHaveLength(22);
-    for (const { id } of mates) expect(await outcomesOf(db, id)).toEqual(['loaded']);
+    for (const { id } of others) expect(await outcomesOf(db, id)).toEqual(['loaded']);
     const outcomes = await outcomesOf(db, unlucky.id);
     expect(outcomes).toEqual([{ quarantined: expect.stringContaining(code) }]);
     expect(JSON.stringify(outcomes)).not.toContain(CANARY);
@@ -83,7 +86,7 @@ describe.each([
     expect(holds(log.since(), CANARY)).toBe(false);
   });
 
-  test('leaves nothing of itself in the vault', async () => {
+  test('adds nothing to the vault', async () => {
     await provoke(code);
     const size = 'select count(*) from masking.vault';
     const { rows: before } = await db.superuser.query(size);
@@ -94,17 +97,17 @@ describe.each([
   });
 });
 
-test('a row that nobody foresaw and that comes twice in its batch is quarantined once', async () => {
+test('a row that raises an error and is twice in its batch is quarantined once', async () => {
   await provoke('22000');
   const unlucky = login({ user_id: 'unlucky' });
-  const mate = login();
-  const { batchId, receipts } = await maskAll(db, [unlucky, mate, unlucky, mate]);
+  const other = login();
+  const { batchId, receipts } = await maskAll(db, [unlucky, other, unlucky, other]);
   expect(receipts).toHaveLength(4);
   expect(await outcomesOf(db, unlucky.id)).toHaveLength(1);
   expect(await ledgerOf(db, batchId)).toMatchObject({ rows: 4, inserted: 1, duplicates: 2, quarantined: 1 });
 });
 
-test('a message that was loaded and that fails when it comes again stays in one place', async () => {
+test('a loaded message that raises an error when it is redelivered is not quarantined', async () => {
   const twice = login({ user_id: 'unlucky' });
   await maskAll(db, [twice]);
   await provoke('22000');
@@ -115,13 +118,13 @@ test('a message that was loaded and that fails when it comes again stays in one 
 describe.each([
   ['a full disk', '53100'],
   ['a deadlock', '40P01'],
-  ['a failed serialization', '40001'],
-  ['a server that shuts down', '57P01'],
-  ['a missing right', '42501'],
+  ['a serialization failure', '40001'],
+  ['a server shutdown', '57P01'],
+  ['a missing privilege', '42501'],
   ['a damaged file', 'XX001'],
-  ['a failed read', '58030'],
+  ['an I/O error', '58030'],
 ])('%s', (_, code) => {
-  test('is no fault of the row: its SQLSTATE comes out with nothing else, and all is as it was', async () => {
+  test('fails the batch with its SQLSTATE and no details, and changes nothing', async () => {
     await provoke(code);
     const messages = [login(), login({ user_id: 'unlucky' }), message('no JSON')];
     const batchId = await stage(db, messages);
@@ -145,9 +148,9 @@ describe.each([
 });
 
 const unlucky = (count: number) => Array.from({ length: count }, () => login({ user_id: 'unlucky' }));
-const mates = (count: number) => Array.from({ length: count }, () => login());
+const others = (count: number) => Array.from({ length: count }, () => login());
 
-/** The batch fails with ML015 and all is as it was; undisturbed, it loads. */
+/** Masking fails with ML015 and changes nothing. Without the trigger, the batch loads. */
 async function expectRefused(messages: ReturnType<typeof message>[]): Promise<void> {
   const batchId = await stage(db, messages);
   const before = await ledgerOf(db, batchId);
@@ -165,56 +168,56 @@ async function expectRefused(messages: ReturnType<typeof message>[]): Promise<vo
 
 const nested = (depth: number) => message(`{"user_id":"u","x":${'['.repeat(depth)}${']'.repeat(depth)}}`);
 
-describe('a fault that is not in the messages', () => {
+describe('an error that the messages do not cause', () => {
   test.each([30, 2, 1])(
-    'strikes all of %i messages: none is quarantined, and the batch fails',
+    'fails the batch and quarantines nothing if all of %i messages fail',
     async (count) => {
       await provoke('22021', 'true');
-      await expectRefused(mates(count));
+      await expectRefused(others(count));
     },
   );
 
-  test('strikes what was sent at one time, be it one message: none is quarantined', async () => {
+  test('fails the batch if all messages from one time fail, even if it is only one message', async () => {
     await provoke('22021', `new.create_date < '2001-06-01'`);
-    const elsewhere = mates(20).map((each) => ({ ...each, sentAt: Date.UTC(2002, 0, 1) }));
+    const elsewhere = others(20).map((each) => ({ ...each, sentAt: Date.UTC(2002, 0, 1) }));
     await expectRefused([...elsewhere, login()]);
   });
 
-  test('is thought of where it strikes more than a tenth', async () => {
+  test('is assumed if more than a tenth of the messages fail', async () => {
     await provoke('22000');
-    await expectRefused([...mates(26), ...unlucky(4)]);
+    await expectRefused([...others(26), ...unlucky(4)]);
   });
 
-  test('is not thought of where it strikes a tenth', async () => {
+  test('is not assumed if a tenth of the messages fail', async () => {
     await provoke('22000');
-    const { batchId } = await maskAll(db, [...mates(27), ...unlucky(3)]);
+    const { batchId } = await maskAll(db, [...others(27), ...unlucky(3)]);
     expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 27, quarantined: 3 });
   });
 
-  test('is no longer thought of once the messages were quarantined among others', async () => {
+  test('is no longer assumed after the messages are quarantined in another batch', async () => {
     await provoke('22000');
     const two = unlucky(2);
     const batchId = await stage(db, two);
     expect(await sqlstate(mask(db, batchId))).toBe('ML015');
-    await maskAll(db, [...mates(18), ...two]);
+    await maskAll(db, [...others(18), ...two]);
     expect(await mask(db, batchId)).toHaveLength(2);
     expect(await ledgerOf(db, batchId)).toMatchObject({ inserted: 0, duplicates: 2, quarantined: 0 });
   });
 });
 
-describe('where the stack is too small for sound events', () => {
+describe('a stack that is too small for valid events', () => {
   test.each(['100kB', '120kB', '150kB', '200kB', '1MB'])(
-    'max_stack_depth = %s quarantines none of them',
+    'quarantines none of them: max_stack_depth = %s',
     async (limit) => {
       await db.superuser.query(`alter database ${db.name} set max_stack_depth = '${limit}'`);
       const worker = new pg.Client({ connectionString: db.urls.worker });
       await worker.connect();
       try {
-        const sound = Array.from({ length: 30 }, (_, n) => (n % 3 === 0 ? nested(499) : login()));
-        // Two that need the way out, one of them too deep for any stack.
-        const batchId = await stage(db, [...sound, message('no JSON'), nested(100_000)]);
+        const valid = Array.from({ length: 30 }, (_, n) => (n % 3 === 0 ? nested(499) : login()));
+        // Two bodies that need lenient mode. One is nested too deeply for any stack.
+        const batchId = await stage(db, [...valid, message('no JSON'), nested(100_000)]);
         const state = await sqlstate(worker.query('select masking.mask_batch($1)', [batchId]));
-        for (const { id } of sound) {
+        for (const { id } of valid) {
           expect(await outcomesOf(db, id)).toEqual(state === 'none' ? ['loaded'] : []);
         }
         expect(['none', 'ML015', '54001']).toContain(state);
@@ -226,7 +229,7 @@ describe('where the stack is too small for sound events', () => {
   );
 });
 
-test('a batch that is cancelled says nothing of its rows, and is masked when it is tried again', async () => {
+test('a cancelled batch reveals nothing of its rows, and is masked when it is retried', async () => {
   const batchId = await stage(
     db,
     Array.from({ length: 2_000 }, (_, n) => login({ ip: `${CANARY}${n}`, user_id: `${CANARY}${n}` })),

@@ -9,15 +9,15 @@ beforeAll(async () => {
 });
 afterAll(() => db.drop());
 
-interface Secret {
+interface Entry {
   token: string;
   length: number;
   plaintext: Buffer;
 }
 
-/** The vault's rows of tokens, decrypted as a superuser can. */
-async function secretsOf(tokens: unknown[]): Promise<Secret[]> {
-  const { rows } = await db.superuser.query<Secret>(
+/** The vault's entries of tokens, decrypted as a superuser can. */
+async function entriesOf(tokens: unknown[]): Promise<Entry[]> {
+  const { rows } = await db.superuser.query<Entry>(
     `select v.token, octet_length(v.ciphertext) as length,
             crypto.pgp_sym_decrypt_bytea(v.ciphertext, encode(masking.unwrapped(k.wrapped), 'hex')) as plaintext
        from masking.vault v
@@ -28,7 +28,7 @@ async function secretsOf(tokens: unknown[]): Promise<Secret[]> {
   return rows;
 }
 
-/** ISO/IEC 7816-4: 0x80, then zeros. */
+/** Pads a value by ISO/IEC 7816-4: 0x80, then zeros. */
 function padded(value: string): Buffer {
   const bytes = Buffer.from(value);
   const block = Buffer.alloc(bytes.length < 64 ? 64 : 320);
@@ -38,10 +38,10 @@ function padded(value: string): Buffer {
 }
 
 async function lengthsOf(tokens: string[]): Promise<Set<number>> {
-  return new Set((await secretsOf(tokens)).map(({ length }) => length));
+  return new Set((await entriesOf(tokens)).map(({ length }) => length));
 }
 
-/** Two messages with one address, written differently, and one device. */
+/** Two messages with the same address, in two notations, and the same device. */
 function twins() {
   return [
     message(event({ ip: '192.0.2.200', device_id: 'twin' })),
@@ -67,19 +67,19 @@ test('a ciphertext decrypts to the padded value', async () => {
     'x\u0080',
   ];
   const tokens = await maskDevices(values);
-  const secrets = await secretsOf([...tokens.keys()]);
-  expect(secrets).toHaveLength(values.length);
-  for (const { token, plaintext } of secrets) expect(plaintext).toEqual(padded(tokens.get(token)!));
+  const entries = await entriesOf([...tokens.keys()]);
+  expect(entries).toHaveLength(values.length);
+  for (const { token, plaintext } of entries) expect(plaintext).toEqual(padded(tokens.get(token)!));
 });
 
-test('what is kept of an address is its canonical form', async () => {
+test('the vault contains an address in its canonical form', async () => {
   const login = message(event({ ip: '::FFFF:198.51.100.9', device_id: null }));
   await maskAll(db, [login]);
-  const secrets = await secretsOf([(await loginOf(db, login.id))['masked_ip']]);
-  expect(secrets.map(({ plaintext }) => plaintext)).toEqual([padded('198.51.100.9')]);
+  const entries = await entriesOf([(await loginOf(db, login.id))['masked_ip']]);
+  expect(entries.map(({ plaintext }) => plaintext)).toEqual([padded('198.51.100.9')]);
 });
 
-test("a ciphertext's length tells no more than short or long", async () => {
+test('the length of a ciphertext reveals only whether the value is short or long', async () => {
   const short = [...(await maskDevices(['1', '22', randomUUID(), 's'.repeat(63)])).keys()];
   const long = [...(await maskDevices(['l'.repeat(64), 'l'.repeat(100), 'l'.repeat(256)])).keys()];
   const ip = message(event({ ip: '9.9.9.9', device_id: null }));
@@ -90,7 +90,7 @@ test("a ciphertext's length tells no more than short or long", async () => {
   expect((await lengthsOf([...short, ...long])).size).toBe(2);
 });
 
-test('the vault has one row a distinct value, encrypted once', async () => {
+test('the vault has one entry for each distinct value, encrypted once', async () => {
   const count = async () => {
     const { rows } = await db.superuser.query<{ count: number }>(
       'select count(*)::int as count from masking.vault',
@@ -107,7 +107,7 @@ test('the vault has one row a distinct value, encrypted once', async () => {
   expect((await db.superuser.query(all, [','])).rows).toEqual(digest);
 });
 
-test('no two encryptions of one body are the same', async () => {
+test('two encryptions of the same body differ', async () => {
   const bodies = [message('same body'), message('same body')];
   await maskAll(db, bodies);
   const { rows } = await db.superuser.query(
@@ -123,5 +123,5 @@ test('a changed ciphertext does not decrypt', async () => {
     `update masking.vault set ciphertext = set_byte(ciphertext, 60, get_byte(ciphertext, 60) # 1) where token = $1`,
     [token],
   );
-  await expect(secretsOf([token])).rejects.toMatchObject({ code: '39000' });
+  await expect(entriesOf([token])).rejects.toMatchObject({ code: '39000' });
 });

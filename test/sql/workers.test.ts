@@ -57,14 +57,14 @@ const beat = async (worker: string) => {
   return rows[0].freed as number;
 };
 
-const silence = (worker: string) =>
+const expireHeartbeat = (worker: string) =>
   db.superuser.query(
     `update staging.workers set seen_at = now() - interval '31 seconds' where worker_id = $1`,
     [worker],
   );
 
-describe('the sweep', () => {
-  test('adds the job of an overdue batch whose job is gone', async () => {
+describe('sweep_batches', () => {
+  test('adds the job of an overdue batch if it is missing', async () => {
     const batchId = await overdueBatch();
     await db.superuser.query('delete from graphile_worker._private_jobs');
     expect(await sweep()).toBe(1);
@@ -73,13 +73,13 @@ describe('the sweep', () => {
 
   test.each([
     ['has given up', 'attempts = max_attempts'],
-    ['has backed off for long', `attempts = 5, run_at = now() + interval '10 minutes'`],
-  ])('makes the job of an overdue batch due that %s', async (_, change) => {
+    ['is to be retried much later', `attempts = 5, run_at = now() + interval '10 minutes'`],
+  ])('makes the job of an overdue batch due if the job %s', async (_, change) => {
     const batchId = await overdueBatch();
     await changeJob(batchId, change);
     expect(await sweep()).toBe(1);
     expect(await jobOf(batchId)).toMatchObject({ attempts: 0, due: true });
-    // graphile-worker leaves a job that has given up where it is and adds another.
+    // graphile-worker keeps a job that has given up and adds another.
     const { rowCount } = await db.superuser.query(
       'select from graphile_worker.jobs where attempts < max_attempts',
     );
@@ -88,9 +88,9 @@ describe('the sweep', () => {
 
   test.each([
     ['a job that is due', ''],
-    ['a job that is being worked on', `locked_by = 'w', locked_at = now(), attempts = max_attempts`],
+    ['a job that is running', `locked_by = 'w', locked_at = now(), attempts = max_attempts`],
     ['a job that is due soon', `attempts = 3, run_at = now() + interval '30 seconds'`],
-  ])('leaves alone %s', async (_, change) => {
+  ])('does not change %s', async (_, change) => {
     const batchId = await overdueBatch();
     if (change !== '') await changeJob(batchId, change);
     const before = await jobOf(batchId);
@@ -98,7 +98,7 @@ describe('the sweep', () => {
     expect(await jobOf(batchId)).toEqual(before);
   });
 
-  test('leaves alone batches that are young, acknowledged or lost', async () => {
+  test('adds no job for a batch that is recent, acknowledged or lost', async () => {
     const young = await stage(db, [message()]);
     const { batchId: acked } = await maskAll(db, [message()]);
     await close(db, acked);
@@ -111,7 +111,7 @@ describe('the sweep', () => {
     expect(await jobOf(young)).toBeDefined();
   });
 
-  test('finds a masked batch that was not acknowledged', async () => {
+  test('adds the job of a masked batch that is not acknowledged', async () => {
     const { batchId } = await maskAll(db, [message()]);
     await db.superuser.query('delete from graphile_worker._private_jobs');
     expect(await sweep('0 seconds')).toBe(1);
@@ -131,18 +131,18 @@ describe('the sweep', () => {
 describe('a heartbeat', () => {
   const LOCKED = `attempts = 1, locked_at = now() - interval '31 seconds'`;
 
-  test('notes the worker once, however often it comes', async () => {
+  test('records the worker once, however often it is repeated', async () => {
     await beat('alive');
     await beat('alive');
     const { rows } = await db.superuser.query('select worker_id from staging.workers');
     expect(rows).toEqual([{ worker_id: 'alive' }]);
   });
 
-  test('frees the job of a worker that fell silent, and removes that worker', async () => {
+  test('frees the job of a worker whose heartbeat has stopped, and removes that worker', async () => {
     await beat('dead');
     const batchId = await stage(db, [message()]);
     await changeJob(batchId, `${LOCKED}, locked_by = 'dead'`);
-    await silence('dead');
+    await expireHeartbeat('dead');
     expect(await beat('alive')).toBe(1);
     expect(await jobOf(batchId)).toMatchObject({ locked_by: null });
     const { rows } = await db.superuser.query('select worker_id from staging.workers');
@@ -156,7 +156,7 @@ describe('a heartbeat', () => {
     expect(await jobOf(batchId)).toMatchObject({ locked_by: null });
   });
 
-  test('leaves alone the long job of a worker that is alive', async () => {
+  test('does not free the long job of a worker that is alive', async () => {
     await beat('busy');
     const batchId = await stage(db, [message()]);
     await changeJob(batchId, `${LOCKED}, locked_by = 'busy'`);
@@ -164,14 +164,14 @@ describe('a heartbeat', () => {
     expect(await jobOf(batchId)).toMatchObject({ locked_by: 'busy' });
   });
 
-  test('leaves alone the job of a worker that has just started', async () => {
+  test('does not free the job of a worker that has just started', async () => {
     const batchId = await stage(db, [message()]);
     await changeJob(batchId, `attempts = 1, locked_at = now() - interval '5 seconds', locked_by = 'new'`);
     expect(await beat('alive')).toBe(0);
     expect(await jobOf(batchId)).toMatchObject({ locked_by: 'new' });
   });
 
-  test('frees the jobs of the dead among the living and no others', async () => {
+  test('frees only the jobs of dead workers', async () => {
     await beat('busy');
     const [ofDead, ofBusy] = [await stage(db, [message()]), await stage(db, [message()])];
     await changeJob(ofDead, `${LOCKED}, locked_by = 'dead'`);

@@ -1,4 +1,7 @@
-/** Whoever can write to the vault (a superuser, a restored file) makes reveals fail, and never makes them lie. */
+/**
+ * Changes to the vault (by a superuser, from a restored file) make reveals fail. They never show a wrong
+ * value.
+ */
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { sqlstate } from '../support/sqlstate.ts';
 import {
@@ -36,7 +39,7 @@ afterEach(async () => {
 });
 afterAll(() => stage.drop());
 
-/** Requests both values of the first two people, does something to the vault, and reveals. */
+/** Requests values of the first two people, changes the vault, and returns the SQLSTATEs of the reveals. */
 async function afterTampering(statement: string, values: unknown[]): Promise<string[]> {
   const ids = [
     await request(unmasker, 'ip', [people[0]!.ipToken]),
@@ -48,25 +51,25 @@ async function afterTampering(statement: string, values: unknown[]): Promise<str
   return Promise.all(ids.map((id) => stage.again(unmasker).then((session) => session.state(REVEAL, [id]))));
 }
 
-test('ciphertexts swapped between two rows of a field', async () => {
+test('a reveal fails if ciphertexts of the same field are swapped', async () => {
   const states = await afterTampering(SWAP, [people[0]!.ipToken, people[1]!.ipToken]);
   expect(states[0]).toBe('ML004');
   expect(states[2]).toBe('ML004');
 });
 
-test('ciphertexts swapped across fields, with their key versions and without', async () => {
+test('a reveal fails if ciphertexts of two fields are swapped, also with their key versions', async () => {
   const tokens = [people[0]!.ipToken, people[0]!.deviceToken];
   expect(await afterTampering(SWAP, tokens)).toEqual(['ML004', 'ML004', 'ML004']);
   const only = SWAP.replace(', key_version = w.key_version', '');
   expect(await afterTampering(only, tokens)).toEqual(['ML004', 'ML004', 'ML004']);
 });
 
-test("another one's ciphertext copied over one's own", async () => {
+test('a reveal fails if a ciphertext is overwritten with the ciphertext of another value', async () => {
   const copy = `update masking.vault v set ciphertext = w.ciphertext from masking.vault w where v.token = $1 and w.token = $2`;
   expect((await afterTampering(copy, [people[0]!.ipToken, people[2]!.ipToken]))[0]).toBe('ML004');
 });
 
-test('a row under another token', async () => {
+test('a reveal fails if an entry is stored under another token', async () => {
   const rename = `with gone as (delete from masking.vault where token = $1)
     update masking.vault set token = $1 where token = $2`;
   await stage.db.superuser.query('delete from masking.vault where token = $1', [people[1]!.ipToken]);
@@ -79,12 +82,12 @@ test('a row under another token', async () => {
 });
 
 test.each([
-  ['cut to nothing', `''::bytea`],
+  ['empty', `''::bytea`],
   ['cut to one byte', 'substr(ciphertext, 1, 1)'],
-  ['cut by one byte', 'substr(ciphertext, 1, octet_length(ciphertext) - 1)'],
+  ['one byte too short', 'substr(ciphertext, 1, octet_length(ciphertext) - 1)'],
   ['cut in half', 'substr(ciphertext, 1, octet_length(ciphertext) / 2)'],
-  ['longer than it was', `ciphertext || '\\x00'::bytea`],
-  ['zeros', `decode(repeat('00', 150), 'hex')`],
+  ['one byte too long', `ciphertext || '\\x00'::bytea`],
+  ['all zeros', `decode(repeat('00', 150), 'hex')`],
   [
     'under the key of another field',
     'ciphertext, key_version = (select version from masking.keys where purpose = $$cipher$$ and field = $$device_id$$ and $1::uuid is not null)',
@@ -93,7 +96,7 @@ test.each([
     'under the key of bodies',
     'ciphertext, key_version = (select version from masking.keys where purpose = $$cipher$$ and field = $$body$$)',
   ],
-])('a ciphertext %s', async (_, expression) => {
+])('a reveal fails if a ciphertext is %s', async (_, expression) => {
   const states = await afterTampering(
     `update masking.vault set ciphertext = ${expression} where token = $1`,
     [people[0]!.ipToken],
@@ -101,14 +104,14 @@ test.each([
   expect([states[0], states[1], states[2]]).toEqual(['ML004', 'none', 'ML004']);
 });
 
-test('the right value under another key of the same database', async () => {
+test('a reveal fails if the value is encrypted under another key', async () => {
   const reencrypt = `update masking.vault v set ciphertext = crypto.pgp_sym_encrypt_bytea(
       masking.padded((select o.value from masking.decrypt_values(array[v.token]) o)),
       encode(crypto.gen_random_bytes(32), 'hex'), masking.cipher_options()) where token = $1`;
   expect((await afterTampering(reencrypt, [people[0]!.ipToken]))[0]).toBe('ML004');
 });
 
-test('a key version that there is not', async () => {
+test('a reveal fails if the key version does not exist', async () => {
   const id = await request(unmasker, 'ip', [people[0]!.ipToken]);
   await stage.db.superuser.query('update masking.vault set key_version = 99 where token = $1', [
     people[0]!.ipToken,
@@ -116,7 +119,7 @@ test('a key version that there is not', async () => {
   expect(await unmasker.state(REVEAL, [id])).not.toBe('none');
 });
 
-test('any one byte flipped, wherever in the ciphertext', async () => {
+test('a flipped bit anywhere in a ciphertext never shows a wrong value', async () => {
   const token = people[0]!.ipToken;
   const { rows } = await stage.db.superuser.query<{ n: number }>(
     'select octet_length(ciphertext)::int as n from masking.vault where token = $1',
@@ -142,7 +145,7 @@ test('any one byte flipped, wherever in the ciphertext', async () => {
   } finally {
     client.release();
   }
-  // OpenPGP has a bit or two in its headers that mean nothing: with one of them flipped the value is the right one.
+  // A few bits in the OpenPGP headers have no meaning. If one of them is flipped, the value is still right.
   const others = outcomes.filter((outcome) => outcome !== 'ML004');
   expect(new Set([...others, people[0]!.ip])).toEqual(new Set([people[0]!.ip]));
   expect(others.length).toBeLessThan(5);
@@ -160,7 +163,7 @@ test('any one byte flipped, wherever in the ciphertext', async () => {
   }
 });
 
-test("bodies: flipped, and another message's in its place", async () => {
+test('a reveal of a body fails if the body was changed, but not if it was replaced', async () => {
   const texts = [`no JSON ${canary('body')}`, `no JSON ${canary('body')}`];
   const [first, second] = (await quarantine(stage.db, texts)) as [string, string];
   const id = await unmasker.value(`select unmask.request_quarantined($1, 'INC-1')`, [[first]]);
@@ -173,11 +176,11 @@ test("bodies: flipped, and another message's in its place", async () => {
     'update staging.quarantine q set body = p.body from staging.quarantine p where q.message_id = $1 and p.message_id = $2',
     [first, second],
   );
-  // A body has nothing to be checked against (docs/threat-model.md): what is shown is at least the other's, unchanged.
+  // A body has no token to compare with, so the reveal shows the other body.
   expect(Object.keys(await revealed(await stage.again(unmasker), id))).toEqual([first]);
 });
 
-test('the ciphertext of an empty body in the place of a value', async () => {
+test('a reveal fails if a value is replaced by the ciphertext of an empty body', async () => {
   const [empty] = await quarantine(stage.db, ['']);
   const states = await afterTampering(
     `update masking.vault v set ciphertext = q.body, key_version = q.key_version

@@ -1,4 +1,4 @@
-/** What is left over when a reveal does not come to its end. */
+/** A reveal that fails or is interrupted shows nothing and leaves nothing behind. */
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { guard, loadPeople, quarantine, request, setStage } from '../support/unmask.ts';
 import { until } from '../support/pipeline.ts';
@@ -32,7 +32,7 @@ afterAll(() => stage.drop());
 
 const EVENTS = `select count(*)::int from audit.events where action = 'reveal'`;
 
-test('an error of the caller’s own shows no value, in no field of it', async () => {
+test('an error that the caller causes contains no value in any of its fields', async () => {
   for (const expression of [
     '1 / (length(r.value) - length(r.value))',
     'r.token::text::int',
@@ -46,7 +46,7 @@ test('an error of the caller’s own shows no value, in no field of it', async (
   }
 });
 
-test('a reveal that runs out of time shows nothing and records nothing but its line in the log', async () => {
+test('a reveal that times out shows nothing and adds no event', async () => {
   const superuser = await stage.superuser();
   const before = await superuser.value<number>(EVENTS);
   await unmasker.run('set statement_timeout = 5');
@@ -54,15 +54,15 @@ test('a reveal that runs out of time shows nothing and records nothing but its l
   expect(await superuser.value<number>(EVENTS)).toBe(before);
 });
 
-/** Makes whoever decrypts values wait: for a key that somebody changes. */
-async function holdUp(): Promise<Session> {
+/** Locks the keys, so that every session that decrypts values waits. */
+async function lockKeys(): Promise<Session> {
   const holder = await stage.superuser();
   await holder.run('begin; lock table masking.keys in access exclusive mode');
   return holder;
 }
 
 test('a reveal that is cancelled while it waits shows nothing', async () => {
-  const holder = await holdUp();
+  const holder = await lockKeys();
   const pid = await unmasker.value<number>('select pg_backend_pid()');
   const cancelled = unmasker.run(`select * from unmask.reveal('${id}')`);
   await until(async () =>
@@ -80,7 +80,7 @@ test('a reveal that is cancelled while it waits shows nothing', async () => {
   await holder.run('rollback');
 });
 
-test('a reveal under REPEATABLE READ that another event overtakes is on the record', async () => {
+test('a reveal in REPEATABLE READ is recorded even if its snapshot lacks the latest event', async () => {
   await unmasker.run('begin isolation level repeatable read; select 1 from unmask.policy');
   await request(await stage.again(unmasker), 'ip', [people[1]!.ipToken]);
   expect(await unmasker.state(`select count(*) from unmask.reveal('${id}')`)).toBe('none');
@@ -89,11 +89,13 @@ test('a reveal under REPEATABLE READ that another event overtakes is on the reco
   expect(await (await stage.superuser()).value<number>(events)).toBeGreaterThan(0);
 });
 
-test('a session that ends in the middle of a reveal leaves nothing half done', async () => {
-  const doomed = await stage.again(unmasker);
-  const pid = await doomed.value<number>('select pg_backend_pid()');
-  const holder = await holdUp();
-  const ended = doomed.run(`select * from unmask.reveal('${id}')`).catch(() => ({ state: 'gone', rows: [] }));
+test('a session that is terminated during a reveal leaves the audit log intact', async () => {
+  const terminated = await stage.again(unmasker);
+  const pid = await terminated.value<number>('select pg_backend_pid()');
+  const holder = await lockKeys();
+  const ended = terminated
+    .run(`select * from unmask.reveal('${id}')`)
+    .catch(() => ({ state: 'gone', rows: [] }));
   await until(async () =>
     stage.db.superuser
       .query(`select from pg_stat_activity where pid = $1 and wait_event_type = 'Lock'`, [pid])
@@ -105,10 +107,10 @@ test('a session that ends in the middle of a reveal leaves nothing half done', a
   expect((await stage.db.superuser.query('select intact from audit.verify()')).rows).toEqual([
     { intact: true },
   ]);
-  stage.refuteLeaks(doomed);
+  stage.refuteLeaks(terminated);
 });
 
-test('a data key that was changed is ML002, and the error shows nothing of it', async () => {
+test('a reveal with a changed data key fails (ML002), and the error contains no key', async () => {
   const [body] = await quarantine(stage.db, ['no JSON']);
   const bodies = await unmasker.value(`select unmask.request_quarantined($1, 'INC-1')`, [[body]]);
   await stage.db.superuser.query(

@@ -1,4 +1,4 @@
-/** Who asks is the login (session_user), whatever role it has put on. */
+/** The requester is the login (session_user), whatever role it has set. */
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { guard, loadPeople, request, REVEAL, setPolicy, setStage } from '../support/unmask.ts';
 import type { Person, Session, Stage } from '../support/unmask.ts';
@@ -50,7 +50,7 @@ test("a member of the requester's role cannot reveal as the requester", async ()
   expect(rows).toEqual([]);
 });
 
-test('a request under another role is the login’s own, and says so', async () => {
+test('a request that is made under another role belongs to the login and names it', async () => {
   const member = await attacker('member_2', victim.login);
   await member.run(`set role ${victim.login}`);
   const id = await request(member, 'ip', [person.ipToken]);
@@ -62,7 +62,7 @@ test('a request under another role is the login’s own, and says so', async () 
   expect(rows).toEqual([{ requested_by: member.login, actor: member.login }]);
 });
 
-test('nobody but a superuser becomes another login', async () => {
+test('only a superuser can become another login', async () => {
   const id = await request(victim, 'ip', [person.ipToken]);
   const member = await attacker('member_3', victim.login);
   for (const who of [victim.login, 'logins_unmasker', 'logins_owner', 'postgres']) {
@@ -74,14 +74,14 @@ test('nobody but a superuser becomes another login', async () => {
   expect(await member.state(REVEAL, [id])).toBe('ML102');
 });
 
-test('the maker of a request may reveal it under any role that may call it, since it is they who see it', async () => {
+test('a requester can reveal under any role that may call reveal', async () => {
   const honest = await stage.join('honest', 'logins_unmasker');
   const id = await request(honest, 'ip', [person.ipToken]);
   await honest.run('set role logins_unmasker');
   expect((await honest.run(REVEAL, [id])).rows).toEqual([{ token: person.ipToken, value: person.ip }]);
 });
 
-test('nobody approves their own request', async () => {
+test('nobody can approve their own request', async () => {
   const both = await attacker('both', 'logins_unmasker', 'logins_approver');
   const id = await largeRequest(both);
   expect(await both.state(APPROVE, [id])).toBe('ML109');
@@ -93,7 +93,7 @@ test('nobody approves their own request', async () => {
   expect(await both.state(REVEAL, [id])).toBe('ML105');
 });
 
-test('nor that of a login they are a member of, directly, through a group, or without inheriting from it', async () => {
+test('nobody can approve a request of a login that they are a member of, even indirectly', async () => {
   const id = await largeRequest(victim);
   const direct = await attacker('direct', 'logins_approver', victim.login);
   expect(await direct.state(APPROVE, [id])).toBe('ML109');
@@ -114,7 +114,7 @@ test('nor that of a login they are a member of, directly, through a group, or wi
   expect(await bare.state(APPROVE, [id])).toBe('ML109');
 });
 
-test('nor that of a login that is a member of theirs', async () => {
+test('nobody can approve a request of a login that is a member of theirs', async () => {
   const alter = await attacker('alter', 'logins_approver');
   const requester = await attacker('requester', 'logins_unmasker', alter.login);
   const id = await largeRequest(requester);
@@ -125,7 +125,7 @@ test('nor that of a login that is a member of theirs', async () => {
   expect(await requester.state(REVEAL, [id])).toBe('ML105');
 });
 
-test('an approver who is no unmasker sees no value of what they approve', async () => {
+test('an approver who is not an unmasker cannot see the values that they approve', async () => {
   const approver = await attacker('approver', 'logins_approver');
   const id = await largeRequest(victim);
   expect(await approver.state(APPROVE, [id])).toBe('none');
@@ -155,7 +155,7 @@ test.each(['analyst', 'approver', 'custodian', 'auditor', 'worker', 'loader'])(
   },
 );
 
-test('an unmasker cannot call what reveal is made of', async () => {
+test('an unmasker cannot call the internal functions of reveal', async () => {
   const id = await request(victim, 'ip', [person.ipToken]);
   const states = [
     await victim.state('select * from unmask.granted($1)', [id]),
@@ -182,7 +182,7 @@ test('a login with pg_read_all_data sees no value, key or ciphertext in any tabl
   const ciphertext = await superuser.value<Buffer>('select ciphertext from masking.vault where token = $1', [
     person.ipToken,
   ]);
-  // It does see masked logins: the test would not notice a reader that reads nothing.
+  // It does see masked logins. If it saw nothing, the test would prove nothing.
   expect(reader.printed().toString()).toContain(person.user);
   expect(reader.printed().toString()).not.toContain(ciphertext.toString('hex'));
 });

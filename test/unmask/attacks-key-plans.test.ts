@@ -1,4 +1,4 @@
-/** The plans of statements that work with keys, which debug_print_plan shows to whoever has them run. */
+/** Plans of statements that use keys. With debug_print_plan, a session sees the plans of its statements. */
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { event, message, stage as stageBatch } from '../support/staging.ts';
 import { guard, loadPeople, quarantine, setStage } from '../support/unmask.ts';
@@ -22,7 +22,7 @@ async function traced(role: string): Promise<Session> {
   return session;
 }
 
-test('a custodian who rotates a key is not shown the key-encryption key', async () => {
+test('the plans of a rotation do not show the key-encryption key to a custodian', async () => {
   const custodian = await traced('custodian');
   expect(await custodian.state('select masking.rotate()')).toBe('none');
   expect(stage.leaks(custodian)).toEqual([]);
@@ -32,7 +32,7 @@ test.each([
   ['cipher', 'ip'],
   ['cipher', 'body'],
   ['token', 'device_id'],
-])('a worker who works at the rotation of the %s key of %s is not shown a key', async (purpose, field) => {
+])('the plans of the rotation of the %s key of %s do not show a key to a worker', async (purpose, field) => {
   await stage.db.pool('custodian').query('select masking.rotate($1, $2)', [purpose, field]);
   await guard(stage, people);
   const worker = await traced('worker');
@@ -41,14 +41,14 @@ test.each([
   expect(stage.leaks(worker)).toEqual([]);
 });
 
-test('a worker who masks a message that nobody foresaw is not shown a key', async () => {
+test('the plans of masking a message that raises an error do not show a key to a worker', async () => {
   await stage.db.superuser.query(
     `create function public.refuse() returns trigger language plpgsql as $$
      begin if new.user_id = 'unlucky' then raise exception using errcode = '22000'; end if; return new; end $$;
      create trigger refuse before insert on public.user_logins_default for each row execute function public.refuse()`,
   );
   const worker = await traced('worker');
-  // One by one with a sound event masked beside, and refused.
+  // One message is quarantined after a trial with a valid event. Two messages are refused.
   for (const [messages, state] of [
     [1, 'none'],
     [2, 'ML015'],
@@ -60,7 +60,7 @@ test('a worker who masks a message that nobody foresaw is not shown a key', asyn
   expect(stage.leaks(worker)).toEqual([]);
 });
 
-test('a worker who masks what it knows is not shown a key', async () => {
+test('the plans of masking ordinary messages do not show a key to a worker', async () => {
   const batch = await stageBatch(stage.db, [message(event()), message('no JSON')]);
   const worker = await traced('worker');
   expect(await worker.state('select receipt_handle from masking.mask_batch($1)', [batch])).toBe('none');

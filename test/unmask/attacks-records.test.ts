@@ -1,4 +1,4 @@
-/** Records that somebody with every right has changed, and rights that nobody else has. */
+/** Records that a superuser has changed, and privileges on records that nobody else has. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { StackLogin } from '../../local/stack/logins.ts';
 import { sqlstate } from '../support/sqlstate.ts';
@@ -28,15 +28,15 @@ beforeEach(async () => {
 afterEach(() => stage.refuteLeaks(unmasker, approver));
 afterAll(() => stage.drop());
 
-/** Puts an approval of the request there that nobody gave. */
-const approveFalsely = (who: string, digest: string) =>
+/** Inserts a forged approval of the request. */
+const forgeApproval = (who: string, digest: string) =>
   forge(
     `insert into unmask.approvals (request_id, approved_by, digest, event_id)
      select r.request_id, ${who}, ${digest}, r.event_id from unmask.requests r where r.request_id = $1`,
     [id],
   );
 
-/** Changes a record as a superuser who has switched the triggers off. */
+/** Changes a record as a superuser who has disabled the triggers. */
 async function forge(statement: string, values: unknown[] = []): Promise<void> {
   const client = await stage.db.superuser.connect();
   try {
@@ -62,7 +62,7 @@ const CHANGES: [string, string][] = [
   ['event_id', 'event_id = event_id - 1'],
 ];
 
-test.each(CHANGES)('a request whose %s is changed is neither approved nor revealed', async (_, change) => {
+test.each(CHANGES)('a request whose %s was changed cannot be approved or revealed', async (_, change) => {
   const statement = `update unmask.requests set ${change.replace('TOKEN', people[1]!.ipToken)} where request_id = $1`;
   expect(await approver.state(APPROVE, [id])).toBe('none');
   await forge(statement, [id]);
@@ -72,7 +72,7 @@ test.each(CHANGES)('a request whose %s is changed is neither approved nor reveal
   expect(await approver.state(APPROVE, [another])).toBe('ML108');
 });
 
-test('a request that never was is not good', async () => {
+test('a forged request cannot be revealed', async () => {
   await forge(
     `insert into unmask.requests
      select gen_random_uuid(), kind, array[$2]::uuid[], reason, subject, requested_by, role_name, requested_at, expires_at,
@@ -86,7 +86,7 @@ test('a request that never was is not good', async () => {
   expect(await unmasker.state(REVEAL, [forged])).toBe('ML108');
 });
 
-test('a request whose event was edited or removed is not good', async () => {
+test('a request whose event was edited or removed cannot be revealed', async () => {
   await approver.run(APPROVE, [id]);
   for (const statement of [
     `update audit.events set actor = 'somebody' where details ->> 'request_id' = $1 and action = 'request'`,
@@ -97,7 +97,7 @@ test('a request whose event was edited or removed is not good', async () => {
   }
 });
 
-test('an approval of other content, of another request, or by the requester does not count', async () => {
+test('an approval of different content, of another request or by the requester does not count', async () => {
   for (const [who, digest] of [
     [`'somebody'`, `'\\x00'`],
     [
@@ -106,13 +106,16 @@ test('an approval of other content, of another request, or by the requester does
     ],
     ['r.requested_by', 'unmask.digest_of(r)'],
   ] as const) {
-    await approveFalsely(who, digest);
+    await forgeApproval(who, digest);
     expect(await unmasker.state(REVEAL, [id])).toBe('ML105');
     await forge('delete from unmask.approvals where request_id = $1', [id]);
   }
 });
 
-/** A good event of an approval, but for its place: nothing names it and it is no head. */
+/**
+ * A valid event of an approval that is not linked into the audit log: no event names it, and it is not a
+ * head.
+ */
 const approvalEvent = (n: string) => `
   create temp table forged on commit drop as
   select (e).* from (select row(${n}, clock_timestamp(), '${approver.login}', 'approve',
@@ -123,13 +126,13 @@ const approvalEvent = (n: string) => `
   insert into unmask.approvals (request_id, approved_by, digest, event_id)
   select r.request_id, '${approver.login}', unmask.digest_of(r), ${n} from unmask.requests r where r.request_id = '${id}'`;
 
-test('an event with a good hash that is not in its place approves nothing, and makes no request good', async () => {
+test('an approval does not count if its event is valid but not linked into the audit log', async () => {
   const forger = await stage.superuser();
   await forger.run('begin');
   expect(await forger.state(approvalEvent('1000000'))).toBe('none');
   expect(await forger.state('commit')).toBe('none');
   expect(await unmasker.state(`select count(*) from unmask.reveal('${id}')`)).toBe('ML105');
-  // The same event as a part of the record would do: only its place is missing.
+  // As a head, the same event is valid: only the link was missing.
   await forge(
     `insert into audit.heads select event_id, hash from audit.events where event_id = $1`,
     [1000000],
@@ -142,7 +145,7 @@ test('an event with a good hash that is not in its place approves nothing, and m
   await forge('delete from audit.events where event_id = $1', [1000000]);
 });
 
-test('a request whose event lost its place on the record is not good', async () => {
+test('a request whose event is no longer linked into the audit log cannot be revealed', async () => {
   await approver.run(APPROVE, [id]);
   await forge(
     `update audit.events set previous_hashes = array[sha256('x')] where event_id = (
@@ -153,12 +156,12 @@ test('a request whose event lost its place on the record is not good', async () 
   expect(await unmasker.state(REVEAL, [id])).toBe('ML108');
 });
 
-test('an approval that is not on the record does not count', async () => {
-  await approveFalsely(`'somebody'`, 'unmask.digest_of(r)');
+test('an approval without an event does not count', async () => {
+  await forgeApproval(`'somebody'`, 'unmask.digest_of(r)');
   expect(await unmasker.state(`select count(*) from unmask.reveal('${id}')`)).toBe('ML105');
 });
 
-/** A column of each to write to. */
+/** A column of each table to write to. */
 const COLUMNS: Record<string, string> = {
   'audit.events': 'hash',
   'audit.heads': 'hash',
@@ -182,8 +185,8 @@ const writes = (table: string) => [
   `select from ${table} for update`,
 ];
 
-describe('records are added to and never changed', () => {
-  test.each(LOGINS)('not by a member of logins_%s', async (login: StackLogin) => {
+describe('records cannot be changed', () => {
+  test.each(LOGINS)('by a member of logins_%s', async (login: StackLogin) => {
     const pool = stage.db.pool(login);
     for (const table of [...RECORDS, 'audit.heads', 'unmask.policy']) {
       for (const statement of writes(table)) {
@@ -196,7 +199,7 @@ describe('records are added to and never changed', () => {
     expect(await sqlstate(pool.query('set session_replication_role = replica'))).toBe('42501');
   });
 
-  test('nor by their owner', async () => {
+  test('by their owner', async () => {
     const owner = await stage.superuser();
     await owner.run('set role logins_owner');
     for (const table of RECORDS) {

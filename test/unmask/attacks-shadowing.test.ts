@@ -1,4 +1,4 @@
-/** Objects of an attacker's own under the names of ours, and functions that tell what they are given. */
+/** An attacker's objects that shadow the project's objects, and functions that leak their arguments. */
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { guard, loadPeople, request, revealed, setPolicy, setStage } from '../support/unmask.ts';
 import type { Person, Session, Stage } from '../support/unmask.ts';
@@ -12,9 +12,9 @@ beforeAll(async () => {
   people = await loadPeople(stage.db, 3);
   await guard(stage, people);
   attacker = await stage.join('attacker', 'logins_unmasker');
-  // The most that anybody may be given who is not an owner: a schema of their own.
+  // The most that a login can be given without owning the project's objects: a schema of its own.
   await stage.db.superuser.query(`create schema evil authorization ${attacker.login}`);
-  // So that whoever has logins_owner's rights would find what is in it.
+  // Without it, functions that run as logins_owner could not find the objects in it.
   await attacker.run('grant usage on schema evil to public');
   const victim = await stage.join('victim', 'logins_unmasker');
   foreign = await request(victim, 'ip', [people[0]!.ipToken], 'what the victim is after');
@@ -25,7 +25,7 @@ afterEach(async () => {
 });
 afterAll(() => stage.drop());
 
-/** What unmask.granted would have to be fooled with, in some schema. */
+/** Tables that would deceive unmask.granted if it found them. */
 const tables = (schema: string) => `
   create ${schema === 'pg_temp' ? 'temp ' : ''}table ${schema}.requests as
     select '${foreign}'::uuid as request_id, 'ip'::text as kind, array['${people[0]!.ipToken}']::uuid[] as tokens,
@@ -61,38 +61,41 @@ const routines = (schema: string) => `
   create domain ${schema}.text as pg_catalog.text;
   create domain ${schema}.uuid as pg_catalog.uuid check (value is not null)`;
 
-test.each(['pg_temp', 'evil'])('objects in %s that shadow ours change nothing', async (schema) => {
-  expect(await attacker.state('begin')).toBe('none');
-  for (const statements of [tables(schema), routines(schema)]) {
-    const { state } = await attacker.run(statements);
-    expect(state).toBe('none');
-  }
-  for (const path of [
-    schema,
-    `${schema}, pg_catalog`,
-    `pg_temp, ${schema}, pg_catalog, unmask, masking, audit`,
-  ]) {
-    await attacker.run(`set search_path = ${path}`);
-    await attacker.run('savepoint s');
-    expect(await attacker.state(`select * from unmask.reveal('${foreign}')`)).toBe('ML102');
-    await attacker.run('rollback to s');
-    const id = await attacker.value(
-      `select unmask.request('ip', array['${people[1]!.ipToken}']::pg_catalog.uuid[], 'INC-1')`,
-    );
-    expect(await attacker.state(`select * from unmask.reveal('${String(id)}')`)).toBe('ML103');
-    await attacker.run('rollback to s');
-    expect(
-      await attacker.state(
-        `select unmask.request('device_id', array['${people[1]!.ipToken}']::pg_catalog.uuid[], 'x')`,
-      ),
-    ).toBe('ML110');
-    await attacker.run('rollback to s');
-    expect(await attacker.state(`select unmask.find('ip', '203.0.113.1')`)).toBe('ML101');
-    await attacker.run('rollback to s; release s');
-  }
-});
+test.each(['pg_temp', 'evil'])(
+  'objects in %s that shadow the project’s objects change nothing',
+  async (schema) => {
+    expect(await attacker.state('begin')).toBe('none');
+    for (const statements of [tables(schema), routines(schema)]) {
+      const { state } = await attacker.run(statements);
+      expect(state).toBe('none');
+    }
+    for (const path of [
+      schema,
+      `${schema}, pg_catalog`,
+      `pg_temp, ${schema}, pg_catalog, unmask, masking, audit`,
+    ]) {
+      await attacker.run(`set search_path = ${path}`);
+      await attacker.run('savepoint s');
+      expect(await attacker.state(`select * from unmask.reveal('${foreign}')`)).toBe('ML102');
+      await attacker.run('rollback to s');
+      const id = await attacker.value(
+        `select unmask.request('ip', array['${people[1]!.ipToken}']::pg_catalog.uuid[], 'INC-1')`,
+      );
+      expect(await attacker.state(`select * from unmask.reveal('${String(id)}')`)).toBe('ML103');
+      await attacker.run('rollback to s');
+      expect(
+        await attacker.state(
+          `select unmask.request('device_id', array['${people[1]!.ipToken}']::pg_catalog.uuid[], 'x')`,
+        ),
+      ).toBe('ML110');
+      await attacker.run('rollback to s');
+      expect(await attacker.state(`select unmask.find('ip', '203.0.113.1')`)).toBe('ML101');
+      await attacker.run('rollback to s; release s');
+    }
+  },
+);
 
-test('what shadows ours gets no value to see while a reveal is at work', async () => {
+test('shadowing functions receive no value during a reveal', async () => {
   const honest = await stage.join('honest', 'logins_unmasker');
   const id = await request(honest, 'ip', [people[2]!.ipToken]);
   await honest.run(tables('pg_temp'));
@@ -104,7 +107,7 @@ test('what shadows ours gets no value to see while a reveal is at work', async (
   await honest.run('discard temp');
 });
 
-test('nobody makes a cast, an operator or a function in our schemas or in those of Postgres', async () => {
+test('an unmasker cannot create casts, or functions in existing schemas', async () => {
   for (const schema of ['unmask', 'masking', 'audit', 'crypto', 'staging', 'public', 'pg_catalog']) {
     const state = await attacker.state(
       `create function ${schema}.granted(uuid) returns int language sql as 'select 1'`,
@@ -115,7 +118,7 @@ test('nobody makes a cast, an operator or a function in our schemas or in those 
   expect(await attacker.state('create cast (bytea as text) with inout as implicit')).toBe('42501');
 });
 
-test('an argument of a type of their own is cast with the rights of the caller', async () => {
+test('an argument of the attacker’s own type is cast with the privileges of the caller', async () => {
   await attacker.run(`begin; create type pg_temp.box as (t text);
     create function pg_temp.unbox(b pg_temp.box) returns uuid[] language plpgsql as $f$
       begin raise notice 'as %', current_user; return array[(b).t::uuid]; end $f$;
@@ -127,11 +130,11 @@ test('an argument of a type of their own is cast with the rights of the caller',
   expect(attacker.notices.slice(notices)).toEqual([`as ${attacker.login}`]);
 });
 
-/** Raises what it is given as a notice, and is so cheap that the planner wants it first. */
+/** Shows its argument in a notice, and is so cheap that the planner evaluates it first. */
 const LEAK = `create function pg_temp.leak(what text) returns boolean language plpgsql cost 0.0000001
   as $f$ begin raise notice 'seen: %', what; return true; end $f$`;
 
-test('a leaky function in a WHERE sees no more of a view than its reader', async () => {
+test('a leaky function in a WHERE clause sees only the rows that its caller may see', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
   await request(attacker, 'ip', [people[1]!.ipToken], 'what the attacker is after');
   await setPolicy(stage.db, 'logins_unmasker');
@@ -141,7 +144,7 @@ test('a leaky function in a WHERE sees no more of a view than its reader', async
     const { state, rows } = await attacker.run(`select * from ${view} v where pg_temp.leak(${column}::text)`);
     return { state, rows: rows.length, seen: attacker.notices.slice(before) };
   };
-  // Of one table's column alone, the planner could ask before it joins and filters.
+  // The planner could evaluate a condition on columns of one table before it joins and filters.
   for (const column of ['reason', 'requested_by', 'expires_at', 'approved_by']) {
     expect((await seenIn('unmask.pending_requests', `v.${column}`)).seen.length).toBeLessThanOrEqual(1);
   }
@@ -156,7 +159,7 @@ test('a leaky function in a WHERE sees no more of a view than its reader', async
   }
 });
 
-test('nor does one of somebody who may put things into an inbox', async () => {
+test('a leaky function sees nothing in an inbox, not even for a role that may write to it', async () => {
   const custodian = await stage.join('custodian', 'logins_custodian');
   const loader = await stage.join('loader', 'logins_loader');
   for (const [session, inbox] of [
@@ -166,7 +169,7 @@ test('nor does one of somebody who may put things into an inbox', async () => {
   ] as const) {
     await session.run(LEAK.replace('function', 'or replace function'));
     expect(await session.state(`select from ${inbox} v where pg_temp.leak(v::text)`)).toBe('42501');
-    // 55000: an inbox refers to no table, so there is nothing to update; staging.inbox has no column of that name.
+    // 55000: an inbox has no table to update. 42703: staging.inbox has no column kek.
     expect(await session.state(`update ${inbox} v set kek = kek where pg_temp.leak(v::text)`)).toMatch(
       /^(55000|42703)$/,
     );
@@ -180,7 +183,7 @@ test('nor does one of somebody who may put things into an inbox', async () => {
   stage.refuteLeaks(custodian, loader);
 });
 
-test('a leaky function in a WHERE over a reveal sees what the reveal shows, and only after it is recorded', async () => {
+test('a leaky function in a WHERE clause over a refused reveal sees nothing', async () => {
   await attacker.run(LEAK);
   const before = attacker.notices.length;
   expect(

@@ -1,4 +1,4 @@
-/** I3, I4: what Postgres tells about its own work when it is asked to. All of these settings are anybody's to set. */
+/** Plans and messages that Postgres prints about its own work. Any login may change the settings for them. */
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { guard, loadPeople, quarantine, request, REVEAL, setStage } from '../support/unmask.ts';
 import { event, mask, message, stage as stageBatch } from '../support/staging.ts';
@@ -11,11 +11,11 @@ const EXPLAINS = [
   'explain (verbose, generic_plan)',
   'explain (analyze, serialize text, memory)',
 ];
-/** Prints every plan to whoever asks for messages of level log, and to the server's log. */
+/** Prints every plan to the client and to the server's log. */
 const PLANS = `set client_min_messages = log; set debug_print_parse = on; set debug_print_rewritten = on;
   set debug_print_plan = on; set plan_cache_mode = force_custom_plan`;
-const CHATTER = `set client_min_messages = debug5; set plpgsql.print_strict_params = on; set plpgsql.extra_warnings = 'all'`;
-const STRICT = `set plpgsql.print_strict_params = on; set plpgsql.extra_errors = 'all'`;
+const DEBUG_MESSAGES = `set client_min_messages = debug5; set plpgsql.print_strict_params = on; set plpgsql.extra_warnings = 'all'`;
+const EXTRA_ERRORS = `set plpgsql.print_strict_params = on; set plpgsql.extra_errors = 'all'`;
 
 let stage: Stage;
 let people: Person[];
@@ -33,7 +33,7 @@ beforeAll(async () => {
 afterEach(() => stage.refuteLeaks(unmasker, worker, custodian));
 afterAll(() => stage.drop());
 
-/** A fresh session: functions are compiled, and settings of PL/pgSQL read, once in each. */
+/** A new session, because PL/pgSQL compiles functions and reads its settings once a session. */
 async function traced(session: Session, settings: string): Promise<Session> {
   const fresh = await stage.again(session);
   expect(await fresh.state(settings)).toBe('none');
@@ -50,7 +50,7 @@ test.each(EXPLAINS)(
       await unmasker.run(
         `${explain} select unmask.request('ip', array['${people[0]!.ipToken}']::uuid[], 'INC-1')`,
       ),
-      // A count, because to show the value is what a reveal is for.
+      // Counts rows, because a reveal is meant to show the value.
       await unmasker.run(`${explain} select count(*) from unmask.reveal('${id}')`),
       await unmasker.run(`${explain} select r.token from unmask.reveal('${id}') r where r.value <> 'x'`),
       await unmasker.run(`${explain} select unmask.find('ip', '203.0.113.250')`),
@@ -60,7 +60,7 @@ test.each(EXPLAINS)(
   },
 );
 
-test('no plan that is printed while values are revealed or searched holds a key or a value', async () => {
+test('plans printed during a reveal or a find contain no key and no value', async () => {
   const session = await traced(unmasker, PLANS);
   const id = await request(session, 'ip', [people[0]!.ipToken]);
   const before = session.notices.length;
@@ -74,7 +74,7 @@ test('no plan that is printed while values are revealed or searched holds a key 
   stage.refuteLeaks(session);
 }, 60_000);
 
-test('nor one that is printed while a batch is masked', async () => {
+test('plans printed while a batch is masked contain no key and no value', async () => {
   const session = await traced(worker, PLANS);
   const batch = await stageBatch(stage.db, [
     message(event({ ip: people[0]!.ip, device_id: people[0]!.device })),
@@ -85,30 +85,30 @@ test('nor one that is printed while a batch is masked', async () => {
   stage.refuteLeaks(session);
 });
 
-test('nor does a session with every message and warning switched on get to see one', async () => {
-  const session = await traced(unmasker, CHATTER);
+test('debug messages contain no key and no value', async () => {
+  const session = await traced(unmasker, DEBUG_MESSAGES);
   const id = await request(session, 'ip', [people[0]!.ipToken]);
   expect(await session.state(`select count(*) from unmask.reveal('${id}')`)).toBe('none');
-  const masking = await traced(worker, CHATTER);
+  const masking = await traced(worker, DEBUG_MESSAGES);
   const batch = await stageBatch(stage.db, [message(event({ ip: people[0]!.ip })), message('no JSON')]);
   expect(await mask(stage.db, batch)).toHaveLength(2);
   await masking.run(`select receipt_handle from masking.mask_batch('${batch}')`);
   stage.refuteLeaks(session, masking);
 });
 
-test('extra errors of PL/pgSQL turn up no parameter', async () => {
-  const session = await traced(unmasker, STRICT);
+test('extra errors of PL/pgSQL contain no parameter', async () => {
+  const session = await traced(unmasker, EXTRA_ERRORS);
   const id = await request(unmasker, 'ip', [people[0]!.ipToken]);
   await session.run(`select count(*) from unmask.reveal('${id}')`);
   await session.run(`select unmask.request_find('ip', '203.0.113.252', 'INC-1')`);
-  const masking = await traced(worker, STRICT);
+  const masking = await traced(worker, EXTRA_ERRORS);
   const batch = await stageBatch(stage.db, [message(event({ ip: people[0]!.ip })), message('no JSON')]);
   await masking.run(`select receipt_handle from masking.mask_batch('${batch}')`);
   await mask(stage.db, batch);
   expect(stage.leaks(session, masking)).toEqual([]);
 });
 
-test('settings that tell more are refused to every login', async () => {
+test('no login can change the settings that would show more', async () => {
   for (const setting of [
     'log_min_messages = fatal',
     'log_parameter_max_length = -1',
@@ -128,7 +128,7 @@ test('settings that tell more are refused to every login', async () => {
   }
 });
 
-test('a value that is revealed is in no statement that pg_stat_activity shows', async () => {
+test('pg_stat_activity does not show a revealed value', async () => {
   const id = await request(unmasker, 'ip', [people[0]!.ipToken]);
   const honest = await stage.again(unmasker);
   expect((await honest.run(REVEAL, [id])).rows).toHaveLength(1);

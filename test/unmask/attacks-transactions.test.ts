@@ -1,4 +1,4 @@
-/** I5: what is shown has a committed record, whatever transaction the two are put into. */
+/** A reveal needs a committed request, whatever transactions the two run in. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { guard, loadPeople, quarantine, request, revealed, REVEAL, setStage } from '../support/unmask.ts';
 import type { Person, Session, Stage } from '../support/unmask.ts';
@@ -22,49 +22,49 @@ afterEach(async () => {
 });
 afterAll(() => stage.drop());
 
-const asked = () => `select unmask.request('ip', array['${person.ipToken}']::uuid[], 'INC-1')`;
+const requestSql = () => `select unmask.request('ip', array['${person.ipToken}']::uuid[], 'INC-1')`;
 
-/** A block that requests, does something, and reveals. */
+/** A DO block that requests, runs a statement, and reveals. */
 const block = (between: string) => `do $$ declare id uuid; seen text; begin
-  id := (${asked()}); ${between};
+  id := (${requestSql()}); ${between};
   select v.value into seen from unmask.reveal(id) v; rollback; end $$`;
 
-test('the witness sees what somebody with a right to it is shown', async () => {
+test('the leak check finds a value that an authorised session was shown', async () => {
   const honest = await stage.join('honest', 'logins_unmasker');
   expect(stage.leaks(honest)).toEqual([]);
   await revealed(honest, await request(honest, 'ip', [person.ipToken]));
   expect(stage.leaks(honest)).toEqual([`${honest.login}: ip 0`]);
 });
 
-describe.each(['read committed', 'repeatable read', 'serializable'])('under %s', (isolation) => {
-  test('a request is not revealed in its own transaction', async () => {
+describe.each(['read committed', 'repeatable read', 'serializable'])('in %s', (isolation) => {
+  test('a request cannot be revealed in its own transaction', async () => {
     await attacker.run(`begin isolation level ${isolation}`);
     const id = await request(attacker, 'ip', [person.ipToken]);
     expect(await attacker.state(REVEAL, [id])).toBe('ML103');
   });
 
-  test('nor from within a savepoint of it', async () => {
+  test('a request cannot be revealed in a savepoint of its transaction', async () => {
     await attacker.run(`begin isolation level ${isolation}; savepoint s`);
     const id = await request(attacker, 'ip', [person.ipToken]);
     await attacker.run('savepoint t');
     expect(await attacker.state(REVEAL, [id])).toBe('ML103');
   });
 
-  test('nor after its savepoint was released', async () => {
+  test('a request cannot be revealed in its transaction after its savepoint is released', async () => {
     await attacker.run(`begin isolation level ${isolation}; savepoint s`);
     const id = await request(attacker, 'ip', [person.ipToken]);
     await attacker.run('release savepoint s');
     expect(await attacker.state(REVEAL, [id])).toBe('ML103');
   });
 
-  test('nor after its savepoint was rolled back', async () => {
+  test('a request cannot be revealed after its savepoint is rolled back', async () => {
     await attacker.run(`begin isolation level ${isolation}; savepoint s`);
     const id = await request(attacker, 'ip', [person.ipToken]);
     await attacker.run('rollback to savepoint s');
     expect(await attacker.state(REVEAL, [id])).toBe('ML101');
   });
 
-  test('nor by another session while it is not committed, nor by a snapshot older than it', async () => {
+  test('another session cannot reveal a request before its commit or with an older snapshot', async () => {
     const second = await stage.again(attacker);
     await second.run(`begin isolation level ${isolation}; select 1`);
     await attacker.run(`begin isolation level ${isolation}`);
@@ -79,21 +79,21 @@ describe.each(['read committed', 'repeatable read', 'serializable'])('under %s',
   });
 });
 
-test('a request in one statement with its reveal is not revealed', async () => {
+test('a request cannot be revealed in the same statement', async () => {
   const states = [
-    await attacker.state(`select * from unmask.reveal((${asked()}))`),
+    await attacker.state(`select * from unmask.reveal((${requestSql()}))`),
     await attacker.state(
-      `with r as materialized (${asked()} as id) select v.* from r, unmask.reveal(r.id) v`,
+      `with r as materialized (${requestSql()} as id) select v.* from r, unmask.reveal(r.id) v`,
     ),
-    await attacker.state(`select v.* from (${asked()} as id offset 0) r, lateral unmask.reveal(r.id) v`),
+    await attacker.state(`select v.* from (${requestSql()} as id offset 0) r, lateral unmask.reveal(r.id) v`),
   ];
   for (const state of states) expect(['ML101', 'ML103']).toContain(state);
 });
 
-test('two statements sent at once are one transaction', async () => {
+test('a request cannot be revealed by a second statement in the same query string', async () => {
   expect(
     await attacker.state(
-      `${asked()}; select v.* from unmask.pending_requests o, unmask.reveal(o.request_id) v`,
+      `${requestSql()}; select v.* from unmask.pending_requests o, unmask.reveal(o.request_id) v`,
     ),
   ).toBe('ML103');
 });
@@ -115,13 +115,13 @@ test.each([
      begin id := unmask.request('ip', array['TOKEN']::uuid[], 'INC-1'); exception when others then null; end;
      begin return (select v.value from unmask.reveal(id) v); exception when division_by_zero then return 'none'; end; end $f$`,
   ],
-])('%s that does both is refused', async (_, definition) => {
+])('%s that requests and reveals is refused', async (_, definition) => {
   await attacker.run(definition.replace('TOKEN', person.ipToken));
   expect(['ML101', 'ML103']).toContain(await attacker.state('select pg_temp.both()'));
   await attacker.run('drop function pg_temp.both()');
 });
 
-test('a DO block that does both is refused, and one that commits in between leaves the record', async () => {
+test('a DO block that requests and reveals is refused unless it commits in between', async () => {
   expect(await attacker.state(block('null'))).toBe('ML103');
   const requests = 'select count(*)::int from unmask.requests';
   const superuser = await stage.superuser();
@@ -130,7 +130,7 @@ test('a DO block that does both is refused, and one that commits in between leav
   expect(await superuser.value<number>(requests)).toBe(before + 1);
 });
 
-test('a request in a prepared transaction is not revealed before that is committed', async () => {
+test('a request in a prepared transaction cannot be revealed', async () => {
   const name = `${attacker.login}_prepared`;
   await attacker.run('begin');
   const id = await request(attacker, 'ip', [person.ipToken]);
@@ -140,14 +140,14 @@ test('a request in a prepared transaction is not revealed before that is committ
   expect(await attacker.state(REVEAL, [id])).toBe('ML101');
 });
 
-test('a request that was rolled back is not there', async () => {
+test('a request that was rolled back cannot be revealed', async () => {
   await attacker.run('begin');
   const id = await request(attacker, 'ip', [person.ipToken]);
   await attacker.run('rollback');
   expect(await attacker.state(REVEAL, [id])).toBe('ML101');
 });
 
-test('requests of users and of bodies are held to the same', async () => {
+test('a request for a user or for bodies cannot be revealed in its own transaction', async () => {
   for (const [statement, value] of [
     [`select unmask.request_user($1, 'INC-1')`, person.user],
     [`select unmask.request_quarantined($1, 'INC-1')`, bodies],
@@ -159,13 +159,13 @@ test('requests of users and of bodies are held to the same', async () => {
   }
 });
 
-test('a reveal in a transaction that cannot write shows nothing', async () => {
+test('a reveal in a read-only transaction is refused', async () => {
   const id = await request(attacker, 'ip', [person.ipToken]);
   await attacker.run('begin read only');
   expect(await attacker.state(REVEAL, [id])).toBe('25006');
 });
 
-test('a cursor held over the rollback of its reveal leaves the request on the record', async () => {
+test('rolling back a reveal that was read through a cursor does not remove its request', async () => {
   const id = await request(attacker, 'ip', [person.ipToken]);
   await attacker.run(
     `begin; declare c cursor for select count(*) from unmask.reveal('${id}'); fetch all from c; rollback`,

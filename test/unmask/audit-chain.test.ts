@@ -28,7 +28,7 @@ async function verify(): Promise<Record<string, unknown>> {
   return rows[0]!;
 }
 
-/** Requests, has it approved, reveals, and now and then rolls back, as one person of several. */
+/** Requests, gets approval and reveals, again and again. Rolls back every third reveal. */
 async function work(unmasker: Session, approver: Session, person: Person): Promise<void> {
   for (let n = 0; n < ROUNDS; n += 1) {
     const id = await request(unmasker, 'ip', [person.ipToken]);
@@ -40,7 +40,7 @@ async function work(unmasker: Session, approver: Session, person: Person): Promi
   }
 }
 
-async function turnKeys(): Promise<void> {
+async function changeKeks(): Promise<void> {
   const custodian = stage.db.pool('custodian');
   for (let n = 0; n < 3; n += 1) {
     stage.secrets[`kek ${n}`] = randomBytes(32);
@@ -49,14 +49,14 @@ async function turnKeys(): Promise<void> {
   }
 }
 
-/** Verifies until it is told to stop; says how often. */
+/** Verifies the audit log until the signal aborts. Returns how often. */
 async function watch(signal: AbortSignal): Promise<number> {
   let checks = 0;
   for (; !signal.aborted; checks += 1) expect(await verify()).toMatchObject({ intact: true });
   return checks;
 }
 
-test('with eight writers at once the record is intact, and the next event joins all that they wrote', async () => {
+test('eight concurrent writers leave the audit log intact, and the next event joins all heads', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
   const pairs = await Promise.all(
     people.map(async (person, n) => ({
@@ -68,7 +68,7 @@ test('with eight writers at once the record is intact, and the next event joins 
   const working = new AbortController();
   const watching = watch(working.signal);
   await Promise.all([
-    turnKeys(),
+    changeKeks(),
     ...pairs.map(({ unmasker, approver, person }) => work(unmasker, approver, person)),
   ]);
   working.abort();
@@ -78,7 +78,7 @@ test('with eight writers at once the record is intact, and the next event joins 
   const count = WRITERS * (ROUNDS + ROUNDS + ROUNDS - ROUNDS / 3);
   expect(verdict).toMatchObject({ intact: true });
   expect(verdict['events']).toBeGreaterThanOrEqual(count + 6);
-  await custodianActs();
+  await appendEvent();
   const { rows } = await stage.db.superuser.query(
     `select count(*)::int as heads,
             (select count(*)::int from audit.events e
@@ -88,9 +88,9 @@ test('with eight writers at once the record is intact, and the next event joins 
   expect(rows).toEqual([{ heads: 1, time_goes_back: 0 }]);
 });
 
-const custodianActs = () => stage.db.pool('custodian').query('select masking.pause_rotation()');
+const appendEvent = () => stage.db.pool('custodian').query('select masking.pause_rotation()');
 
-test('each request, approval and reveal is one event, in this order, in the name of its login', async () => {
+test('each request, approval and reveal is one event of its login, in this order', async () => {
   const { rows } = await stage.db.superuser.query<{ order: string }>(
     `select string_agg(e.action || ' ' || (e.actor = case e.action when 'approve' then a.approved_by else r.requested_by end), ', '
               order by e.event_id) as order
@@ -103,7 +103,7 @@ test('each request, approval and reveal is one event, in this order, in the name
   expect(orders).toEqual(new Set(['request true, approve true, reveal true', 'request true, approve true']));
 });
 
-/** A transaction that has appended and stays open, or was prepared, as somebody may leave one. */
+/** Ways to leave a transaction open that has appended an event. Each returns a function that ends it. */
 const HOLDERS: [string, (holder: Session) => Promise<() => Promise<unknown>>][] = [
   ['an open request', async (holder) => () => holder.run('rollback')],
   [
@@ -116,7 +116,7 @@ const HOLDERS: [string, (holder: Session) => Promise<() => Promise<unknown>>][] 
   ],
 ];
 
-describe.each(HOLDERS)('%s holds up nobody:', (name, hold) => {
+describe.each(HOLDERS)('%s does not block', (name, hold) => {
   let release: () => Promise<unknown>;
   beforeAll(async () => {
     const holder = await stage.join(`holder_${name.length}`, 'logins_unmasker');
@@ -126,7 +126,7 @@ describe.each(HOLDERS)('%s holds up nobody:', (name, hold) => {
   });
   afterAll(() => release());
 
-  test("others' requests, approvals and reveals", async () => {
+  test('requests, approvals and reveals of others', async () => {
     const unmasker = await stage.join(`free_${name.length}`, 'logins_unmasker');
     const approver = await stage.join(`approves_${name.length}`, 'logins_approver');
     for (const session of [unmasker, approver]) await session.run(`set lock_timeout = '1ms'`);
@@ -150,12 +150,12 @@ describe.each(HOLDERS)('%s holds up nobody:', (name, hold) => {
   });
 });
 
-test('what others had taken is joined by the next event, and the record is intact', async () => {
-  await custodianActs();
+test('after these transactions the next event leaves the audit log intact', async () => {
+  await appendEvent();
   expect(await verify()).toMatchObject({ intact: true });
 });
 
-test('an event that joins many heads is not as many sub-transactions', async () => {
+test('an event that joins many heads uses only one sub-transaction', async () => {
   await stage.db.superuser.query(
     `insert into audit.heads (event_id, hash) select -n, sha256(n::text::bytea) from generate_series(1, 500) n`,
   );
@@ -174,7 +174,7 @@ test('an event that joins many heads is not as many sub-transactions', async () 
 });
 
 test.each(['repeatable read', 'serializable'])(
-  'a writer under %s that was overtaken appends all the same',
+  'a writer in %s can append even if its snapshot lacks the latest event',
   async (isolation) => {
     const [slow, fast] = await Promise.all([
       stage.join(`slow_${isolation.length}`, 'logins_unmasker'),
@@ -188,7 +188,7 @@ test.each(['repeatable read', 'serializable'])(
   },
 );
 
-test('the actions of custodians are on the record', async () => {
+test('the actions of custodians are in the audit log', async () => {
   const custodian = stage.db.pool('custodian');
   const { rows: last } = await stage.db.superuser.query<{ id: string }>(
     'select max(event_id) as id from audit.events',
@@ -219,7 +219,7 @@ test('the actions of custodians are on the record', async () => {
   expect(await verify()).toMatchObject({ intact: true });
 });
 
-test('auditors read and verify the record, nobody else does', async () => {
+test('only auditors can read and verify the audit log', async () => {
   expect(await auditor.state('select * from audit.events')).toBe('none');
   expect(await auditor.state('select * from unmask.requests, unmask.approvals')).toBe('none');
   for (const login of ['loader', 'worker', 'analyst', 'unmasker', 'approver', 'custodian'] as const) {
@@ -235,7 +235,7 @@ test('auditors read and verify the record, nobody else does', async () => {
   }
 });
 
-test('nothing of it holds a value or a key', async () => {
+test('no value and no key is stored or shown in the clear', async () => {
   await stage.db.superuser.query('create extension if not exists pg_stat_statements schema public');
   expect(await findLeaks(stage.db.superuser, stage.secrets)).toEqual([]);
   stage.refuteLeaks(auditor);

@@ -1,4 +1,4 @@
-/** What audit.verify() sees, and what only a head that is kept elsewhere shows. */
+/** What audit.verify() detects, and what it detects only with a head that is stored elsewhere. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { loadPeople, request, setStage } from '../support/unmask.ts';
 import type { Session, Stage } from '../support/unmask.ts';
@@ -15,7 +15,7 @@ interface Verdict {
 
 let stage: Stage;
 let auditor: Session;
-/** A superuser with the triggers off, in a transaction that is rolled back: whoever has every right. */
+/** A superuser who has disabled the triggers. Each test rolls its transaction back. */
 let forger: Session;
 beforeAll(async () => {
   stage = await setStage();
@@ -47,14 +47,14 @@ async function forge(statement: string): Promise<void> {
   expect(await forger.state(statement)).toBe('none');
 }
 
-/** What the verdict is after a forgery: the first broken link, or intact. */
+/** Verifies after a forgery. Returns the first broken event, or `intact`. */
 async function after(statement: string, known = ''): Promise<number | 'intact' | null> {
   await forge(statement);
   const { intact, broken } = await verdictOf(forger, known);
   return intact ? 'intact' : broken;
 }
 
-/** Computes every hash from some event on anew, and the heads: what somebody does who knows how. */
+/** Computes all hashes from an event on again, and the heads, as a skilled forger would. */
 const REBUILD = (from: number) => `
   do $$ declare e audit.events; renamed jsonb := '{}'; former text; begin
     for e in select * from audit.events where event_id >= ${from} order by event_id loop
@@ -67,17 +67,17 @@ const REBUILD = (from: number) => `
     end loop;
   end $$`;
 
-/** Events 4 and 7 with some of their columns exchanged. */
+/** Exchanges columns of events 4 and 7. */
 const swap = (columns: string) => `
     create temp table two on commit drop as select * from audit.events where event_id in (4, 7);
     update audit.events e set (${columns}) = (select ${columns} from two t where t.event_id = 11 - e.event_id)
      where event_id in (4, 7)`;
 
-/** One more event, by its number, with a hash that is none. */
+/** Adds an event with a number and a wrong hash. */
 const add = (n: number) => `insert into audit.events
     select ${n}, at, 'somebody', action, details, array[hash], sha256('x') from audit.events where event_id = ${n - 1}`;
 
-test('an untouched record is intact, and its head is that of the last event', async () => {
+test('an unchanged audit log is intact, and its head is the last event', async () => {
   const { intact, events, head, hash, broken } = await verdictOf(auditor);
   expect({ intact, events, broken }).toEqual({ intact: true, events: head, broken: null });
   expect(
@@ -92,7 +92,7 @@ test.each([
   ['details', `details = details || '{"values": 0}'`],
   ['previous_hashes', `previous_hashes = array[sha256('x')]`],
   ['hash', `hash = sha256('x')`],
-])('an edited %s is seen where it is', async (_, change) => {
+])('an edited %s is detected at its event', async (_, change) => {
   for (const n of [1, 5]) {
     await forger.run('savepoint s');
     expect(await after(`update audit.events set ${change} where event_id = ${n}`)).toBe(n);
@@ -102,26 +102,26 @@ test.each([
   expect(await after(`update audit.events set ${change} where event_id = ${last}`)).toBe(last);
 });
 
-test('an event whose time was put to infinity is seen where it is', async () => {
+test('a time of infinity is detected at its event', async () => {
   expect(await after(`update audit.events set at = 'infinity' where event_id = 5`)).toBe(5);
 });
 
-test('an event whose number was changed is seen', async () => {
+test('a changed event number is detected', async () => {
   expect(await after(`update audit.events set event_id = 1000 where event_id = 5`)).toBe(6);
   await forger.run('rollback; begin');
   expect(await after(`update audit.events set event_id = 0 where event_id = 5`)).toBe(0);
 });
 
 test.each([
-  ['the first', '= 1', 2],
-  ['one in the middle', '= 5', 6],
-  ['several', 'between 4 and 6', 7],
-  ['the first ones', '< 4', 4],
-])('%s removed is seen at the event after', async (_, which, broken) => {
+  ['the first event', '= 1', 2],
+  ['an event in the middle', '= 5', 6],
+  ['several events', 'between 4 and 6', 7],
+  ['the first three events', '< 4', 4],
+])('the removal of %s is detected at the next event', async (_, which, broken) => {
   expect(await after(`delete from audit.events where event_id ${which}`)).toBe(broken);
 });
 
-test('two events that changed places are seen at the first of them', async () => {
+test('two exchanged events are detected at the first of them', async () => {
   for (const columns of [
     'at, actor, action, details',
     'at, actor, action, details, previous_hashes, hash',
@@ -133,7 +133,7 @@ test('two events that changed places are seen at the first of them', async () =>
   }
 });
 
-test('an event that was added in between, or at the end behind the head, is seen', async () => {
+test('an event that was added in the middle or after the head is detected', async () => {
   const { head } = await verdictOf(forger);
   expect(await after(add(head! + 1))).toBe(head! + 1);
   await forger.run('rollback; begin');
@@ -143,7 +143,7 @@ test('an event that was added in between, or at the end behind the head, is seen
   ).toBe(5);
 });
 
-test('an event behind the head with a good hash of its own is seen as well', async () => {
+test('an event that was added after the head with a valid hash is detected', async () => {
   const { head } = await verdictOf(forger);
   const add = `do $$ declare e audit.events; begin
       select * into e from audit.events where event_id = ${head};
@@ -153,32 +153,32 @@ test('an event behind the head with a good hash of its own is seen as well', asy
   expect(await after(add)).toBe(head! + 1);
 });
 
-test('a record that was cut off is seen while its head stands', async () => {
+test('a truncated audit log is detected if its head is unchanged', async () => {
   const { head } = await verdictOf(forger);
   expect(await after(`delete from audit.events where event_id > ${head! - 2}`)).toBe(head);
   await forger.run('rollback; begin');
   expect(await after('delete from audit.events')).toBe(head);
 });
 
-/** Makes an event of before the only head. */
+/** Makes an event the only head. */
 const putHead = (n: number) =>
   `update audit.heads h set event_id = e.event_id, hash = e.hash from audit.events e where e.event_id = ${n}`;
 
-test('a record whose head was set back, or put elsewhere, without cutting it is seen', async () => {
+test('a changed head is detected if no event was removed', async () => {
   const { head } = await verdictOf(forger);
   expect(await after(putHead(head! - 2))).toBe(head);
   await forger.run('rollback; begin');
   expect(await after(`update audit.heads set hash = sha256('x')`)).toBe(head);
 });
 
-test('a record that was cut off with its head set back looks intact, and is seen through a head known before', async () => {
+test('a truncated audit log with a changed head is detected only with a known head', async () => {
   const { head, hash } = await verdictOf(forger);
   const cut = `delete from audit.events where event_id > ${head! - 2}; ${putHead(head! - 2)}`;
   expect(await after(cut)).toBe('intact');
   expect(await after('select 1', `${head}, '${hash}'`)).toBe(head);
 });
 
-test('a record that was rebuilt to its end looks intact, and is seen through a head known before', async () => {
+test('an audit log that was rebuilt to its end is detected only with a known head', async () => {
   const { head, hash } = await verdictOf(forger);
   const { rows } = await forger.run(
     `select encode(hash, 'hex') as hash from audit.events where event_id = 3`,
@@ -187,22 +187,22 @@ test('a record that was rebuilt to its end looks intact, and is seen through a h
   await forge(`update audit.events set actor = 'somebody' where event_id = 5`);
   expect(await after(REBUILD(5))).toBe('intact');
   expect(await after('select 1', `${head}, '${hash}'`)).toBe(head);
-  // What came before the forgery is as it was.
+  // A head from before the forgery still matches.
   expect(await after('select 1', `3, '${before}'`)).toBe('intact');
 });
 
-test('a known head is recognised in either case, and later when the record has grown', async () => {
+test('a known head matches in upper or lower case, and also after more events', async () => {
   const { head, hash } = await verdictOf(forger);
   expect(await after('select 1', `${head}, '${hash.toUpperCase()}'`)).toBe('intact');
   expect(await after(`select audit.append('more', '{}')`, `${head}, '${hash}'`)).toBe('intact');
   expect(await after('select 1', `${head}, null`)).toBe(head);
 });
 
-test('a known hash without its number is not taken for good', async () => {
+test('a known hash without an event number never matches', async () => {
   expect(await after('select 1', `known_hash => 'ab'`)).not.toBe('intact');
 });
 
-test('a record whose heads were removed is not intact', async () => {
+test('an audit log without heads is not intact', async () => {
   expect(await after('delete from audit.heads')).not.toBe('intact');
 });
 
@@ -213,7 +213,7 @@ const headCount = () => forger.value<number>('select count(*)::int from audit.he
 describe('with several heads', () => {
   let other: Session;
   beforeEach(async () => {
-    // Two transactions that do not see each other make a head each; what comes next joins them.
+    // Two transactions that do not see each other append one head each. The next event joins both.
     other = await stage.superuser();
     await forger.run('rollback');
     await other.run('begin');
@@ -223,7 +223,7 @@ describe('with several heads', () => {
     await other.run('commit');
   });
 
-  test('the record is intact, and the next event joins those that it can take', async () => {
+  test('the audit log is intact, and the next event joins them', async () => {
     expect(await headCount()).toBe(2);
     expect((await verdictOf(forger)).intact).toBe(true);
     const joined = await forger.value<number>(`select audit.append('joined', '{}')::int`);
@@ -232,7 +232,7 @@ describe('with several heads', () => {
   });
 
   test.each(['left', 'right'])(
-    'the %s one removed is seen, with its head and after it was joined',
+    'the removal of the %s event is detected, before and after it is joined',
     async (side) => {
       const removed = `delete from audit.events where action = '${side}' and event_id = ${await idOf(side)}`;
       const id = await idOf(side);
@@ -244,19 +244,19 @@ describe('with several heads', () => {
     },
   );
 
-  test('one head removed is seen', async () => {
+  test('the removal of one head is detected', async () => {
     const id = await idOf('left');
     expect(await after(`delete from audit.heads where event_id = ${id}`)).toBe(id);
   });
 });
 
-test('numbers that a rollback skipped mean nothing', async () => {
+test('event numbers that a rollback skipped are not reported', async () => {
   await forger.run(`savepoint s; select audit.append('gone', '{}'); rollback to s`);
   expect(await after(`select audit.append('after', '{}')`)).toBe('intact');
 });
 
 test('a hundred thousand events are verified in seconds', async () => {
-  // As append does, but for the heads in between.
+  // Like audit.append, but without the heads in between.
   await forge(`do $$ declare e audit.events; begin
       select * into e from audit.events order by event_id desc limit 1;
       for n in 1 .. 100000 loop
@@ -270,7 +270,7 @@ test('a hundred thousand events are verified in seconds', async () => {
   expect(performance.now() - startedAt).toBeLessThan(10_000);
 });
 
-test('without a head nothing more is recorded, and so nothing is shown', async () => {
+test('without a head no event can be added, so nothing can be revealed', async () => {
   await forge('delete from audit.heads');
   expect(await forger.state(`select audit.append('more', '{}')`)).toBe('23502');
 });

@@ -1,9 +1,9 @@
-/** A record that a crash can take back is none: what is shown waits until its record is durable. */
+/** A reveal waits until its record is durable, so that a crash cannot remove the record. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { loadPeople, request, REVEAL, setPolicy, setStage } from '../support/unmask.ts';
 import type { Session, Stage } from '../support/unmask.ts';
 
-/** A WAL writer that flushes by itself hides a reveal that does not wait. Twenty tries are hard to be lucky in. */
+/** The WAL writer may flush by chance and hide a reveal that does not wait. Many tries make that unlikely. */
 const TRIES = 20;
 
 let stage: Stage;
@@ -17,7 +17,7 @@ beforeAll(async () => {
 });
 afterAll(() => stage.drop());
 
-/** Commits, and says whether that was on disk by the time the reveal that follows had answered. */
+/** Commits and reveals. Returns whether the commit was on disk when the reveal answered. */
 async function durableWhenShown(session: Session, id: string): Promise<boolean> {
   const { state, rows } = await session.run(
     `commit;
@@ -28,7 +28,7 @@ async function durableWhenShown(session: Session, id: string): Promise<boolean> 
   return state === 'none' && rows[0]!['durable'] === true;
 }
 
-test('with synchronous_commit off, a reveal at once waits until the request is durable', async () => {
+test('with synchronous_commit = off, a reveal waits until its request is durable', async () => {
   for (let n = 0; n < TRIES; n += 1) {
     await unmasker.run('begin');
     const id = await request(unmasker, 'ip', [token]);
@@ -36,14 +36,14 @@ test('with synchronous_commit off, a reveal at once waits until the request is d
   }
 });
 
-test('a request that was made in a transaction held open waits as well', async () => {
+test('a reveal waits until a request from a long transaction is durable', async () => {
   await unmasker.run('begin');
   const id = await request(unmasker, 'ip', [token]);
   await unmasker.run('select pg_sleep(1.1)');
   expect(await durableWhenShown(unmasker, id)).toBe(true);
 });
 
-test('an approval that is not durable yet is waited for', async () => {
+test('a reveal waits until its approval is durable', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
   const approver = await stage.join('approver', 'logins_approver');
   await approver.run('set synchronous_commit = off');
@@ -57,7 +57,7 @@ test('an approval that is not durable yet is waited for', async () => {
 });
 
 test.skipIf(process.env['TEST_POSTGRES'] !== '16')(
-  'where the WAL writer does not flush, a reveal before Postgres 17 is 58030 and shows nothing',
+  'on Postgres 16, a reveal fails (58030) and shows nothing if the WAL writer does not flush',
   async () => {
     await setPolicy(stage.db, 'logins_unmasker');
     const superuser = await stage.superuser();
@@ -73,7 +73,7 @@ test.skipIf(process.env['TEST_POSTGRES'] !== '16')(
          select count(*) from unmask.reveal('${id}');
          select pg_current_wal_flush_lsn() >= current_setting('test.written')::pg_lsn as durable`,
       );
-      // Whoever else commits meanwhile, in another test file, flushes for us: then it is durable.
+      // A commit in another test file may flush the WAL. Then the request is durable.
       expect({ state, durable: rows[0]?.['durable'] }).toEqual(
         state === 'none' ? { state: 'none', durable: true } : { state: '58030', durable: undefined },
       );
@@ -83,8 +83,8 @@ test.skipIf(process.env['TEST_POSTGRES'] !== '16')(
   },
 );
 
-/** How many notices a reveal gives a session with this synchronous_commit. */
-const told = async (commit: string) => {
+/** Number of notices that a reveal sends with this synchronous_commit. */
+const noticesWith = async (commit: string) => {
   await unmasker.run(`set synchronous_commit = ${commit}`);
   const id = await request(unmasker, 'ip', [token]);
   const before = unmasker.notices.length;
@@ -92,25 +92,28 @@ const told = async (commit: string) => {
   return unmasker.notices.length - before;
 };
 
-test('a session that does not wait for synchronous standbys is told that its record is durable here only', async () => {
+test('a reveal in a session that does not wait for synchronous standbys sends a notice', async () => {
   await setPolicy(stage.db, 'logins_unmasker');
   const superuser = await stage.superuser();
-  // What a server with a synchronous standby says of itself, in this one function.
+  // Makes this one function believe that the server has a synchronous standby.
   const definition = await superuser.value(`select pg_get_functiondef('audit.make_durable()'::regprocedure)`);
   expect(definition).toContain(`current_setting('synchronous_standby_names')`);
   await superuser.run(definition.replace(`current_setting('synchronous_standby_names')`, `'a standby'`));
-  expect([await told('off'), await told('local'), await told('on'), await told('remote_apply')]).toEqual([
-    1, 1, 0, 0,
-  ]);
+  expect([
+    await noticesWith('off'),
+    await noticesWith('local'),
+    await noticesWith('on'),
+    await noticesWith('remote_apply'),
+  ]).toEqual([1, 1, 0, 0]);
   await superuser.run(definition);
 });
 
-test('a reveal does not wait for ever for WAL that nobody flushes', async () => {
+test('a reveal does not wait forever for WAL that is not flushed', async () => {
   await unmasker.run('set synchronous_commit = on');
   await setPolicy(stage.db, 'logins_unmasker');
   const idle = await stage.superuser();
   await idle.run('create table public.unrelated (n int)');
-  // A transaction that stays open has written something; nobody brings the last page of it to disk for a while.
+  // An open transaction has written WAL whose last page is not flushed for a while.
   await idle.run('begin');
   for (let n = 0; n < TRIES; n += 1) {
     const id = await request(unmasker, 'ip', [token]);

@@ -19,7 +19,7 @@ beforeAll(async () => {
 });
 afterAll(() => stage.drop());
 
-/** Masks one login; gives its tokens. */
+/** Masks one login. Returns its tokens. */
 async function login(ip: string | null, device: string | null): Promise<{ ip: string; device: string }> {
   const one = message(JSON.stringify({ user_id: 'somebody', ip, device_id: device }));
   await maskAll(stage.db, [one]);
@@ -32,7 +32,7 @@ const found = async (session: Session, field: string, value: string) => {
   return state === 'none' ? rows.map(({ token }) => token) : state;
 };
 
-test('a value that was requested is found by its token, and is never the other field', async () => {
+test('find returns the token of a requested value, and only for its own field', async () => {
   const tokens = await login('198.51.100.1', 'device-to-find');
   await unmasker.run(REQUEST_FIND, ['ip', '198.51.100.1']);
   await unmasker.run(REQUEST_FIND, ['device_id', 'device-to-find']);
@@ -42,7 +42,7 @@ test('a value that was requested is found by its token, and is never the other f
   expect(await found(unmasker, 'ip', 'device-to-find')).toEqual([]);
 });
 
-test('a value that nobody logged in with has no token', async () => {
+test('find returns nothing for a value that no login has', async () => {
   await unmasker.run(REQUEST_FIND, ['ip', '198.51.100.250']);
   expect(await found(unmasker, 'ip', '198.51.100.250')).toEqual([]);
 });
@@ -54,21 +54,21 @@ test.each([
   ['no address', 'no address'],
   ['198.51.100.0/24', '198.51.100.0/24'],
   ['999.1.1.1', '999.1.1.1'],
-])('the address %s is found when it is written %s', async (sent, asked) => {
+])('find returns the token of the address %s in the notation %s', async (sent, asked) => {
   const { ip } = await login(sent, null);
   await unmasker.run(REQUEST_FIND, ['ip', asked]);
   expect(await found(unmasker, 'ip', asked)).toEqual([ip]);
-  // The request is for the value, however it is written.
+  // The request covers the value in every notation.
   expect(await found(unmasker, 'ip', sent)).toEqual([ip]);
 });
 
-test('a device id is taken as it stands', async () => {
+test('find does not normalise a device id', async () => {
   await login(null, 'AbC');
   await unmasker.run(REQUEST_FIND, ['device_id', 'abc']);
   expect(await found(unmasker, 'device_id', 'abc')).toEqual([]);
 });
 
-test('literals that are no addresses raise nothing when they are constants of the statement', async () => {
+test('constants in a statement that are not addresses raise no error', async () => {
   for (const value of ['no address', '1.2.3', '::1::', '1.2.3.4/33', '']) {
     const literal = `'${value}'`;
     const asked = await unmasker.state(`select unmask.request_find('ip', ${literal}, 'INC-1')`);
@@ -78,7 +78,7 @@ test('literals that are no addresses raise nothing when they are constants of th
   }
 });
 
-test('nothing is answered before the request is committed, nor after it was rolled back', async () => {
+test('find is refused before its request is committed and after it is rolled back', async () => {
   await login('198.51.100.4', null);
   await unmasker.run('begin');
   expect(await unmasker.state(REQUEST_FIND, ['ip', '198.51.100.4'])).toBe('none');
@@ -88,7 +88,7 @@ test('nothing is answered before the request is committed, nor after it was roll
   expect(await found(unmasker, 'ip', '198.51.100.4')).toBe('ML101');
 });
 
-test('a value that was not requested, or by somebody else, is ML101, whether it is there or not', async () => {
+test('find refuses a value that the login has not requested, whether it exists or not (ML101)', async () => {
   await login('198.51.100.5', null);
   await other.run(REQUEST_FIND, ['ip', '198.51.100.5']);
   for (const value of ['198.51.100.5', '198.51.100.251'])
@@ -101,13 +101,13 @@ test.each([
   ['ip', null, 'INC'],
   ['ip', '', 'INC'],
   ['ip', '198.51.100.6', ''],
-])('to ask for field %j, value %j, with reason %j is ML110', async (field, value, reason) => {
+])('request_find refuses field %j, value %j, reason %j (ML110)', async (field, value, reason) => {
   expect(await unmasker.state('select unmask.request_find($1, $2, $3)', [field, value, reason])).toBe(
     'ML110',
   );
 });
 
-test('a request to find does not reveal, and a request to reveal does not find', async () => {
+test('a request to find does not allow a reveal, and a request to reveal does not allow find', async () => {
   const { ip } = await login('198.51.100.7', null);
   const id = await unmasker.value(REQUEST_FIND, ['ip', '198.51.100.7']);
   const { state, hint } = await unmasker.run(REVEAL, [id]);
@@ -116,7 +116,7 @@ test('a request to find does not reveal, and a request to reveal does not find',
   expect(await found(other, 'ip', '198.51.100.7')).toBe('ML101');
 });
 
-test('the record of a search holds its request and no value', async () => {
+test('the audit log shows the request of a find, but not the value', async () => {
   const device = canary('searched');
   await login(null, device);
   const id = await unmasker.value(REQUEST_FIND, ['device_id', device]);
@@ -134,7 +134,7 @@ test('the record of a search holds its request and no value', async () => {
   expect(await (await stage.superuser()).value(all)).not.toContain(device);
 });
 
-test('bodies in quarantine are shown as they are, those that are no text in hexadecimal', async () => {
+test('quarantined bodies are revealed unchanged, and in hexadecimal if they are not text', async () => {
   const text = `{"user_id":null,"x":"${canary('é')}"}`;
   const bytes = Buffer.from('ff00fe', 'hex');
   const ids = await quarantine(stage.db, [text, bytes]);
@@ -142,7 +142,7 @@ test('bodies in quarantine are shown as they are, those that are no text in hexa
   expect(await revealed(unmasker, id)).toEqual({ [ids[0]!]: text, [ids[1]!]: '\\xff00fe' });
 });
 
-test('bodies that left the quarantine are ML107, those that stayed are shown', async () => {
+test('a reveal shows only bodies that are still in quarantine, and fails if none is (ML107)', async () => {
   const [gone, kept] = (await quarantine(stage.db, ['gone', 'kept'])) as [string, string];
   const both = await unmasker.value(REQUEST_QUARANTINED, [[gone, kept], 'INC-1']);
   const one = await unmasker.value(REQUEST_QUARANTINED, [[gone], 'INC-1']);
@@ -153,15 +153,15 @@ test('bodies that left the quarantine are ML107, those that stayed are shown', a
 });
 
 test.each([
-  ['no ids', null, 'INC'],
-  ['none at all', [], 'INC'],
+  ['null instead of ids', null, 'INC'],
+  ['no ids', [], 'INC'],
   ['an empty reason', 'IDS', ''],
-])('a request for bodies with %s is ML110', async (_, ids, reason) => {
+])('a request for bodies with %s is refused (ML110)', async (_, ids, reason) => {
   const given = ids === 'IDS' ? await quarantine(stage.db, ['x']) : ids;
   expect(await unmasker.state(REQUEST_QUARANTINED, [given, reason])).toBe('ML110');
 });
 
-test('while the database is sealed nothing is shown, searched or asked to be searched: ML001, with a way out', async () => {
+test('a sealed database refuses reveal, find and request_find with ML001 and a hint', async () => {
   const { ip } = await login('198.51.100.8', null);
   const [body] = await quarantine(stage.db, ['sealed']);
   const value = await request(unmasker, 'ip', [ip]);
@@ -175,13 +175,13 @@ test('while the database is sealed nothing is shown, searched or asked to be sea
     await unmasker.run(REQUEST_FIND, ['ip', '198.51.100.8']),
   ];
   expect(answers.map(({ state, hint }) => `${state} ${typeof hint}`)).toEqual(Array(4).fill('ML001 string'));
-  // Asking for tokens needs no key.
+  // A request for tokens needs no key.
   await request(unmasker, 'ip', [ip]);
   await unseal(stage.db.pool('worker'), stage.db.kek);
   expect(await revealed(unmasker, value)).toEqual({ [ip]: '198.51.100.8' });
 });
 
-test('each reveal writes one line with its request to the server log, and without the value', async () => {
+test('each reveal writes one line with its request, but without the value, to the server log', async () => {
   const { device } = await login(null, canary('logged'));
   const id = await request(unmasker, 'device_id', [device]);
   const log = markLog();

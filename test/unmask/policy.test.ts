@@ -24,25 +24,25 @@ beforeEach(async () => {
 });
 afterAll(() => stage.drop());
 
-/** Gives the day's quota back. */
+/** Deletes all requests, so that none counts towards the daily limit. */
 async function clearRequests(): Promise<void> {
   await stage.db.superuser.query(`begin; set local session_replication_role = replica;
     delete from unmask.approvals; delete from unmask.requests; commit`);
 }
 
-test('a request for as many values as the policy allows is made, and one more is ML106', async () => {
+test('a request may have as many values as the policy allows, and one more is refused (ML106)', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { perRequest: 3 });
   expect(await unmasker.state(REQUEST, [tokens.slice(0, 3)])).toBe('none');
   const { state, hint } = await unmasker.run(REQUEST, [tokens.slice(0, 4)]);
   expect({ state, hint: typeof hint }).toEqual({ state: 'ML106', hint: 'string' });
 });
 
-test('a value that is asked for twice counts once', async () => {
+test('a value that is requested twice counts once', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { perRequest: 1 });
   expect(await unmasker.state(REQUEST, [[tokens[0], tokens[0], tokens[0]]])).toBe('none');
 });
 
-test("the day's values are shared by all members of the role", async () => {
+test('the daily limit is shared by all members of the role', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { perDay: 5 });
   expect(await unmasker.state(REQUEST, [tokens.slice(0, 3)])).toBe('none');
   expect(await colleague.state(REQUEST, [tokens.slice(0, 3)])).toBe('ML106');
@@ -50,26 +50,26 @@ test("the day's values are shared by all members of the role", async () => {
   expect(await unmasker.state(REQUEST, [tokens.slice(0, 1)])).toBe('ML106');
 });
 
-describe('two logins that request at the same moment, together more than a day allows', () => {
+describe('two concurrent requests that together exceed the daily limit', () => {
   let first: string;
   let second: string;
   beforeEach(async () => {
     await setPolicy(stage.db, 'logins_unmasker', { perDay: 5 });
     await unmasker.run('begin');
     first = await request(unmasker, 'ip', tokens.slice(0, 3));
-    // Nobody waits for a request that is still open.
+    // A request that is not committed blocks nobody.
     await colleague.run(`set lock_timeout = '1ms'`);
     second = await request(colleague, 'ip', tokens.slice(3, 6));
   });
 
-  test('whoever commits last is shown nothing, and what was shown before is shown again', async () => {
+  test('the request that commits last is refused, and the other can be revealed again', async () => {
     expect((await colleague.run(REVEAL, [second])).rows).toHaveLength(3);
     await unmasker.run('commit');
     expect(await unmasker.run(REVEAL, [first])).toMatchObject({ state: 'ML106', rows: [] });
     expect((await colleague.run(REVEAL, [second])).rows).toHaveLength(3);
   });
 
-  test('a reveal that was rolled back has shown its values: whoever comes after is refused', async () => {
+  test('a reveal that is rolled back still counts, because it has shown its values', async () => {
     await colleague.run('begin');
     expect((await colleague.run(REVEAL, [second])).rows).toHaveLength(3);
     await unmasker.run('commit');
@@ -79,7 +79,7 @@ describe('two logins that request at the same moment, together more than a day a
   });
 
   test.each(['read committed', 'repeatable read'])(
-    'both committed before either is shown: neither is (%s)',
+    'both are refused if both commit before the first reveal (%s)',
     async (isolation) => {
       await unmasker.run('commit');
       for (const [session, id] of [
@@ -93,14 +93,14 @@ describe('two logins that request at the same moment, together more than a day a
     },
   );
 
-  test('one that is rolled back leaves the day to the other', async () => {
+  test('the second can be revealed if the first is rolled back', async () => {
     await unmasker.run('rollback');
     expect((await colleague.run(REVEAL, [second])).rows).toHaveLength(3);
     expect(await unmasker.state(REQUEST, [tokens.slice(0, 2)])).toBe('none');
   });
 });
 
-test('a search that passes the limit of the day is refused as well', async () => {
+test('a find that exceeds the daily limit is refused', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { perDay: 1 });
   await unmasker.run('begin');
   await unmasker.run(`select unmask.request_find('ip', '203.0.113.1', 'INC-1')`);
@@ -109,7 +109,7 @@ test('a search that passes the limit of the day is refused as well', async () =>
   expect(await unmasker.state(`select * from unmask.find('ip', '203.0.113.1')`)).toBe('ML106');
 });
 
-test('a policy that is lowered or removed holds for requests that were not answered yet', async () => {
+test('a policy that is lowered or removed also applies to earlier requests', async () => {
   const id = await request(unmasker, 'ip', tokens.slice(0, 3));
   await setPolicy(stage.db, 'logins_unmasker', { perDay: 2 });
   expect(await unmasker.state(REVEAL, [id])).toBe('ML106');
@@ -117,7 +117,7 @@ test('a policy that is lowered or removed holds for requests that were not answe
   expect(await unmasker.state(REVEAL, [id])).toBe('ML106');
 });
 
-test("yesterday's requests do not count", async () => {
+test('requests from yesterday do not count', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { perDay: 3 });
   expect(await unmasker.state(REQUEST, [tokens.slice(0, 3)])).toBe('none');
   await stage.db.superuser.query(`begin; alter table unmask.requests disable trigger all;
@@ -126,7 +126,7 @@ test("yesterday's requests do not count", async () => {
   expect(await unmasker.state(REQUEST, [tokens.slice(0, 3)])).toBe('none');
 });
 
-test('every kind of request counts', async () => {
+test('every kind of request counts towards the daily limit', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { perDay: 1 });
   expect(await unmasker.state(`select unmask.request_find('ip', '203.0.113.1', 'INC-1')`)).toBe('none');
   expect(await unmasker.state(REQUEST, [tokens.slice(0, 1)])).toBe('ML106');
@@ -140,7 +140,7 @@ test('a request that was rolled back does not count', async () => {
   expect(await unmasker.state(REQUEST, [tokens.slice(0, 3)])).toBe('none');
 });
 
-test('a role of its own has limits of its own, the most generous that cover a login apply', async () => {
+test('a role can have its own limits, and the most generous ones of a login apply', async () => {
   const group = `${unmasker.login}_group`;
   await stage.db.superuser.query(`create role ${group} in role logins_unmasker`);
   try {
@@ -165,12 +165,12 @@ test('a role of its own has limits of its own, the most generous that cover a lo
   }
 });
 
-test('a login that no row of the policy covers may request nothing', async () => {
+test('a login without a policy cannot request anything', async () => {
   await stage.db.superuser.query(`delete from unmask.policy`);
   expect(await unmasker.state(REQUEST, [tokens.slice(0, 1)])).toBe('ML106');
 });
 
-test('every change of the policy is on the record, with what it was', async () => {
+test('every change of the policy is in the audit log, with the old and the new limits', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { perRequest: 7 });
   const { rows } = await stage.db.superuser.query(
     `select action, details #>> '{before,values_per_request}' as before, details #>> '{after,values_per_request}' as after
@@ -179,7 +179,7 @@ test('every change of the policy is on the record, with what it was', async () =
   expect(rows).toEqual([{ action: 'policy update', before: '10000', after: '7' }]);
 });
 
-test('above the threshold a request waits for an approver, who finds it in a list', async () => {
+test('a request above the threshold needs approval, and approvers see it in pending_requests', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 2 });
   const small = await request(unmasker, 'ip', tokens.slice(0, 2));
   expect(await unmasker.state(REVEAL, [small])).toBe('none');
@@ -200,7 +200,7 @@ test('above the threshold a request waits for an approver, who finds it in a lis
   expect(await approver.state(APPROVE, [large])).toBe('ML111');
 });
 
-test('an approver sees whose and which values a request is for, and no value', async () => {
+test('an approver sees the user and the tokens of a request, but no values', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
   const { rows: users } = await stage.db.superuser.query<{ user_id: string }>(
     'select user_id from public.user_logins where masked_ip = $1',
@@ -230,7 +230,7 @@ test('an approver sees whose and which values a request is for, and no value', a
   ]);
 });
 
-test('two approvals at once are one', async () => {
+test('of two concurrent approvals, one is refused', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
   const id = await request(unmasker, 'ip', tokens.slice(0, 1));
   const second = await stage.join('approver_2', 'logins_approver');
@@ -238,7 +238,7 @@ test('two approvals at once are one', async () => {
   expect(states.sort()).toEqual(['ML111', 'none']);
 });
 
-test('an approval that is not committed approves nothing', async () => {
+test('an approval that is not committed does not count', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
   const id = await request(unmasker, 'ip', tokens.slice(0, 1));
   await approver.run('begin');
@@ -248,7 +248,7 @@ test('an approval that is not committed approves nothing', async () => {
   expect(await unmasker.state(REVEAL, [id])).toBe('ML105');
 });
 
-test('nobody approves a request that is not there, or not committed yet', async () => {
+test('a request that does not exist or is not committed cannot be approved', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { approvalAbove: 0 });
   expect(await approver.state('select unmask.approve(gen_random_uuid())')).toBe('ML101');
   await unmasker.run('begin');

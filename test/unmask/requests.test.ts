@@ -18,7 +18,7 @@ beforeAll(async () => {
 });
 afterAll(() => stage.drop());
 
-test('a committed request shows the values asked for, and nothing else', async () => {
+test('a committed request reveals its values and nothing else', async () => {
   const [first, second] = people;
   const ips = await request(unmasker, 'ip', [first!.ipToken, second!.ipToken, first!.ipToken]);
   expect(await revealed(unmasker, ips)).toEqual({
@@ -29,7 +29,7 @@ test('a committed request shows the values asked for, and nothing else', async (
   expect(await revealed(unmasker, devices)).toEqual({ [first!.deviceToken]: first!.device });
 });
 
-test('values join with the logins they are from', async () => {
+test('revealed values can be joined with the logins that have them', async () => {
   const id = await request(unmasker, 'ip', [people[0]!.ipToken]);
   const { rows } = await unmasker.run(
     `select l.user_id, r.value from public.user_logins l join unmask.reveal($1) r on r.token = l.masked_ip`,
@@ -38,7 +38,7 @@ test('values join with the logins they are from', async () => {
   expect(rows).toEqual([{ user_id: people[0]!.user, value: people[0]!.ip }]);
 });
 
-test('a request for a user shows every address and device of their logins', async () => {
+test('a request for a user reveals every address and device of their logins', async () => {
   const person = people[2]!;
   await maskAll(stage.db, [
     message(JSON.stringify({ user_id: person.user, ip: '203.0.113.77', device_id: null })),
@@ -48,7 +48,7 @@ test('a request for a user shows every address and device of their logins', asyn
   expect(values.sort()).toEqual([person.ip, person.device, '203.0.113.77'].sort());
 });
 
-test('a request keeps who, what, why and until when', async () => {
+test('a request stores its login, tokens, reason and expiry', async () => {
   const tokens = [people[0]!.ipToken, people[1]!.ipToken].sort();
   const id = await request(unmasker, 'ip', tokens, '  INC-3  ');
   const { rows } = await stage.db.superuser.query(
@@ -72,7 +72,7 @@ test('a request keeps who, what, why and until when', async () => {
   ]);
 });
 
-test('a request is seen among the pending ones by its maker alone', async () => {
+test('a request that needs no approval is visible in pending_requests only to its login', async () => {
   const id = await request(unmasker, 'ip', [people[0]!.ipToken]);
   const listed = async (session: Session) =>
     (await session.run('select request_id, value_count from unmask.pending_requests')).rows.filter(
@@ -86,16 +86,16 @@ test('a request is seen among the pending ones by its maker alone', async () => 
 test.each<[string, unknown[]]>([
   ['no reason', ['ip', 'TOKENS', null]],
   ['an empty reason', ['ip', 'TOKENS', '']],
-  ['a reason of spaces', ['ip', 'TOKENS', '   ']],
-  ['a reason without end', ['ip', 'TOKENS', 'x'.repeat(1001)]],
+  ['a blank reason', ['ip', 'TOKENS', '   ']],
+  ['a reason that is too long', ['ip', 'TOKENS', 'x'.repeat(1001)]],
   ['no field', [null, 'TOKENS', 'INC']],
-  ['another field', ['user_id', 'TOKENS', 'INC']],
-  ["another field's tokens", ['device_id', 'TOKENS', 'INC']],
-  ['no array', ['ip', null, 'INC']],
+  ['an unknown field', ['user_id', 'TOKENS', 'INC']],
+  ['tokens of another field', ['device_id', 'TOKENS', 'INC']],
+  ['null instead of an array', ['ip', null, 'INC']],
   ['an empty array', ['ip', [], 'INC']],
-  ['nothing but a null', ['ip', [null], 'INC']],
-  ['ids that are no tokens', ['ip', ['ffffffff-ffff-8fff-bfff-ffffffffffff'], 'INC']],
-])('a request with %s is ML110 and is not made', async (_, [field, tokens, reason]) => {
+  ['only a null', ['ip', [null], 'INC']],
+  ['ids that are not tokens', ['ip', ['ffffffff-ffff-8fff-bfff-ffffffffffff'], 'INC']],
+])('a request with %s is refused (ML110) and not stored', async (_, [field, tokens, reason]) => {
   const token = people[0]!.ipToken;
   const given =
     tokens === 'TOKENS' ? [token] : (tokens as unknown[] | null)?.map((t) => (t === 'TOKEN' ? token : t));
@@ -106,7 +106,7 @@ test.each<[string, unknown[]]>([
   expect(await superuser.value<number>(count)).toBe(before);
 });
 
-test('a null among the tokens is nothing to reveal, and is left out', async () => {
+test('a null among the tokens is ignored', async () => {
   const user = randomUUID();
   await maskAll(stage.db, [
     message(JSON.stringify({ user_id: user, ip: '203.0.113.61' })),
@@ -125,14 +125,14 @@ test('a null among the tokens is nothing to reveal, and is left out', async () =
   ).toBe('ML110');
 });
 
-test('a null among ids of quarantined messages is left out', async () => {
+test('a null among the ids of quarantined messages is ignored', async () => {
   const [sent] = await quarantine(stage.db, ['no JSON']);
   const id = await unmasker.value(`select unmask.request_quarantined($1, 'INC')`, [[null, sent]]);
   expect(await revealed(unmasker, id)).toEqual({ [sent!]: 'no JSON' });
   expect(await unmasker.state(`select unmask.request_quarantined($1, 'INC')`, [[null]])).toBe('ML110');
 });
 
-test('a request for five million values is refused before anything is done with them', async () => {
+test('a request for five million values is refused within seconds', async () => {
   await unmasker.run(`set statement_timeout = '10s'`);
   const many = `array_fill($1::uuid, array[5000000])`;
   const states = [
@@ -143,7 +143,7 @@ test('a request for five million values is refused before anything is done with 
   expect(states).toEqual(['ML106', 'ML106']);
 });
 
-test('a value named a hundred thousand times is one value', async () => {
+test('a value that a request names a hundred thousand times counts once', async () => {
   const id = await unmasker.value<string>(
     `select unmask.request('ip', array_fill($1::uuid, array[100000]), 'INC')`,
     [people[0]!.ipToken],
@@ -151,7 +151,7 @@ test('a value named a hundred thousand times is one value', async () => {
   expect(await revealed(unmasker, id)).toEqual({ [people[0]!.ipToken]: people[0]!.ip });
 });
 
-test('a user with over a hundred thousand logins is refused, and nothing is gathered', async () => {
+test('a request for a user with more than a hundred thousand logins is refused', async () => {
   await stage.db.superuser.query(
     `insert into public.user_logins (user_id, create_date, message_id)
      select 'robot', now(), gen_random_uuid() from generate_series(1, 100001)`,
@@ -162,17 +162,17 @@ test('a user with over a hundred thousand logins is refused, and nothing is gath
   expect(await unmasker.state(`select unmask.request_user('robot', 'INC')`)).toBe('ML110');
 });
 
-test('a search is for a value as long as an event can have', async () => {
+test('request_find accepts a value as long as an event can contain, and refuses a longer one', async () => {
   const find = `select unmask.request_find('device_id', $1, 'INC')`;
   expect(await unmasker.state(find, ['x'.repeat(256)])).toBe('none');
   expect(await unmasker.state(find, ['x'.repeat(257)])).toBe('ML110');
 });
 
-test('a reason of a thousand characters is taken', async () => {
+test('a reason of a thousand characters is accepted', async () => {
   expect(await unmasker.state(REQUEST, ['ip', [people[0]!.ipToken], 'x'.repeat(1000)])).toBe('none');
 });
 
-test('a user without logins, or with nothing masked, is ML110', async () => {
+test('a request for a user without logins or without tokens is refused (ML110)', async () => {
   const bare = randomUUID();
   await maskAll(stage.db, [message(JSON.stringify({ user_id: bare }))]);
   for (const user of ['nobody', null, bare]) {
@@ -180,17 +180,17 @@ test('a user without logins, or with nothing masked, is ML110', async () => {
   }
 });
 
-test('a request that does not exist is ML101', async () => {
+test('a reveal of a request that does not exist is refused (ML101)', async () => {
   for (const id of [randomUUID(), null]) expect(await unmasker.state(REVEAL, [id])).toBe('ML101');
 });
 
-test("somebody else's request is ML102, and stays good for its maker", async () => {
+test('a reveal by another login is refused (ML102), and the request stays valid', async () => {
   const id = await request(unmasker, 'ip', [people[0]!.ipToken]);
   expect(await other.state(REVEAL, [id])).toBe('ML102');
   expect(await unmasker.state(REVEAL, [id])).toBe('none');
 });
 
-test('a request may be revealed again until it expires, and each time is on the record', async () => {
+test('a request can be revealed again until it expires, and each reveal is in the audit log', async () => {
   const id = await request(unmasker, 'ip', [people[3]!.ipToken]);
   const first = await revealed(unmasker, id);
   expect(await revealed(unmasker, id)).toEqual(first);
@@ -202,7 +202,7 @@ test('a request may be revealed again until it expires, and each time is on the 
   expect(rows).toEqual([record, record]);
 });
 
-test('an expired request is ML104, and no longer among the pending ones', async () => {
+test('an expired request is refused (ML104) and no longer pending', async () => {
   await setPolicy(stage.db, 'logins_unmasker', { lifetime: '1 microsecond', approvalAbove: 0 });
   try {
     const id = await request(unmasker, 'ip', [people[0]!.ipToken]);
@@ -216,7 +216,7 @@ test('an expired request is ML104, and no longer among the pending ones', async 
   }
 });
 
-test('values that were all erased are ML107, when asked for and when revealed; others are shown without them', async () => {
+test('erased values are left out, and a request for nothing else is refused (ML107)', async () => {
   const [gone, kept, alone] = people.slice(5, 8).map(({ ipToken }) => ipToken) as [string, string, string];
   const both = await request(unmasker, 'ip', [gone, kept]);
   const one = await request(unmasker, 'ip', [gone]);
@@ -229,7 +229,7 @@ test('values that were all erased are ML107, when asked for and when revealed; o
   expect(await unmasker.state(REQUEST, ['ip', [gone, alone], 'INC'])).toBe('none');
 });
 
-test('errors that a person can do something about say what', async () => {
+test('errors that a person can correct have a hint', async () => {
   const id = await request(other, 'ip', [people[0]!.ipToken]);
   await unmasker.run('begin');
   const uncommitted = await request(unmasker, 'ip', [people[0]!.ipToken]);
