@@ -7,7 +7,7 @@ import pg from 'pg';
 import { expect } from 'vitest';
 import { childEnvironment, MASKED_LOGINS } from '../../local/environment.ts';
 import type { TestDatabase } from '../support/database.ts';
-import { makePlace, removePlace } from '../support/place.ts';
+import { makeTestDirectory, removeTestDirectory } from '../support/test-directory.ts';
 import { sqlstate } from '../support/sqlstate.ts';
 import type { Step } from './sessions.ts';
 
@@ -25,7 +25,7 @@ export function createReader(db: TestDatabase): Reader {
   const sessions = new Map<string, pg.Client>();
   // Of all logins together: whoever needs another's is told it.
   const variables = new Map<string, string>();
-  const place = makePlace();
+  const place = makeTestDirectory();
   // The key that the stack was set up with, where the guide says that it is.
   writeFileSync(path.join(place, 'kek'), db.kek.toString('hex'));
 
@@ -55,7 +55,7 @@ export function createReader(db: TestDatabase): Reader {
     },
     async end() {
       for (const client of sessions.values()) await client.end();
-      await removePlace(place);
+      await removeTestDirectory(place);
     },
   };
 }

@@ -5,11 +5,11 @@ import { unseal } from '../../src/database/kek.ts';
 import { migrate } from '../../src/database/migrate.ts';
 import { createPool } from '../../src/database/pool.ts';
 import { createLogger } from '../../src/log.ts';
-import { answersOf, ASKING } from '../support/answers.ts';
+import { answersOf, QUERYING_LOGINS } from '../support/answers.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { createFreshDatabase } from '../support/fresh-database.ts';
 import { liftLimits } from '../support/keys.ts';
-import { withTurned, type Level, type Turned } from '../support/settings.ts';
+import { withSettings, type Level, type ChangedSettings } from '../support/settings.ts';
 import { sqlstate } from '../support/sqlstate.ts';
 
 const LEVELS: Level[] = ['database', 'role', 'session'];
@@ -137,7 +137,7 @@ beforeAll(async () => {
 });
 afterAll(() => db.drop());
 
-const answersWith = (level: Level, turned: Turned) => withTurned(db, level, turned, answersOf);
+const answersWith = (level: Level, turned: ChangedSettings) => withSettings(db, level, turned, answersOf);
 
 test('the answers say what they should where nothing is turned', () => {
   expect(expected).toMatchObject({
@@ -203,7 +203,7 @@ test('our own sessions write where a database is turned to read-only, and read t
     restrict_nonsystem_relation_kind: 'view',
   };
   for (const level of ['database', 'role'] as const) {
-    expect(await withTurned(db, level, turned, answersOf, { pinned: true })).toEqual(expected);
+    expect(await withSettings(db, level, turned, answersOf, { pinned: true })).toEqual(expected);
   }
 });
 
@@ -223,7 +223,10 @@ test.each([
     return url.toString();
   };
   const pools = new Map(
-    ASKING.map((login) => [login as string, new pg.Pool({ connectionString: urlOf(login), max: 1 })]),
+    QUERYING_LOGINS.map((login) => [
+      login as string,
+      new pg.Pool({ connectionString: urlOf(login), max: 1 }),
+    ]),
   );
   const pool = (login: string) => pools.get(login) ?? database.superuser;
   try {
@@ -250,7 +253,7 @@ test('a session of ours has set what it depends on before anybody gets it, and k
 });
 
 /** Another value for every setting of a context that none of the tables above is about. */
-function turnedOf(context: Setting['context'], which: 'first' | 'last'): Turned {
+function turnedOf(context: Setting['context'], which: 'first' | 'last'): ChangedSettings {
   const turned = settings
     .filter((setting) => setting.context === context && LEFT_OUT[setting.name] === undefined)
     .map((setting) => [setting.name, otherValue(setting, which)] as const);
