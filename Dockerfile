@@ -1,10 +1,10 @@
 # One image for all commands: `docker run IMAGE load --follow`.
-# Node runs the TypeScript as it is, so there is no build step.
+# Node runs TypeScript directly, so there is no build step.
 
 FROM node:24-slim AS dependencies
 WORKDIR /app
 COPY package.json package-lock.json ./
-# No package that is needed at run time has an install script.
+# No runtime dependency has an install script.
 RUN npm ci --omit=dev --ignore-scripts
 
 FROM node:24-slim
@@ -16,7 +16,7 @@ COPY bin ./bin
 COPY migrations ./migrations
 COPY src ./src
 COPY tasks ./tasks
-# Owned by root and run as another: the process cannot change its own code.
+# Root owns the files, so the process cannot change its own code.
 USER node
 ENTRYPOINT ["node", "bin/masked-logins.js"]
 CMD ["worker"]
