@@ -26,8 +26,8 @@ export interface BenchStack {
 const SHARED_BUFFERS_MB = Math.floor(totalmem() / 4 / 2 ** 20);
 
 /**
- * Full durability: fsync, full page writes and synchronous commit are on. No checkpoint happens during a measurement.
- * A new server fills each new WAL file with zeros and flushes it, while all sessions wait. A server that has been running
+ * Full durability: fsync, full page writes and synchronous commit are on. No checkpoint happens during a measurement. A
+ * new server fills each new WAL file with zeros and flushes it, while all sessions wait. A server that has been running
  * for a while recycles its files instead. To measure the latter, `wal_init_zero` is off.
  *
  * @see https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-SHARED-BUFFERS
@@ -93,8 +93,9 @@ export function batchOf(bodies: readonly string[]): Batch {
 }
 
 /**
- * Inserts logins and vault entries, over the connections that will be measured. No checkpoint follows, because the first
- * change of a page after a checkpoint writes the whole page to WAL, and a measurement changes most pages only once.
+ * Inserts logins and vault entries, over the connections that will be measured. No checkpoint follows, because the
+ * first change of a page after a checkpoint writes the whole page to WAL, and a measurement changes most pages only
+ * once.
  */
 export async function fill(
   { superuser, worker }: BenchStack,

@@ -48,8 +48,8 @@ export function targetText({ atLeast, atMost }: Target): string {
 }
 
 /**
- * Runs contenders in turns, so that other load on the machine affects all of them. There is one warm-up round that is not
- * counted, and then `rounds` that are, alternating the order each round.
+ * Runs contenders in turns, so that other load on the machine affects all of them. There is one warm-up round that is
+ * not counted, and then `rounds` that are, alternating the order each round.
  *
  * @param contenders each does its work once and returns the figure of that turn (a duration or a rate)
  * @returns the figures of each contender, one for each round

@@ -23,8 +23,8 @@ const MESSAGES_BY_POLLERS = 20_000;
 const ROUNDS_BY_POLLERS = 3;
 
 /**
- * Compares loader and worker, as processes with default settings, with the floor (only receive and delete) and with common
- * alternatives. Measures from the moment the messages are visible until the last one is acknowledged.
+ * Compares loader and worker, as processes with default settings, with the floor (only receive and delete) and with
+ * common alternatives. Measures from the moment the messages are visible until the last one is acknowledged.
  */
 export function endToEnd(): Promise<Result> {
   return withBenchStack(async (stack) => {

@@ -8,7 +8,9 @@ const SERIES_ROUNDS = 7;
 const SHARES = [0, 0.02, 0.05, 0.1, 0.25, 0.5, 1];
 const BATCH_SIZES = [100, 250, 500, 1_000, 2_000, 4_000, 8_000];
 
-/** Compares `mask_batch` on one connection with the floor: parsing and inserting the same staged rows without masking. */
+/**
+ * Compares `mask_batch` on one connection with the floor: parsing and inserting the same staged rows without masking.
+ */
 export function masking(): Promise<Result> {
   return withBenchStack(async (stack) => {
     const bodies = new Bodies();

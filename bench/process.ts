@@ -34,7 +34,7 @@ export class BenchProcess {
     process.once('exit', kill);
     const { promise: failed, reject } = Promise.withResolvers<never>();
     this.failed = failed;
-    // A rejection must not be unhandled when nobody waits for it.
+    // Prevents an unhandled rejection if nothing awaits `failed`.
     failed.catch(() => {});
     this.#ended = new Promise((resolve) => {
       const onEnd = (): void => {

@@ -12,7 +12,9 @@ const ACCOUNT = '000000000000';
 /** How often the emulator checks the messages in flight, in milliseconds. */
 const CHECK_EVERY_MS = 100;
 
-/** A queue of the emulator. A benchmark accesses it directly, without requests, which would slow down the contenders. */
+/**
+ * A queue of the emulator. A benchmark accesses it directly, without requests, which would slow down the contenders.
+ */
 export interface BenchQueue {
   url: string;
   /** Creates messages from bodies, to be put into the queue later. */
@@ -37,8 +39,8 @@ export interface Queues {
 }
 
 /**
- * Starts an emulator (fauxqs, in this process). Each contender has its own queue. So all of them can wait for messages at
- * the same time, and their start is not measured.
+ * Starts an emulator (fauxqs, in this process). Each contender has its own queue. So all of them can wait for messages
+ * at the same time, and their start is not measured.
  */
 export async function startQueues(): Promise<Queues> {
   const stores = await loadStores(undefined);

@@ -1,6 +1,6 @@
 /**
- * `npm run bench`: runs the named benchmarks, or all, each with a stack of its own. Prints the results, and writes them to
- * `bench/results/NAME.json`. docs/performance.md explains them.
+ * `npm run bench`: runs the named benchmarks, or all, each with a stack of its own. Prints the results, and writes them
+ * to `bench/results/NAME.json`. docs/performance.md explains them.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';

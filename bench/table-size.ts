@@ -7,7 +7,9 @@ const ROUNDS = 25;
 /** The numbers of logins in the table. The vault has half as many entries. */
 const SIZES = [100_000, 1_000_000, 10_000_000];
 
-/** Compares `mask_batch` with large tables and with empty tables. All values are new, because empty tables know none. */
+/**
+ * Compares `mask_batch` with large tables and with empty tables. All values are new, because empty tables know none.
+ */
 export function tableSize(): Promise<Result> {
   return withBenchStack((empty) =>
     withBenchStack(async (full) => {

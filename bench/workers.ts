@@ -8,7 +8,9 @@ import { Bodies, MOSTLY_KNOWN } from './bodies.ts';
 const BATCHES = 8;
 const ROUNDS = 11;
 
-/** Compares two workers' connections that share the batches of a turn with one connection. Only Postgres is measured. */
+/**
+ * Compares two workers' connections that share the batches of a turn with one connection. Only Postgres is measured.
+ */
 export function workers(): Promise<Result> {
   return withBenchStack(async (stack) => {
     const bodies = new Bodies();

@@ -1,6 +1,6 @@
 /**
- * A good solution without this project: sqs-consumer with as many parallel consumers as the loader has pollers. It masks
- * values in Node, inserts each batch of ten messages with one INSERT, and deletes them with one request.
+ * A good solution without this project: sqs-consumer with as many parallel consumers as the loader has pollers. It
+ * masks values in Node, inserts each batch of ten messages with one INSERT, and deletes them with one request.
  */
 import type { Message } from '@aws-sdk/client-sqs';
 import pg from 'pg';

@@ -9,7 +9,9 @@ import { stepsOf, type Step } from './sessions.ts';
 
 const PAGES = ['docs/dba-guide.md', 'docs/incidents.md'];
 
-/** Drops the logins of the pages. They belong to the cluster: the first page creates them, the second page uses them. */
+/**
+ * Drops the logins of the pages. They belong to the cluster: the first page creates them, the second page uses them.
+ */
 async function dropLogins(): Promise<void> {
   const superuser = new pg.Client({ connectionString: inject('superuserUrl') });
   await superuser.connect();

@@ -1,12 +1,12 @@
 /**
  * Reads the sessions of a page of docs/ as steps that a test can run.
  *
- * A block of `sql` begins with `-- as LOGIN` and contains what that login types into psql: statements that end with `;`,
- * or with `\gset`, which stores the row's columns as variables for `:'name'`. After the end of a statement, only the
- * comment `-- fails: SQLSTATE` may follow on its line. Lines of `-- => a | b` below it are the rows that it shows.
+ * A block of `sql` begins with `-- as LOGIN` and contains what that login types into psql: statements that end with
+ * `;`, or with `\gset`, which stores the row's columns as variables for `:'name'`. After the end of a statement, only
+ * the comment `-- fails: SQLSTATE` may follow on its line. Lines of `-- => a | b` below it are the rows that it shows.
  *
- * A block of `sh` begins with `# as LOGIN` and contains calls of `masked-logins keys`, of `openssl rand`, or of a worker,
- * which does the work that earlier sessions have started. Blocks of other languages are not run.
+ * A block of `sh` begins with `# as LOGIN` and contains calls of `masked-logins keys`, of `openssl rand`, or of a
+ * worker, which does the work that earlier sessions have started. Blocks of other languages are not run.
  */
 import { lineOf, nodesOf } from './markdown.ts';
 

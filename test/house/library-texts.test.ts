@@ -1,4 +1,7 @@
-/** Libraries put values into the messages that they log. These tests check for each message that no value reaches our log. */
+/**
+ * Libraries put values into the messages that they log. These tests check for each message that no value reaches our
+ * log.
+ */
 import { globSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import pino from 'pino';

@@ -119,8 +119,8 @@ test('a batch of the default size leaks nothing while it is masked', async () =>
   expect(found).toEqual([]);
 });
 
-// A known limitation: masking.mask_rows materialises the bodies of malformed messages, and writes what exceeds work_mem to
-// a temporary file. This affects bodies up to 2 KB (longer ones are in TOAST), if LOAD_BATCH_BYTES is above work_mem.
+// masking.mask_rows materialises the bodies of malformed messages, up to 2 KB each (longer ones stay in TOAST). If they
+// took more than work_mem, which requires a larger LOAD_BATCH_BYTES, they would go to a temporary file.
 test('a malformed batch of twice the default size leaks nothing while it is masked', async () => {
   const found = await scanWhileMasking((canaries) =>
     Array.from({ length: 4_000 }, (_, n) =>

@@ -8,7 +8,9 @@ import { maskAll, ledgerOf, type Message } from './staging.ts';
 
 const PREFIX = 'answers-';
 
-/** Values that a setting might change: with backslashes, quotes, upper case, digits of other scripts, various lengths. */
+/**
+ * Values that a setting might change: with backslashes, quotes, upper case, digits of other scripts, various lengths.
+ */
 const VALUES: [ip: string | null, device: string | null, version: string][] = [
   ['203.0.113.9', 'device', '7.1'],
   ['::ffff:203.0.113.9', 'DEVICE', 'v12.3'],
@@ -143,7 +145,9 @@ async function bodiesOf(unmasker: pg.Pool, ids: string[]): Promise<Map<string, s
   return new Map(bodies.map(({ token, value }) => [token, value]));
 }
 
-/** The number of tokens of known values: an address, an address in another spelling, and an address that was not sent. */
+/**
+ * The number of tokens of known values: an address, an address in another spelling, and an address that was not sent.
+ */
 async function countFound(unmasker: pg.Pool): Promise<number[]> {
   const counts = [];
   for (const value of ['203.0.113.9', '2001:0db8::000a', '192.0.2.200']) {

@@ -5,7 +5,9 @@ import { close, event, maskAll, message, type Message } from './staging.ts';
 
 export const CANARY = 'residue-canary-5d1c';
 
-/** Makes the open slot old enough, and does what a worker does every ten seconds. Returns the number of emptied slots. */
+/**
+ * Makes the open slot old enough, and does what a worker does every ten seconds. Returns the number of emptied slots.
+ */
 export async function recycle(db: TestDatabase): Promise<number> {
   await db.superuser.query(`update staging.slots set opened_at = opened_at - interval '1 minute'`);
   const { rows } = await db.pool('worker').query('select emptied from staging.recycle_slots()');

@@ -37,8 +37,8 @@ function loginNumber(n: number, of: number): Login {
 }
 
 /**
- * Rotates every key of a stack with real processes, while logins are loaded and the worker is killed. Expects that in the
- * end everything is under the new keys, that every value can be revealed, and that equal values have equal tokens.
+ * Rotates every key of a stack with real processes, while logins are loaded and the worker is killed. Expects that in
+ * the end everything is under the new keys, that every value can be revealed, and that equal values have equal tokens.
  *
  * @returns the number of logins
  */

@@ -11,7 +11,9 @@ export interface Moment {
   point: string;
   /** Makes the process reach this moment. Without it, traffic does. */
   provoke?: (world: World) => Promise<void>;
-  /** Blocks the server near the end of the statement that the process is about to send, by a lock that it needs last. */
+  /**
+   * Blocks the server near the end of the statement that the process is about to send, by a lock that it needs last.
+   */
   hold?: { lock: string; statement: string };
 }
 

@@ -4,7 +4,9 @@ import { retried } from './postgres-faults.ts';
 import { FaultError } from './protocol.ts';
 import type { World } from './world.ts';
 
-/** Longer than the checks of messages in flight take, but short enough that later redeliveries still happen in the run. */
+/**
+ * Longer than the checks of messages in flight take, but short enough that later redeliveries still happen in the run.
+ */
 const LONG_VISIBILITY_SECONDS = 100;
 const HOUR_MS = 3_600_000;
 
@@ -14,8 +16,8 @@ function expect(condition: boolean, message: string): asserts condition {
 
 /**
  * Sends SIGTERM to the loader, then to the worker, while there is work. Both exit with 0, and the loader stages or
- * returns all messages that it has received. No visibility timeout ends in the meantime, so no message is in flight only
- * if the loader returned it.
+ * returns all messages that it has received. No visibility timeout ends in the meantime, so messages leave the state
+ * in flight only if the loader returns them or the worker deletes them.
  */
 export async function stopUnderLoad(world: World): Promise<void> {
   const { queue, loader, worker, traffic, superuser } = world;
@@ -46,7 +48,7 @@ export async function stopUnderLoad(world: World): Promise<void> {
     const workerEnded = await worker.end('SIGTERM');
     expect(workerEnded === 0, `the worker ended with ${workerEnded} after SIGTERM`);
     await world.recovery.measure('SIGTERM under load');
-    // Only this worker: one that was killed earlier may have left jobs locked.
+    // Checks only this worker, because a worker that was killed earlier may have left jobs locked.
     const locked = `select count(*) from graphile_worker._private_jobs where locked_by = '${id}'`;
     expect((await numberOf(superuser, locked)) === 0, 'the worker left jobs locked after SIGTERM');
     world.hit('SIGTERM under load');
@@ -78,8 +80,8 @@ export async function stopTwice(world: World): Promise<void> {
 }
 
 /**
- * Postgres is slower than the queue for ten minutes. Meanwhile the visibility timeout is longer. Otherwise messages would
- * wait for many times the timeout, and each would be delivered many times.
+ * Postgres is slower than the queue for ten minutes. Meanwhile the visibility timeout is longer. Otherwise messages
+ * would wait for many times the timeout, and each would be delivered many times.
  */
 export async function longOverload(world: World, seconds: number): Promise<void> {
   const { queue } = world;
@@ -94,7 +96,10 @@ export async function longOverload(world: World, seconds: number): Promise<void>
   }
 }
 
-/** Postgres is slower than the queue: the backlog stays below its limit, memory does not grow, no message is dead-lettered. */
+/**
+ * Postgres is slower than the queue: the backlog stays below its limit, memory does not grow, no message is
+ * dead-lettered.
+ */
 export async function overload(
   world: World,
   seconds: number,
@@ -174,7 +179,9 @@ export async function jumpClock(world: World): Promise<void> {
   world.hit('clock jump');
 }
 
-/** A hundred batches fail at each attempt to mask them. Others are masked meanwhile. Without the cause, all are masked. */
+/**
+ * A hundred batches fail at each attempt to mask them. Others are masked in the meantime. Once the cause is gone, all are.
+ */
 export async function failRepeatedly(world: World): Promise<void> {
   const { loader, superuser, traffic } = world;
   await loader.stop('SIGTERM');

@@ -65,7 +65,10 @@ const SCENARIOS: Step[] = [
   { name: 'a hundred failing batches', run: failRepeatedly },
 ];
 
-/** How many faults of each group a seed has. Seeds take them in turn, so that 40 seeds have each fault at least ten times. */
+/**
+ * How many faults of each group a seed has. Seeds take them in turn, so that 40 seeds have each fault at least ten
+ * times.
+ */
 const PER_SEED: [Step[], number][] = [
   [KILLS, 6],
   [POSTGRES, 2],

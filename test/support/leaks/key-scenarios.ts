@@ -20,7 +20,9 @@ export async function addDataKeys(world: World, when: string): Promise<void> {
   }
 }
 
-/** Seals the database, unseals it with wrong keys and with the right key, and rewraps its keys. Returns the outcomes. */
+/**
+ * Seals the database, unseals it with wrong keys and with the right key, and rewraps its keys. Returns the outcomes.
+ */
 export async function sealAndUnseal(world: World): Promise<Record<string, string | number>> {
   const { db, canaries, recorder, directory } = world;
   const pool = db.pool('custodian');

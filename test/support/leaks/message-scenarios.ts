@@ -88,7 +88,7 @@ export async function failWithValues(world: World): Promise<string[]> {
     await db.superuser.query(
       `create or replace function masking.padded(value text) returns bytea language plpgsql immutable as $$
        begin
-         -- The sound event of masking.probe passes: the fault is to count as the message's.
+         -- The event of masking.probe passes, so that the error counts as caused by the message.
          if value = '2001:db8::1' or value like 'sound %' then
            return convert_to(value, 'UTF8');
          end if;

@@ -16,9 +16,10 @@ interface Needle {
 }
 
 /**
- * Every form in which a value may appear: unchanged, in hexadecimal of both cases, in base64 at each of three alignments,
- * as JSON with and without escapes, in UTF-16 of both byte orders, and, if it is bytes, as Postgres and Node print bytes.
- * Each form is searched for in two halves, because WAL has a header every 8 KiB, and messages may be cut off.
+ * Every form in which a value may appear: unchanged, in hexadecimal of both cases, in base64 at each of three
+ * alignments, as JSON with and without escapes, in UTF-16 of both byte orders, and, if it is bytes, as Postgres and
+ * Node print bytes. Each form is searched for in two halves, because WAL has a header every 8 KiB, and messages may be
+ * cut off.
  */
 export function needlesOf(value: string | Buffer): Buffer[] {
   const forms = [...formsOf(value), ...(typeof value === 'string' ? textForms(value) : byteForms(value))];
@@ -83,7 +84,9 @@ function textForms(value: string): Buffer[] {
   return [wide, Buffer.from(wide).swap16(), Buffer.from(JSON.stringify(escaped).slice(1, -1))];
 }
 
-/** Bytes as `bytea_output = escape`, as JSON.stringify of a Buffer, as console.log of a Buffer, and in hex as UTF-16. */
+/**
+ * Bytes as `bytea_output = escape`, as JSON.stringify of a Buffer, as console.log of a Buffer, and in hex as UTF-16.
+ */
 function byteForms(value: Buffer): Buffer[] {
   const octal = [...value].map((byte) => {
     if (byte === 0x5c) return '\\\\';

@@ -46,8 +46,8 @@ async function columns(superuser: pg.Pool): Promise<{ place: string; query: stri
 }
 
 /**
- * All files of the data directory, including WAL, except those of unlogged relations with their TOAST tables and indexes.
- * The init forks of unlogged relations are included, because they are logged.
+ * All files of the data directory, including WAL, except those of unlogged relations with their TOAST tables and
+ * indexes. The init forks of unlogged relations are included, because they are logged.
  */
 export async function* filePlaces(superuser: pg.Pool, dataDirectory: string): AsyncGenerator<Place> {
   await superuser.query('checkpoint');
