@@ -1,5 +1,5 @@
 # One image for all commands: `docker run IMAGE load --follow`.
-# Node runs the TypeScript as it is, so there is no build step.
+# Node runs TypeScript directly, so there is no build step.
 
 # On the machine's own platform: dependencies are JavaScript only, so those for all platforms are the same.
 FROM --platform=$BUILDPLATFORM node:24-slim AS dependencies
@@ -17,7 +17,7 @@ COPY bin ./bin
 COPY migrations ./migrations
 COPY src ./src
 COPY tasks ./tasks
-# Owned by root and run as another: the process cannot change its own code.
+# Root owns the files, so the process cannot change its own code.
 USER node
 ENTRYPOINT ["node", "bin/masked-logins.js"]
 CMD ["worker"]

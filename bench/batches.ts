@@ -4,52 +4,52 @@ import { batchOf, type BenchStack } from './bench-stack.ts';
 import { timed } from './benchmark.ts';
 import type { Bodies } from './bodies.ts';
 
-/** A full batch of the loader's. */
+/** The size of a full batch, by default. */
 export const ROWS = 2_000;
 
-/** How long masking a batch takes, receipts included, in milliseconds. */
-export function masked(stack: BenchStack, bodies: readonly string[]): Promise<number> {
-  return moved(stack, bodies, (batchId) => maskBatch(stack.worker, batchId));
+/** Stages and masks a batch. Returns how long masking takes, including the receipts, in milliseconds. */
+export function timeMasking(stack: BenchStack, bodies: readonly string[]): Promise<number> {
+  return timeBatch(stack, bodies, (batchId) => maskBatch(stack.worker, batchId));
 }
 
-/** Masks every value that is to be known later. */
+/** Masks every value that the benchmark treats as known. */
 export async function maskKnown(stack: BenchStack, bodies: Bodies): Promise<void> {
-  const all = bodies.all();
-  for (let from = 0; from < all.length; from += ROWS) await masked(stack, all.slice(from, from + ROWS));
+  const all = bodies.known();
+  for (let from = 0; from < all.length; from += ROWS) await timeMasking(stack, all.slice(from, from + ROWS));
 }
 
-/** How long the floor takes for the same, in milliseconds. */
-export function plain(stack: BenchStack, bodies: readonly string[]): Promise<number> {
-  return moved(stack, bodies, (batchId) =>
+/** Stages a batch and inserts it without masking: the floor. Returns how long inserting takes, in milliseconds. */
+export function timeFloor(stack: BenchStack, bodies: readonly string[]): Promise<number> {
+  return timeBatch(stack, bodies, (batchId) =>
     stack.superuser.query('select bench.load_plain(batch_id => $1)', [batchId]),
   );
 }
 
-/** As the worker's task calls it. */
+/** Calls `masking.mask_batch` like the worker's task. */
 export function maskBatch(worker: pg.Client, batchId: string): Promise<unknown> {
   return worker.query('select receipt_handle from masking.mask_batch(batch_id => $1)', [batchId]);
 }
 
-/** Stages bodies as the loader does; returns the batch's id. */
-export async function staged({ loader }: BenchStack, bodies: readonly string[]): Promise<string> {
+/** Stages bodies like the loader. Returns the batch's id. */
+export async function stageBodies({ loader }: BenchStack, bodies: readonly string[]): Promise<string> {
   const batch = batchOf(bodies);
   await stageBatch(loader, batch);
   return batch.id;
 }
 
-/** Takes what has been moved on out of staging. */
+/** Marks all batches as acknowledged, and recycles their slots. */
 export async function closeAll({ superuser }: BenchStack): Promise<void> {
   await superuser.query('update staging.batches set acked_at = now() where acked_at is null');
   await superuser.query('select staging.recycle_slots()');
 }
 
-async function moved(
+async function timeBatch(
   stack: BenchStack,
   bodies: readonly string[],
-  move: (batchId: string) => Promise<unknown>,
+  process: (batchId: string) => Promise<unknown>,
 ): Promise<number> {
-  const batchId = await staged(stack, bodies);
-  const took = await timed(() => move(batchId));
+  const batchId = await stageBodies(stack, bodies);
+  const took = await timed(() => process(batchId));
   await closeAll(stack);
   return took;
 }

@@ -10,11 +10,11 @@ import type { Batch } from '../src/load/batcher.ts';
 import { removeData, startStack } from '../local/stack/stack.ts';
 import { createLogger } from '../src/log.ts';
 
-/** A stack that a benchmark has for itself, unsealed. */
+/** An unsealed stack for one benchmark. */
 export interface BenchStack {
   localDir: string;
   file: StackFile;
-  /** One connection each, so that what is measured runs on one. */
+  /** Clients instead of pools, so that each measurement uses one connection. */
   superuser: pg.Client;
   worker: pg.Client;
   /** For `stageBatch`. */
@@ -22,25 +22,25 @@ export interface BenchStack {
   version: string;
 }
 
-/** A quarter of the machine's memory, in MB: what the Postgres manual recommends for a server's own. */
-const QUARTER = Math.floor(totalmem() / 4 / 2 ** 20);
+/** A quarter of the machine's memory, which Postgres's manual recommends for a dedicated server. */
+const SHARED_BUFFERS_MB = Math.floor(totalmem() / 4 / 2 ** 20);
 
 /**
- * As durable as any: fsync, full page writes and synchronous commits are on. No checkpoint comes in the middle of a
- * measurement. A server that has been running for a while recycles its files of WAL, and a fresh one fills each with
- * zeros and flushes it while everybody waits; so that no turn pays for that, they are not filled here.
+ * Full durability: fsync, full page writes and synchronous commit are on. No checkpoint happens during a measurement. A
+ * new server fills each new WAL file with zeros and flushes it, while all sessions wait. A server that has been running
+ * for a while recycles its files instead. To measure the latter, `wal_init_zero` is off.
  *
  * @see https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-SHARED-BUFFERS
  * @see https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-WAL-INIT-ZERO
  */
 const SETTINGS = {
-  shared_buffers: `${QUARTER}MB`,
+  shared_buffers: `${SHARED_BUFFERS_MB}MB`,
   max_wal_size: '32GB',
   checkpoint_timeout: '1d',
   wal_init_zero: 'off',
 };
 
-/** Starts an embedded Postgres and an emulator in a directory of their own, and removes them afterwards. */
+/** Starts an embedded Postgres and an emulator in a temporary directory, and removes them afterwards. */
 export async function withBenchStack<T>(use: (stack: BenchStack) => Promise<T>): Promise<T> {
   const localDir = mkdtempSync(path.join(tmpdir(), 'masked-logins-bench-'));
   chmodSync(localDir, 0o711);
@@ -56,7 +56,7 @@ export async function withBenchStack<T>(use: (stack: BenchStack) => Promise<T>):
   const loader = createPool(urls.loader, { max: 2, applicationName: 'masked-logins bench' });
   try {
     await Promise.all([superuser.connect(), worker.connect()]);
-    await unsealed(urls.worker, kekFile);
+    await unsealWith(urls.worker, kekFile);
     const { rows } = await superuser.query<{ version: string }>(
       `select current_setting('server_version') as version`,
     );
@@ -69,7 +69,7 @@ export async function withBenchStack<T>(use: (stack: BenchStack) => Promise<T>):
   }
 }
 
-async function unsealed(workerUrl: string, kekFile: string): Promise<void> {
+async function unsealWith(workerUrl: string, kekFile: string): Promise<void> {
   const pool = createPool(workerUrl, { max: 1, applicationName: 'masked-logins bench' });
   try {
     await unseal(pool, await readKek({ file: kekFile }));
@@ -78,11 +78,11 @@ async function unsealed(workerUrl: string, kekFile: string): Promise<void> {
   }
 }
 
-/** Bodies as a batch that has just been received. */
+/** A batch of these bodies, as the loader receives it. */
 export function batchOf(bodies: readonly string[]): Batch {
   const messages = bodies.map((body) => ({
     messageId: randomUUID(),
-    // As long as those of SQS.
+    // As long as a receipt handle of SQS.
     receiptHandle: randomUUID().repeat(8),
     sentAt: Date.now(),
     receiveCount: 1,
@@ -93,9 +93,9 @@ export function batchOf(bodies: readonly string[]): Batch {
 }
 
 /**
- * Puts so many logins and entries of the vault in place, by the connections that are going to be measured. No checkpoint
- * follows: the first change of each page after one writes the whole page to WAL, and within the few thousand rows of a
- * measurement every change would be a first one.
+ * Inserts logins and vault entries, over the connections that will be measured. No checkpoint follows, because the
+ * first change of a page after a checkpoint writes the whole page to WAL, and a measurement changes most pages only
+ * once.
  */
 export async function fill(
   { superuser, worker }: BenchStack,
@@ -113,15 +113,15 @@ export async function fill(
   await superuser.query('vacuum analyze');
 }
 
-/** What is in place in most benchmarks: between the first day and the ten millions of `table-size`. */
-export const IN_PLACE = { logins: 500_000, entries: 500_000 };
+/** The number of rows with which most benchmarks start. */
+export const PREFILLED = { logins: 500_000, entries: 500_000 };
 
-/** Empties what masking fills. */
+/** Truncates the logins and the vault. */
 export async function clear({ superuser }: BenchStack): Promise<void> {
   await superuser.query('truncate public.user_logins, masking.vault');
 }
 
-/** Runs a file of this directory. */
+/** Executes an SQL file of this directory. */
 export async function runSql({ superuser }: BenchStack, name: string): Promise<void> {
   await superuser.query(readFileSync(path.join(import.meta.dirname, name), 'utf8'));
 }

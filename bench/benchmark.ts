@@ -1,34 +1,34 @@
 import { cpus } from 'node:os';
 
-/** What a benchmark found. */
+/** The result of a benchmark. */
 export interface Result {
-  /** What is run, how often and on what data, in a sentence. */
+  /** One sentence that says what was run, how often and on which data. */
   how: string;
-  /** What was measured, with its unit in its name, in the order of importance. */
+  /** Measurements by name, the most important first. The name includes the unit. */
   figures: Record<string, number>;
-  /** The ratios that are promised. */
+  /** The measurements that have a target. */
   targets: Target[];
-  /** What a plot is made of. */
+  /** The plots. */
   series?: Series[];
   /** The server's version. */
   postgres: string;
 }
 
-/** A promise, and what came of it. */
+/** A target, and the value that was measured. */
 export interface Target {
-  /** What is compared. */
+  /** What is measured. */
   measure: string;
   value: number;
   atLeast?: number;
   atMost?: number;
 }
 
-/** Points of a plot, and what its axes say. */
+/** The lines of a plot, and the labels of its axes. */
 export interface Series {
   title: string;
   x: string;
   y: string;
-  /** For each line its points, as [x, y]. */
+  /** The points of each line, as [x, y], by the name of the line. */
   lines: Record<string, [x: number, y: number][]>;
   /** Whether the horizontal axis is logarithmic. */
   logarithmic?: boolean;
@@ -42,17 +42,17 @@ export function isMet({ value, atLeast = 0, atMost = Infinity }: Target): boolea
   return value >= atLeast && value <= atMost;
 }
 
-/** For people: what is promised. */
-export function promiseOf({ atLeast, atMost }: Target): string {
+/** The target as text, such as `at least 0.7`. */
+export function targetText({ atLeast, atMost }: Target): string {
   return atLeast === undefined ? `at most ${atMost}` : `at least ${atLeast}`;
 }
 
 /**
- * Runs contenders in turns, so that whatever else the machine does is shared out: a first round that counts for
- * nothing, then `rounds` that do. Every other round goes the other way about.
+ * Runs contenders in turns, so that other load on the machine affects all of them. There is one warm-up round that is
+ * not counted, and then `rounds` that are, alternating the order each round.
  *
- * @param contenders each does its work once and returns its figure (a duration, a rate) of that turn
- * @returns the figures of each, round by round
+ * @param contenders each does its work once and returns the figure of that turn (a duration or a rate)
+ * @returns the figures of each contender, one for each round
  */
 export async function inTurns<Name extends string>(
   rounds: number,
@@ -69,12 +69,11 @@ export async function inTurns<Name extends string>(
   return figures;
 }
 
-/** The middle of the ratios of two contenders, each pair from the same round. */
+/** The median of the rounds' ratios of two contenders. */
 export function medianRatio(numerators: readonly number[], denominators: readonly number[]): number {
   return median(numerators.map((numerator, round) => numerator / denominators[round]!));
 }
 
-/** The middle of some numbers. */
 export function median(numbers: readonly number[]): number {
   const sorted = numbers.toSorted((a, b) => a - b);
   const middle = Math.floor(sorted.length / 2);
@@ -88,7 +87,7 @@ export async function timed(call: () => Promise<unknown>): Promise<number> {
   return performance.now() - startedAt;
 }
 
-/** For people: two digits after the point, three where nothing comes before it, none where they say nothing. */
+/** Rounds to an integer from 1000 on, to three decimals below 1, and to two decimals in between. */
 export function rounded(value: number): number {
   if (value >= 1_000) return Math.round(value);
   return Number(value.toFixed(value < 1 ? 3 : 2));

@@ -9,24 +9,24 @@ import { timed } from './benchmark.ts';
 import { cpuSeconds } from './cpu.ts';
 import { BenchProcess } from './process.ts';
 import type { BenchQueue, Queues } from './queues.ts';
-import { asBatch } from './scheduling.ts';
+import { withBatchScheduling } from './scheduling.ts';
 
-/** How long a round may take before it counts as failed, in milliseconds. */
-const TOO_LONG_MS = 120_000;
-/** What the others' last round has left to do is done by then, in milliseconds. */
+/** After this time a round has failed, in milliseconds. */
+const TIMEOUT_MS = 120_000;
+/** Pause before a round, so that the other contenders finish their work, in milliseconds. */
 const SETTLE_MS = 500;
-const LOOK_EVERY_MS = 20;
+const CHECK_EVERY_MS = 20;
 
-/** Somebody who moves messages from a queue of their own: processes that run, and wait for messages between rounds. */
+/** Processes that move messages from a queue to a table. Between rounds they keep running and wait for messages. */
 export interface Contender {
   name: string;
   queue: BenchQueue;
   processes: BenchProcess[];
-  /** How many rows they have made so far. */
+  /** The number of rows that the processes have inserted so far. */
   rows: () => Promise<number>;
 }
 
-/** CPU time by process, in microseconds a message. */
+/** CPU time by process, in microseconds per message. */
 export type CpuTimes = Record<string, number>;
 
 export interface Round {
@@ -34,13 +34,13 @@ export interface Round {
   cpu: CpuTimes;
 }
 
-export interface Field {
+export interface Setup {
   stack: BenchStack;
   queues: Queues;
 }
 
 /** Loader and worker as in production. */
-export function ours({ stack, queues }: Field, pollers?: number): Contender {
+export function ours({ stack, queues }: Setup, pollers?: number): Contender {
   const { urls, kekFile } = stack.file;
   const queue = queues.create(`ours-${pollers ?? 'default'}`);
   const environment = environmentOf(queues, queue, pollers);
@@ -62,7 +62,7 @@ export function ours({ stack, queues }: Field, pollers?: number): Contender {
 
 /** One of `peers/`. */
 export function peer(
-  { stack, queues }: Field,
+  { stack, queues }: Setup,
   file: 'floor' | 'batched' | 'row-by-row',
   pollers?: number,
 ): Contender {
@@ -72,37 +72,37 @@ export function peer(
     name: file,
     queue,
     processes: [new BenchProcess(file, path.join(import.meta.dirname, `peers/${file}.ts`), [], environment)],
-    // The floor makes no rows: that its queue is empty is all there is to see.
+    // The floor inserts no rows.
     rows: async () => (file === 'floor' ? 0 : countRows(stack, `bench.${file.replaceAll('-', '_')}`)),
   };
 }
 
-/** The tables of `peers/`. */
+/** Creates the tables of `peers/`. */
 export async function createPeersTables({ superuser }: BenchStack): Promise<void> {
   await superuser.query(readFileSync(path.join(import.meta.dirname, 'peers/tables.sql'), 'utf8'));
 }
 
 const events = loginEvents({ seed: 'end to end', duplicates: 0.2, malformed: 0 });
 
-/** Login events of which a fifth repeat the address and the device of an earlier one. */
+/** Login events. A fifth of them repeat the address and the device of an earlier event. */
 export function bodies(count: number): string[] {
   return Array.from({ length: count }, () => events.next().value);
 }
 
 /**
- * Gives a contender messages, and takes the time from the moment they are visible to the moment the last of them is
+ * Puts messages into a contender's queue, and measures the time from the moment they are visible until the last one is
  * deleted.
  *
- * @throws {FatalError} where a process fails, or the rows are not as many as the messages
+ * @throws {FatalError} if a process fails, or if the number of new rows is not the number of messages
  */
-export async function race({ stack }: Field, contender: Contender, count: number): Promise<Round> {
+export async function runRound({ stack }: Setup, contender: Contender, count: number): Promise<Round> {
   const { queue, rows } = contender;
-  await ready(contender);
+  await untilReady(contender);
   await sleep(SETTLE_MS);
   const before = await rows();
   const messages = queue.prepare(bodies(count));
   const cpuBefore = cpuOf(stack, contender);
-  const seconds = await asBatch(async () => {
+  const seconds = await withBatchScheduling(async () => {
     const took = await timed(() => {
       queue.put(messages);
       return orFailure(contender, queue.emptied());
@@ -110,9 +110,9 @@ export async function race({ stack }: Field, contender: Contender, count: number
     return took / 1_000;
   });
   const cpuAfter = cpuOf(stack, contender);
-  const made = (await rows()) - before;
-  if (contender.name !== 'floor' && made !== count)
-    throw new FatalError(`${contender.name} made ${made} rows of ${count} messages`);
+  const inserted = (await rows()) - before;
+  if (contender.name !== 'floor' && inserted !== count)
+    throw new FatalError(`${contender.name} inserted ${inserted} rows for ${count} messages`);
   const cpu = Object.entries(cpuAfter).map(([name, after]) => [
     name,
     ((after - cpuBefore[name]!) * 1e6) / count,
@@ -120,39 +120,40 @@ export async function race({ stack }: Field, contender: Contender, count: number
   return { perSecond: count / seconds, cpu: Object.fromEntries(cpu) as CpuTimes };
 }
 
-/** Ends the processes of contenders. */
+/** Stops the processes of contenders. */
 export async function stop(contenders: readonly Contender[]): Promise<void> {
-  // A loader ends when its long polls do, which may be in twenty seconds.
-  const timer = setInterval(() => contenders.forEach(({ queue }) => queue.dismiss()), LOOK_EVERY_MS);
+  // A loader waits for its long polls, which can take twenty seconds, so they are ended.
+  const timer = setInterval(() => contenders.forEach(({ queue }) => queue.endPolls()), CHECK_EVERY_MS);
   await Promise.all(contenders.flatMap(({ processes }) => processes.map((process) => process.stop())));
   clearInterval(timer);
 }
 
-/** Waits until a contender waits for messages. */
-export async function ready(contender: Contender): Promise<void> {
-  const waits = async (): Promise<void> => {
-    while (!contender.queue.isAwaited()) await sleep(LOOK_EVERY_MS);
+/** Waits until a contender is polling its queue. */
+export async function untilReady(contender: Contender): Promise<void> {
+  const polling = async (): Promise<void> => {
+    while (!contender.queue.isPolled()) await sleep(CHECK_EVERY_MS);
   };
-  await orFailure(contender, waits());
+  await orFailure(contender, polling());
 }
 
+/** Waits for `work`. Throws if it takes too long, or if a process of the contender fails. */
 export async function orFailure({ name, processes }: Contender, work: Promise<void>): Promise<void> {
-  const late = new AbortController();
-  const tooLate = sleep(TOO_LONG_MS, undefined, { signal: late.signal }).then(() => {
-    throw new FatalError(`${name} does not get done`);
+  const finished = new AbortController();
+  const timeout = sleep(TIMEOUT_MS, undefined, { signal: finished.signal }).then(() => {
+    throw new FatalError(`${name} did not finish in time`);
   });
   try {
-    await Promise.race([work, tooLate, ...processes.map(({ failed }) => failed)]);
+    await Promise.race([work, timeout, ...processes.map(({ failed }) => failed)]);
   } finally {
-    tooLate.catch(() => {});
-    late.abort();
+    timeout.catch(() => {});
+    finished.abort();
   }
 }
 
 function cpuOf(stack: BenchStack, { processes }: Contender): Record<string, number> {
   const { user, system } = process.cpuUsage();
   return {
-    // The emulator is most of what this process does.
+    // This process mostly runs the emulator.
     emulator: (user + system) / 1e6,
     ...Object.fromEntries(processes.map(({ name, pid }) => [name, cpuSeconds(pid)])),
     postgres: cpuSeconds(postmasterOf(stack)),
@@ -168,7 +169,7 @@ async function countRows({ superuser }: BenchStack, table: string): Promise<numb
   return Number(rows[0]!.rows);
 }
 
-/** What every process gets: the queue, the database, and no setting but, perhaps, the number of pollers. */
+/** The environment of a process: the queue, the database, and default settings except for the number of pollers. */
 function environmentOf({ endpoint, region }: Queues, queue: BenchQueue, pollers: number | undefined) {
   return (databaseUrl: string, more: Record<string, string> = {}): NodeJS.ProcessEnv =>
     childEnvironment({

@@ -1,12 +1,12 @@
 import { readdirSync, readFileSync } from 'node:fs';
 
-/** Of Linux's /proc, on every architecture there is. */
-const TICKS_A_SECOND = 100;
+/** The unit of times in Linux's /proc, on every architecture. */
+const TICKS_PER_SECOND = 100;
 
 /**
- * CPU time that a process has had so far, with all that it has started, in seconds.
+ * The CPU time of a process and its descendants so far, in seconds.
  *
- * @returns NaN where there is no /proc
+ * @returns NaN if there is no /proc
  */
 export function cpuSeconds(pid: number): number {
   try {
@@ -24,7 +24,7 @@ export function cpuSeconds(pid: number): number {
 interface Times {
   pid: number;
   parent: number;
-  /** Its own and that of its children that have ended, in seconds. */
+  /** CPU time of the process and of its children that have ended. */
   seconds: number;
 }
 
@@ -39,12 +39,12 @@ function secondsOf(pid: number, all: readonly Times[]): number {
 function timesOf(pid: number): Times | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    // The name in parentheses may hold anything; it is the second field.
+    // The second field is a name in parentheses, which may contain spaces and parentheses.
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
     const ticks = fields.slice(11, 15).reduce((sum, field) => sum + Number(field), 0);
-    return { pid, parent: Number(fields[1]), seconds: ticks / TICKS_A_SECOND };
+    return { pid, parent: Number(fields[1]), seconds: ticks / TICKS_PER_SECOND };
   } catch {
-    // It has ended meanwhile.
+    // The process has ended.
     return undefined;
   }
 }

@@ -4,54 +4,54 @@ import {
   createPeersTables,
   ours,
   peer,
-  race,
+  runRound,
   stop,
   type Contender,
   type CpuTimes,
-  type Field,
+  type Setup,
 } from './contenders.ts';
 import { startQueues } from './queues.ts';
 
 const MESSAGES = 40_000;
-/** One at a time takes long, and takes as long for each. */
+/** Fewer, because the row-by-row consumer is slow. Its time per message does not depend on their number. */
 const MESSAGES_ONE_BY_ONE = 2_000;
 const ROUNDS = 5;
-/** Rounds before: it takes some 100,000 messages until all is compiled that will be. */
+/** It takes some 100,000 messages until the JIT compiler has compiled everything. */
 const WARM_UP_ROUNDS = 2;
 const POLLERS = [1, 2, 4, 8, 16];
 const MESSAGES_BY_POLLERS = 20_000;
 const ROUNDS_BY_POLLERS = 3;
 
 /**
- * Loader and worker, as processes and with their defaults, against the floor (receive and delete, nothing else) and
- * against what people would write instead: from the moment the messages are visible to the last acknowledgement.
+ * Compares loader and worker, as processes with default settings, with the floor (only receive and delete) and with
+ * common alternatives. Measures from the moment the messages are visible until the last one is acknowledged.
  */
 export function endToEnd(): Promise<Result> {
   return withBenchStack(async (stack) => {
     const queues = await startQueues();
     try {
       await createPeersTables(stack);
-      const field = { stack, queues };
-      const all = await compare(field);
-      return { ...all, postgres: stack.version, series: [await byPollers(field)] };
+      const setup = { stack, queues };
+      const all = await compare(setup);
+      return { ...all, postgres: stack.version, series: [await byPollers(setup)] };
     } finally {
       await queues.stop();
     }
   });
 }
 
-async function compare(field: Field): Promise<Pick<Result, 'how' | 'targets' | 'figures'>> {
+async function compare(setup: Setup): Promise<Pick<Result, 'how' | 'targets' | 'figures'>> {
   const contenders = {
-    ours: ours(field),
-    floor: peer(field, 'floor'),
-    batched: peer(field, 'batched'),
-    rowByRow: peer(field, 'row-by-row'),
+    ours: ours(setup),
+    floor: peer(setup, 'floor'),
+    batched: peer(setup, 'batched'),
+    rowByRow: peer(setup, 'row-by-row'),
   };
   const cpu: Record<string, CpuTimes[]> = {};
   const turn =
     (contender: Contender, messages = MESSAGES) =>
     async (): Promise<number> => {
-      const round = await race(field, contender, messages);
+      const round = await runRound(setup, contender, messages);
       (cpu[contender.name] ??= []).push(round.cpu);
       return round.perSecond;
     };
@@ -96,16 +96,16 @@ async function compare(field: Field): Promise<Pick<Result, 'how' | 'targets' | '
   }
 }
 
-/** Both again, by the number of pollers. */
-async function byPollers(field: Field): Promise<Series> {
+/** Throughput of masked-logins and of the floor, by the number of pollers. */
+async function byPollers(setup: Setup): Promise<Series> {
   const lines: Series['lines'] = { 'masked-logins': [], 'SQS floor': [] };
   for (const pollers of POLLERS) {
-    const ourselves = ours(field, pollers);
-    const floor = peer(field, 'floor', pollers);
+    const ourselves = ours(setup, pollers);
+    const floor = peer(setup, 'floor', pollers);
     try {
       const turns = await inTurns(ROUNDS_BY_POLLERS, {
-        ours: async () => (await race(field, ourselves, MESSAGES_BY_POLLERS)).perSecond,
-        floor: async () => (await race(field, floor, MESSAGES_BY_POLLERS)).perSecond,
+        ours: async () => (await runRound(setup, ourselves, MESSAGES_BY_POLLERS)).perSecond,
+        floor: async () => (await runRound(setup, floor, MESSAGES_BY_POLLERS)).perSecond,
       });
       lines['masked-logins']!.push([pollers, median(turns.ours)]);
       lines['SQS floor']!.push([pollers, median(turns.floor)]);
@@ -122,7 +122,7 @@ async function byPollers(field: Field): Promise<Series> {
   };
 }
 
-/** Where the time of the processors goes; where nobody counts it, nowhere. */
+/** The median CPU times. Empty on a machine without /proc. */
 function cpuFigures(cpu: Record<string, CpuTimes[]>): Record<string, number> {
   const figures = Object.entries(cpu).flatMap(([contender, rounds]) =>
     Object.keys(rounds[0]!).map((name) => {

@@ -1,6 +1,6 @@
--- Logins of the last hour and entries of the vault, in random order as they come, so that their indexes have the shape
--- that they would have. The worker's login calls this: a connection that has been working for a while has the pages of
--- shared memory in its page table, where a new one takes a fault for each.
+-- Inserts logins of the last hour and vault entries in random order, so that the indexes are as in production. The
+-- worker's connections call this before the measurement, because a new connection takes a page fault for each page of
+-- shared memory that it touches for the first time.
 create schema if not exists bench;
 grant usage on schema bench to logins_worker;
 

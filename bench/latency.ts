@@ -5,22 +5,22 @@ import { createQueueClient } from '../src/queue/client.ts';
 import { loginEvents } from '../local/send/events.ts';
 import { withBenchStack } from './bench-stack.ts';
 import type { Result } from './benchmark.ts';
-import { orFailure, ours, ready, stop } from './contenders.ts';
+import { orFailure, ours, stop, untilReady } from './contenders.ts';
 import { startQueues, type Queues } from './queues.ts';
 
 const PER_SECOND = 500;
 const SECONDS = 30;
-/** Sent before, and not counted. */
+/** How long messages are sent before the measurement. */
 const WARM_UP_SECONDS = 5;
 const BATCH = 10;
-/** How often it is looked what has become visible, in milliseconds: so much later, at most, it is seen. */
-const LOOK_EVERY_MS = 10;
-/** What is not visible so long after the last was sent will not be, in milliseconds. */
+/** How often to check which logins are visible, in milliseconds. This is also the precision of the measurement. */
+const CHECK_EVERY_MS = 10;
+/** How long to wait for logins after the last message was sent, in milliseconds. */
 const GIVE_UP_MS = 30_000;
 
 /**
- * How long it takes from the moment a message is sent (the call to SendMessageBatch) until an analyst can see its row,
- * at a steady rate, with loader and worker as in production.
+ * Measures the time from sending a message (the call of SendMessageBatch) until an analyst can see its row, at a steady
+ * rate, with loader and worker as in production.
  */
 export function latency(): Promise<Result> {
   return withBenchStack(async (stack) => {
@@ -29,7 +29,7 @@ export function latency(): Promise<Result> {
     const analyst = new pg.Client({ connectionString: stack.file.urls.analyst });
     try {
       await analyst.connect();
-      await ready(contender);
+      await untilReady(contender);
       const client = clientOf(queues, contender.queue.url);
       const logins = new Logins(client, contender.queue.url, analyst);
       try {
@@ -39,20 +39,20 @@ export function latency(): Promise<Result> {
       }
       const taken = logins.taken.toSorted((a, b) => a - b);
       return {
-        how: `${PER_SECOND} messages/s for ${SECONDS} s; an analyst's connection checks every ${LOOK_EVERY_MS} ms`,
+        how: `${PER_SECOND} messages/s for ${SECONDS} s; an analyst's connection checks every ${CHECK_EVERY_MS} ms`,
         postgres: stack.version,
         targets: [
           {
             measure: 'j: from sent to visible in user_logins, 99th percentile (s)',
-            value: at(taken, 0.99) / 1_000,
+            value: quantile(taken, 0.99) / 1_000,
             atMost: 1,
           },
         ],
         figures: {
-          'from sent to visible, median (ms)': at(taken, 0.5),
-          'from sent to visible, 95th percentile (ms)': at(taken, 0.95),
-          'from sent to visible, 99th percentile (ms)': at(taken, 0.99),
-          'from sent to visible, maximum (ms)': at(taken, 1),
+          'from sent to visible, median (ms)': quantile(taken, 0.5),
+          'from sent to visible, 95th percentile (ms)': quantile(taken, 0.95),
+          'from sent to visible, 99th percentile (ms)': quantile(taken, 0.99),
+          'from sent to visible, maximum (ms)': quantile(taken, 1),
         },
       };
     } finally {
@@ -63,7 +63,7 @@ export function latency(): Promise<Result> {
   });
 }
 
-/** Logins that are sent, each of a user of its own, and looked for. */
+/** Sends logins, each of a different user, and waits until they are visible. */
 class Logins {
   /** From sent to visible, in milliseconds. */
   readonly taken: number[] = [];
@@ -71,7 +71,7 @@ class Logins {
   readonly #client: SQSClient;
   readonly #url: string;
   readonly #analyst: pg.Client;
-  /** When those were sent that have not been seen. */
+  /** When each login that is not visible yet was sent, by user. */
   readonly #sentAt = new Map<string, number>();
   #sent = 0;
   #isSending = true;
@@ -83,14 +83,14 @@ class Logins {
   }
 
   async run(): Promise<void> {
-    await Promise.all([this.#send(), this.#look()]);
+    await Promise.all([this.#send(), this.#check()]);
   }
 
   async #send(): Promise<void> {
     const startedAt = performance.now();
     const requests: Promise<void>[] = [];
     while (this.#sent < PER_SECOND * (WARM_UP_SECONDS + SECONDS)) {
-      // By the clock, and not by the answers: a pipeline that is slow must not slow down what is sent to it.
+      // The rate does not depend on responses: a slow pipeline must not slow down the sender.
       const wait = startedAt + (this.#sent * 1_000) / PER_SECOND - performance.now();
       if (wait > 0) await sleep(wait);
       requests.push(this.#sendBatch());
@@ -110,24 +110,25 @@ class Logins {
     await this.#client.send(new SendMessageBatchCommand({ QueueUrl: this.#url, Entries }));
   }
 
-  async #look(): Promise<void> {
+  async #check(): Promise<void> {
     let sentAllAt = Infinity;
     while (this.#isSending || this.#sentAt.size > 0) {
-      const lookAt = performance.now();
+      const checkAt = performance.now();
       const { rows } = await this.#analyst.query<{ user_id: string }>({
         name: 'look',
         text: 'select user_id from public.user_logins where user_id = any ($1)',
         values: [[...this.#sentAt.keys()]],
       });
       const now = performance.now();
-      for (const { user_id } of rows) this.#seen(user_id, now);
+      for (const { user_id } of rows) this.#onVisible(user_id, now);
       if (!this.#isSending) sentAllAt = Math.min(sentAllAt, now);
-      if (now - sentAllAt > GIVE_UP_MS) throw new Error(`${this.#sentAt.size} messages never became visible`);
-      await sleep(Math.max(0, lookAt + LOOK_EVERY_MS - now));
+      if (now - sentAllAt > GIVE_UP_MS)
+        throw new Error(`${this.#sentAt.size} messages did not become visible in time`);
+      await sleep(Math.max(0, checkAt + CHECK_EVERY_MS - now));
     }
   }
 
-  #seen(user: string, now: number): void {
+  #onVisible(user: string, now: number): void {
     const isCounted = Number(user.slice('user-'.length)) >= PER_SECOND * WARM_UP_SECONDS;
     if (isCounted) this.taken.push(now - this.#sentAt.get(user)!);
     this.#sentAt.delete(user);
@@ -139,7 +140,7 @@ function clientOf({ endpoint, region }: Queues, url: string): SQSClient {
   return createQueueClient({ url, endpoint, region, credentials }, { maxSockets: 8 });
 }
 
-/** The value that so great a share of them does not exceed. */
-function at(sorted: readonly number[], share: number): number {
+/** The quantile of sorted values: the value that a share of them does not exceed. */
+function quantile(sorted: readonly number[], share: number): number {
   return sorted[Math.ceil(sorted.length * share) - 1]!;
 }

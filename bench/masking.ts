@@ -1,5 +1,5 @@
-import { clear, fill, IN_PLACE, runSql, withBenchStack, type BenchStack } from './bench-stack.ts';
-import { masked, maskKnown, plain, ROWS } from './batches.ts';
+import { clear, fill, PREFILLED, runSql, withBenchStack, type BenchStack } from './bench-stack.ts';
+import { timeMasking, maskKnown, timeFloor, ROWS } from './batches.ts';
 import { inTurns, median, medianRatio, type Result, type Series } from './benchmark.ts';
 import { Bodies, MOSTLY_KNOWN } from './bodies.ts';
 
@@ -8,22 +8,24 @@ const SERIES_ROUNDS = 7;
 const SHARES = [0, 0.02, 0.05, 0.1, 0.25, 0.5, 1];
 const BATCH_SIZES = [100, 250, 500, 1_000, 2_000, 4_000, 8_000];
 
-/** `mask_batch` on one connection, against the floor: the same staged rows parsed and inserted, and nothing masked. */
+/**
+ * Compares `mask_batch` on one connection with the floor: parsing and inserting the same staged rows without masking.
+ */
 export function masking(): Promise<Result> {
   return withBenchStack(async (stack) => {
     const bodies = new Bodies();
     await prepare(stack, bodies);
     const turns = await inTurns(ROUNDS, {
-      floorOfKnown: () => plain(stack, bodies.take(ROWS, MOSTLY_KNOWN)),
-      known: () => masked(stack, bodies.take(ROWS, MOSTLY_KNOWN)),
-      floorOfFresh: () => plain(stack, bodies.take(ROWS, 1)),
-      fresh: () => masked(stack, bodies.take(ROWS, 1)),
+      floorOfKnown: () => timeFloor(stack, bodies.take(ROWS, MOSTLY_KNOWN)),
+      known: () => timeMasking(stack, bodies.take(ROWS, MOSTLY_KNOWN)),
+      floorOfFresh: () => timeFloor(stack, bodies.take(ROWS, 1)),
+      fresh: () => timeMasking(stack, bodies.take(ROWS, 1)),
     });
     const defaults = await againstDefaults(stack, bodies);
     const series = [await byShare(stack, bodies), await byBatchSize(stack, bodies)];
     const defaultsFirst = await againstDefaults(stack, bodies, clear);
     return {
-      how: `Batches of ${ROWS} rows on one connection, ${ROUNDS} rounds; the tables contain ${IN_PLACE.logins} logins and ${IN_PLACE.entries} vault entries`,
+      how: `Batches of ${ROWS} rows on one connection, ${ROUNDS} rounds; the tables contain ${PREFILLED.logins} logins and ${PREFILLED.entries} vault entries`,
       postgres: stack.version,
       targets: [
         {
@@ -62,11 +64,11 @@ async function prepare(stack: BenchStack, bodies: Bodies): Promise<void> {
   await runSql(stack, 'floor.sql');
   await runSql(stack, 'fill.sql');
   await maskKnown(stack, bodies);
-  await fill(stack, IN_PLACE.logins, IN_PLACE.entries);
+  await fill(stack, PREFILLED.logins, PREFILLED.entries);
   await stack.superuser.query('select bench.fill_plain()');
 }
 
-/** The same pipeline with `pgp_sym_encrypt` as it comes: AES-128, and a password stretched for every value. */
+/** Compares with the default options of `pgp_sym_encrypt`: AES-128, and key stretching for every value. */
 async function againstDefaults(
   stack: BenchStack,
   bodies: Bodies,
@@ -75,7 +77,7 @@ async function againstDefaults(
   const { rows } = await stack.superuser.query<{ ours: string }>('select masking.cipher_options() as ours');
   const ours = async () => {
     await prepareTurn?.(stack);
-    return masked(stack, bodies.take(ROWS, 1));
+    return timeMasking(stack, bodies.take(ROWS, 1));
   };
   const theirs = async () => {
     await setCipherOptions(stack, '');
@@ -95,12 +97,12 @@ async function setCipherOptions({ superuser }: BenchStack, options: string): Pro
 
 async function byShare(stack: BenchStack, bodies: Bodies): Promise<Series> {
   const contenders: Record<string, () => Promise<number>> = Object.fromEntries(
-    SHARES.map((share) => [share, () => masked(stack, bodies.take(ROWS, share))]),
+    SHARES.map((share) => [share, () => timeMasking(stack, bodies.take(ROWS, share))]),
   );
   const floor: string = 'floor';
   const turns = await inTurns(SERIES_ROUNDS, {
     ...contenders,
-    [floor]: () => plain(stack, bodies.take(ROWS, 0)),
+    [floor]: () => timeFloor(stack, bodies.take(ROWS, 0)),
   });
   const line = (name: (share: number) => string): [number, number][] =>
     SHARES.map((share) => [share * 100, perSecond(turns[name(share)]!, ROWS)]);
@@ -114,8 +116,8 @@ async function byShare(stack: BenchStack, bodies: Bodies): Promise<Series> {
 
 async function byBatchSize(stack: BenchStack, bodies: Bodies): Promise<Series> {
   const names = BATCH_SIZES.flatMap((rows) => [
-    [`ours ${rows}`, () => masked(stack, bodies.take(rows, MOSTLY_KNOWN))] as const,
-    [`floor ${rows}`, () => plain(stack, bodies.take(rows, MOSTLY_KNOWN))] as const,
+    [`ours ${rows}`, () => timeMasking(stack, bodies.take(rows, MOSTLY_KNOWN))] as const,
+    [`floor ${rows}`, () => timeFloor(stack, bodies.take(rows, MOSTLY_KNOWN))] as const,
   ]);
   const turns = await inTurns(SERIES_ROUNDS, Object.fromEntries(names));
   const line = (who: string): [number, number][] =>

@@ -2,31 +2,31 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { loginEvents } from '../local/send/events.ts';
 import { withBenchStack } from './bench-stack.ts';
 import { median, type Result } from './benchmark.ts';
-import { orFailure, ours, ready, stop, type Contender } from './contenders.ts';
+import { orFailure, ours, stop, untilReady, type Contender } from './contenders.ts';
 import type { BenchProcess } from './process.ts';
 import { startQueues } from './queues.ts';
 
 const FIRST = 50_000;
 const LAST = 1_000_000;
 const POINTS = [FIRST, 100_000, 200_000, 300_000, 400_000, 500_000, 600_000, 700_000, 800_000, 900_000, LAST];
-/** Around each point so many samples, so far apart (ms): garbage comes and goes. */
+/** Samples at each point, and the milliseconds between them: garbage collection makes single samples vary. */
 const SAMPLES = 21;
 const SAMPLE_EVERY_MS = 100;
 
-/** The queue is kept as full as this, however many messages come after: enough for every poll to come back full. */
+/** The number of visible messages at any time: enough for every poll to be full. */
 const VISIBLE = 20_000;
 const CHUNK = 500;
 const FEED_EVERY_MS = 10;
-/** The loader does not look into a body. Few new values make masking fast, and it is the loader that is measured. */
+/** The share of repeated values. Few new values make masking fast, so that the loader is the bottleneck. */
 const REPEATED = 0.95;
 
-/** Resident memory of the loader, and of the worker, after a million messages and after the first fifty thousand. */
+/** Compares the resident memory of loader and worker after a million messages with that after the first 50,000. */
 export function memory(): Promise<Result> {
   return withBenchStack(async (stack) => {
     const queues = await startQueues();
     const contender = ours({ stack, queues });
     try {
-      await ready(contender);
+      await untilReady(contender);
       const [loader, worker] = await measure(contender);
       return {
         how: `${LAST} messages without a pause; resident memory, at each point the median of ${SAMPLES} samples`,
@@ -84,7 +84,7 @@ async function measure(contender: Contender): Promise<[loader: Points, worker: P
   return measured;
 }
 
-/** Puts messages into the queue whenever it has less than it should, and tells when so many have been acknowledged. */
+/** Keeps the queue filled. `reached` waits until a number of messages has been acknowledged. */
 function startFeed({ queue }: Contender) {
   const events = loginEvents({ seed: 'memory', duplicates: REPEATED, malformed: 0 });
   let put = 0;

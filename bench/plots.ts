@@ -4,14 +4,12 @@ const WIDTH = 640;
 const HEIGHT = 360;
 const MARGIN = { top: 40, right: 170, bottom: 50, left: 70 };
 const TICKS = 5;
-/** Told apart by people who see few colours, and on light and dark pages (Okabe and Ito). */
+/** Colours of Okabe and Ito: distinguishable with colour blindness, and visible on light and dark pages. */
 const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00'];
 
 type Point = readonly [x: number, y: number];
 
-/**
- * A plot as SVG: lines over a shared pair of axes; the vertical one begins at 0, so that heights may be compared.
- */
+/** Draws lines as SVG. The vertical axis starts at 0, so that heights can be compared. */
 export function plot({ title, x, y, lines, logarithmic = false }: Series): string {
   const points = Object.values(lines).flat();
   const across = scale(
@@ -76,12 +74,12 @@ function scale(values: number[], from: number, to: number, logarithmic: boolean)
   return (value) => from + ((of(value) - low) / (high - low || 1)) * (to - from);
 }
 
-/** Labels that would run into one another are left out. */
+/** Whether a label is far enough from the others. Labels that would overlap are omitted. */
 function isApart(value: number, others: number[], across: Scale): boolean {
   return others.every((other) => Math.abs(across(value) - across(other)) > 26);
 }
 
-/** The next number upwards that people like to count in fives. */
+/** The next larger number that divides into five round steps. */
 function niceCeiling(value: number): number {
   const magnitude = 10 ** Math.floor(Math.log10(value));
   return [1, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10].map((step) => step * magnitude).find((step) => step >= value)!;
@@ -92,10 +90,10 @@ function short(value: number): string {
   return value >= 1_000 ? `${value / 1_000}k` : String(Number(value.toFixed(1)));
 }
 
-function text(x: number, y: number, words: string, anchor: 'start' | 'middle' | 'end', size = 12): string {
-  return `<text x="${x}" y="${y}" text-anchor="${anchor}" font-size="${size}">${escaped(words)}</text>`;
+function text(x: number, y: number, content: string, anchor: 'start' | 'middle' | 'end', size = 12): string {
+  return `<text x="${x}" y="${y}" text-anchor="${anchor}" font-size="${size}">${escaped(content)}</text>`;
 }
 
-function escaped(words: string): string {
-  return words.replaceAll('&', '&amp;').replaceAll('<', '&lt;');
+function escaped(content: string): string {
+  return content.replaceAll('&', '&amp;').replaceAll('<', '&lt;');
 }

@@ -2,23 +2,23 @@ import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { FatalError } from '../src/errors.ts';
 import { within } from '../src/wait.ts';
 
-/** How long a process may take to end when it is told to, in milliseconds. */
-const END_MS = 10_000;
-/** How much of what it says is kept, for when it fails. */
-const SAID = 4_096;
+/** How long a process may take to end after SIGTERM, in milliseconds. */
+const GRACE_MS = 10_000;
+/** How many characters of its output are kept, for the error if it fails. */
+const OUTPUT_KEPT = 4_096;
 
-/** A process of one of the contenders. It ends with this process at the latest. */
+/** A process of a contender. It is killed when this process exits. */
 export class BenchProcess {
   readonly name: string;
   readonly pid: number;
-  /** Rejects when it ends without having been told to. */
+  /** Rejects if the process ends although `stop` was not called. */
   readonly failed: Promise<never>;
   readonly #process: ChildProcess;
   readonly #ended: Promise<void>;
-  #isToEnd = false;
-  #said = '';
+  #isStopping = false;
+  #output = '';
 
-  /** @param name for people, such as `worker` */
+  /** @param name the name to report, such as `worker` */
   constructor(name: string, script: string, args: readonly string[], environment: NodeJS.ProcessEnv) {
     this.name = name;
     const child = spawn(process.execPath, [...nodeOptions(this.name), script, ...args], {
@@ -28,18 +28,18 @@ export class BenchProcess {
     this.#process = child;
     this.pid = child.pid ?? 0;
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
-      this.#said = (this.#said + text).slice(-SAID);
+      this.#output = (this.#output + text).slice(-OUTPUT_KEPT);
     });
     const kill = (): void => void child.kill('SIGKILL');
     process.once('exit', kill);
     const { promise: failed, reject } = Promise.withResolvers<never>();
     this.failed = failed;
-    // Whoever waits for it may be gone.
+    // Prevents an unhandled rejection if nothing awaits `failed`.
     failed.catch(() => {});
     this.#ended = new Promise((resolve) => {
       const onEnd = (): void => {
         process.off('exit', kill);
-        if (!this.#isToEnd) reject(new FatalError(`${this.name} ended: ${this.#said.trim()}`));
+        if (!this.#isStopping) reject(new FatalError(`${this.name} ended: ${this.#output.trim()}`));
         resolve();
       };
       child.once('error', onEnd);
@@ -47,10 +47,11 @@ export class BenchProcess {
     });
   }
 
+  /** Sends SIGTERM, and SIGKILL if the process does not end in time. */
   async stop(): Promise<void> {
-    this.#isToEnd = true;
+    this.#isStopping = true;
     this.#process.kill('SIGTERM');
-    await within(END_MS, this.#ended);
+    await within(GRACE_MS, this.#ended);
     this.#process.kill('SIGKILL');
     await this.#ended;
   }
@@ -61,7 +62,7 @@ export class BenchProcess {
   }
 }
 
-/** `BENCH_PROFILE=DIRECTORY` writes a CPU profile of every process. */
+/** With `BENCH_PROFILE=DIRECTORY`, every process writes a CPU profile into this directory. */
 function nodeOptions(name: string): string[] {
   const directory = process.env['BENCH_PROFILE'];
   if (directory === undefined) return [];

@@ -9,24 +9,26 @@ type Message = Queue['messages'][number];
 const REGION = 'us-east-1';
 const ACCOUNT = '000000000000';
 
-/** How often the emulator looks through the messages in flight, in milliseconds. */
-const LOOK_EVERY_MS = 100;
+/** How often the emulator checks the messages in flight, in milliseconds. */
+const CHECK_EVERY_MS = 100;
 
-/** A queue of the emulator's, seen from inside: what a benchmark does to it takes no time of whom it measures. */
+/**
+ * A queue of the emulator. A benchmark accesses it directly, without requests, which would slow down the contenders.
+ */
 export interface BenchQueue {
   url: string;
-  /** Makes messages of bodies, to be put later. */
+  /** Creates messages from bodies, to be put into the queue later. */
   prepare(bodies: readonly string[]): Message[];
-  /** Makes messages visible, all at once. */
+  /** Puts messages into the queue. All become visible at once. */
   put(messages: Message[]): void;
-  /** Messages that are not deleted: visible and in flight. */
+  /** The number of messages that are not deleted: visible or in flight. */
   left(): number;
-  /** Whether somebody waits for messages. */
-  isAwaited(): boolean;
-  /** Settles with the deletion of the last message. */
+  /** Whether a long poll is waiting for messages. */
+  isPolled(): boolean;
+  /** Resolves when the last message is deleted. */
   emptied(): Promise<void>;
-  /** Answers whoever waits for messages: there are none. */
-  dismiss(): void;
+  /** Ends all waiting long polls, with empty responses. */
+  endPolls(): void;
 }
 
 export interface Queues {
@@ -37,8 +39,8 @@ export interface Queues {
 }
 
 /**
- * Starts an emulator (fauxqs, in this process) for benchmarks: a queue for each contender, so that all of them can
- * wait for messages at the same time and none pays for its start.
+ * Starts an emulator (fauxqs, in this process). Each contender has its own queue. So all of them can wait for messages
+ * at the same time, and their start is not measured.
  */
 export async function startQueues(): Promise<Queues> {
   const stores = await loadStores(undefined);
@@ -59,7 +61,7 @@ export async function startQueues(): Promise<Queues> {
 }
 
 function benchQueue(store: Store, queue: Queue): BenchQueue {
-  withoutCostOfItsLength(queue);
+  makeConstantTime(queue);
   const { createMessage } = store.constructor as unknown as { createMessage(body: string): Message };
   let onEmpty: (() => void) | undefined;
   const left = (): number => queue.messages.length + queue.inflightMessages.size;
@@ -78,39 +80,39 @@ function benchQueue(store: Store, queue: Queue): BenchQueue {
         message.sentTimestamp = now;
         queue.messages.push(message);
       }
-      // What `enqueue` does after each message; it is private.
+      // `enqueue` does this after each message. It is private.
       (queue as unknown as { notifyWaiters(): void }).notifyWaiters();
     },
     left,
-    isAwaited: () => queue.pollWaiters.length > 0,
+    isPolled: () => queue.pollWaiters.length > 0,
     emptied: () =>
       new Promise((resolve) => {
         onEmpty = resolve;
         if (left() === 0) resolve();
       }),
-    dismiss: () => queue.cancelWaiters(),
+    endPolls: () => queue.cancelWaiters(),
   };
 }
 
 /**
- * The emulator takes messages off the front of an array, and looks at every message in flight whenever it is asked
- * for some: thousands of messages waiting or in flight would cost it more time than the rest of the request. SQS
- * knows no such cost. Whoever has messages in flight for longer, as whoever works in batches, would pay it.
+ * Makes the cost of a request independent of the number of messages, as in SQS. The emulator removes messages from the
+ * front of an array, and checks every message in flight at each request. With thousands of messages, this would take
+ * longer than the rest of the request, at the expense of contenders that have many messages in flight.
  */
-function withoutCostOfItsLength(queue: Queue): void {
-  queue.messages = new Line() as unknown as Message[];
+function makeConstantTime(queue: Queue): void {
+  queue.messages = new FifoQueue() as unknown as Message[];
   const processTimers = queue.processTimers.bind(queue);
-  let lookedAt = 0;
+  let checkedAt = 0;
   queue.processTimers = () => {
     const now = performance.now();
-    if (now - lookedAt < LOOK_EVERY_MS) return;
-    lookedAt = now;
+    if (now - checkedAt < CHECK_EVERY_MS) return;
+    checkedAt = now;
     processTimers();
   };
 }
 
-/** What the emulator uses of an array, at the same cost however long it is. */
-class Line {
+/** The parts of an array that the emulator uses, in constant time. */
+class FifoQueue {
   #items: (Message | undefined)[] = [];
   #first = 0;
 
@@ -126,7 +128,7 @@ class Line {
     const message = this.#items[this.#first];
     if (message === undefined) return undefined;
     this.#items[this.#first++] = undefined;
-    // Seldom enough that it costs nothing a message, often enough that what is gone takes no memory.
+    // Rare enough to be cheap per message, frequent enough to free the memory of removed messages.
     if (this.#first >= 1_024 && this.#first * 2 > this.#items.length) {
       this.#items = this.#items.slice(this.#first);
       this.#first = 0;

@@ -1,10 +1,8 @@
-/**
- * `npm run bench:report`: puts what `bench/results/*.json` say into docs/performance.md, as tables and, drawn here, plots.
- */
+/** `npm run bench:report`: writes `bench/results/*.json` into docs/performance.md, as tables and plots. */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { commandLine } from '../src/cli/command.ts';
-import { isMet, promiseOf, type Result, type Target } from './benchmark.ts';
+import { isMet, targetText, type Result, type Target } from './benchmark.ts';
 import { plot } from './plots.ts';
 
 const ROOT = path.join(import.meta.dirname, '..');
@@ -14,7 +12,7 @@ const END = '<!-- end of results -->';
 
 type Stored = Result & { benchmark: string; node: string; cores: number };
 
-commandLine('bench:report', 'Puts the results of the benchmarks into docs/performance.md').parse();
+commandLine('bench:report', 'Writes the results of the benchmarks into docs/performance.md').parse();
 
 let page = readFileSync(PAGE, 'utf8');
 const names = [...page.matchAll(new RegExp(BEGIN.replace('NAME', '(.+)'), 'g'))].map(([, name]) => name!);
@@ -29,7 +27,7 @@ writeFileSync(PAGE, page);
 
 function section({ how, node, postgres, cores, targets, figures, series = [] }: Stored): string {
   const rows = [
-    ...targets.map((target) => [target.measure, target.value, promise(target)]),
+    ...targets.map((target) => [target.measure, target.value, verdict(target)]),
     ...Object.entries(figures).map(([figure, value]) => [figure, value, '']),
   ];
   const plots = series.map((each) => {
@@ -47,7 +45,7 @@ function section({ how, node, postgres, cores, targets, figures, series = [] }: 
   ].join('\n');
 }
 
-function promise(target: Target): string {
-  const words = promiseOf(target);
-  return isMet(target) ? `${words}: met` : `**${words}: not met**`;
+function verdict(target: Target): string {
+  const text = targetText(target);
+  return isMet(target) ? `${text}: met` : `**${text}: not met**`;
 }

@@ -1,13 +1,13 @@
 /**
- * `npm run bench`: runs all benchmarks, or those that are named, each against a stack of its own; prints what they found,
- * and writes it to `bench/results/NAME.json`. docs/performance.md explains every row.
+ * `npm run bench`: runs the named benchmarks, or all, each with a stack of its own. Prints the results, and writes them
+ * to `bench/results/NAME.json`. docs/performance.md explains them.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import Table from 'cli-table3';
 import { commandLine, runCommand } from '../src/cli/command.ts';
 import { SettingError } from '../src/errors.ts';
-import { CORES, isMet, promiseOf, rounded, type Benchmark, type Result } from './benchmark.ts';
+import { CORES, isMet, targetText, rounded, type Benchmark, type Result } from './benchmark.ts';
 import { endToEnd } from './end-to-end.ts';
 import { latency } from './latency.ts';
 import { masking } from './masking.ts';
@@ -30,11 +30,15 @@ const NAMES = Object.keys(BENCHMARKS);
 const RESULTS = path.join(import.meta.dirname, 'results');
 
 await runCommand(async () => {
-  const { args } = commandLine('bench', 'Measures masking against what people would use instead')
-    .argument('[names...]', `which: ${NAMES.join(', ')} (default: all)`)
+  const { args } = commandLine(
+    'bench',
+    'Compares masking with the minimum possible work and with common alternatives',
+  )
+    .argument('[names...]', `benchmarks to run: ${NAMES.join(', ')} (default: all)`)
     .parse();
   const unknown = args.find((name) => !NAMES.includes(name));
-  if (unknown !== undefined) throw new SettingError(`no benchmark ${unknown}; there are ${NAMES.join(', ')}`);
+  if (unknown !== undefined)
+    throw new SettingError(`unknown benchmark ${unknown}: choose from ${NAMES.join(', ')}`);
 
   let areMet = true;
   for (const name of args.length > 0 ? args : NAMES) {
@@ -59,10 +63,10 @@ function round(_key: string, value: unknown): unknown {
 }
 
 function print({ how, figures, targets }: Result): void {
-  const table = new Table({ head: ['measured', 'value', 'promised'], style: { head: [], border: [] } });
+  const table = new Table({ head: ['measure', 'result', 'target'], style: { head: [], border: [] } });
   for (const target of targets) {
     const { measure, value } = target;
-    table.push([measure, rounded(value), `${promiseOf(target)}: ${isMet(target) ? 'met' : 'NOT MET'}`]);
+    table.push([measure, rounded(value), `${targetText(target)}: ${isMet(target) ? 'met' : 'NOT MET'}`]);
   }
   for (const [figure, value] of Object.entries(figures)) table.push([figure, rounded(value), '']);
   process.stdout.write(`${how}\n${table.toString()}\n\n`);

@@ -1,14 +1,14 @@
 import { execFileSync } from 'node:child_process';
 
 /**
- * Does something while this process, which is the emulator, takes a processor from nobody.
+ * Runs `work` while this process, which runs the emulator, has the scheduling policy SCHED_BATCH.
  *
- * The emulator stands for a service on another machine. Where there are few processors it would push aside whom it is
- * to measure with every request, whoever keeps all of them busy most of all. As a batch process it waits for one that
- * is free, or for a few milliseconds, which is what SQS takes to answer. On Linux; elsewhere nothing is changed.
+ * The emulator replaces a service on another machine. On a machine with few processors it would preempt the contenders
+ * at every request. With SCHED_BATCH it does not preempt them. It waits for a free processor or for a few milliseconds,
+ * which is how long SQS takes to respond. Without the command `chrt` (Linux), the policy does not change.
  */
-export async function asBatch<T>(work: () => Promise<T>): Promise<T> {
-  // Only for so long: processes that are started meanwhile would be batch processes too.
+export async function withBatchScheduling<T>(work: () => Promise<T>): Promise<T> {
+  // Only temporarily, because child processes inherit the policy.
   schedule('--batch');
   try {
     return await work();
@@ -21,6 +21,6 @@ function schedule(policy: '--batch' | '--other'): void {
   try {
     execFileSync('chrt', ['--all-tasks', policy, '--pid', '0', String(process.pid)], { stdio: 'ignore' });
   } catch {
-    // There is no such command: then it is measured without.
+    // chrt is missing: measure with the default policy.
   }
 }

@@ -1,30 +1,32 @@
-import { masked, ROWS } from './batches.ts';
+import { timeMasking, ROWS } from './batches.ts';
 import { clear, fill, runSql, withBenchStack } from './bench-stack.ts';
 import { inTurns, median, medianRatio, type Result } from './benchmark.ts';
 import { Bodies } from './bodies.ts';
 
 const ROUNDS = 25;
-/** Logins in place; the vault has half as many entries. */
+/** The numbers of logins in the table. The vault has half as many entries. */
 const SIZES = [100_000, 1_000_000, 10_000_000];
 
-/** `mask_batch` with much in place, against the same with nothing in place; every value new, as none can be known there. */
+/**
+ * Compares `mask_batch` with large tables and with empty tables. All values are new, because empty tables know none.
+ */
 export function tableSize(): Promise<Result> {
   return withBenchStack((empty) =>
     withBenchStack(async (full) => {
       const bodies = new Bodies();
       await runSql(full, 'fill.sql');
-      let inPlace = 0;
+      let filled = 0;
       const lines: Record<'filled' | 'empty', [number, number][]> = { filled: [], empty: [] };
       const ratios: [number, number][] = [];
       for (const size of SIZES) {
-        await fill(full, size - inPlace, (size - inPlace) / 2);
-        inPlace = size;
+        await fill(full, size - filled, (size - filled) / 2);
+        filled = size;
         const turns = await inTurns(ROUNDS, {
           empty: async () => {
             await clear(empty);
-            return masked(empty, bodies.take(ROWS, 1));
+            return timeMasking(empty, bodies.take(ROWS, 1));
           },
-          filled: () => masked(full, bodies.take(ROWS, 1)),
+          filled: () => timeMasking(full, bodies.take(ROWS, 1)),
         });
         for (const [name, took] of Object.entries(turns)) {
           lines[name as 'filled' | 'empty'].push([size, (ROWS * 1_000) / median(took)]);

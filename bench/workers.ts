@@ -1,14 +1,16 @@
 import pg from 'pg';
-import { closeAll, maskBatch, maskKnown, ROWS, staged } from './batches.ts';
-import { fill, IN_PLACE, runSql, withBenchStack, type BenchStack } from './bench-stack.ts';
+import { closeAll, maskBatch, maskKnown, ROWS, stageBodies } from './batches.ts';
+import { fill, PREFILLED, runSql, withBenchStack, type BenchStack } from './bench-stack.ts';
 import { inTurns, median, medianRatio, timed, type Result } from './benchmark.ts';
 import { Bodies, MOSTLY_KNOWN } from './bodies.ts';
 
-/** Batches a turn. */
+/** Batches per turn. */
 const BATCHES = 8;
 const ROUNDS = 11;
 
-/** Two workers' connections that share the batches of a turn, against one that has them all; Postgres's side alone. */
+/**
+ * Compares two workers' connections that share the batches of a turn with one connection. Only Postgres is measured.
+ */
 export function workers(): Promise<Result> {
   return withBenchStack(async (stack) => {
     const bodies = new Bodies();
@@ -17,7 +19,7 @@ export function workers(): Promise<Result> {
     const second = new pg.Client({ connectionString: stack.file.urls.worker });
     await second.connect();
     try {
-      await fill(stack, IN_PLACE.logins, IN_PLACE.entries, [stack.worker, second]);
+      await fill(stack, PREFILLED.logins, PREFILLED.entries, [stack.worker, second]);
       const { one, two } = await inTurns(ROUNDS, {
         one: () => turn(stack, bodies, [stack.worker]),
         two: () => turn(stack, bodies, [stack.worker, second]),
@@ -37,14 +39,15 @@ export function workers(): Promise<Result> {
   });
 }
 
-/** How long the connections take together, in milliseconds. */
+/** Masks the batches of one turn. Returns how long the connections take together, in milliseconds. */
 async function turn(stack: BenchStack, bodies: Bodies, connections: pg.Client[]): Promise<number> {
   const batches: string[] = [];
-  for (let n = 0; n < BATCHES; n += 1) batches.push(await staged(stack, bodies.take(ROWS, MOSTLY_KNOWN)));
-  const lane = async (connection: pg.Client): Promise<void> => {
+  for (let n = 0; n < BATCHES; n += 1)
+    batches.push(await stageBodies(stack, bodies.take(ROWS, MOSTLY_KNOWN)));
+  const maskBatches = async (connection: pg.Client): Promise<void> => {
     for (let id = batches.shift(); id !== undefined; id = batches.shift()) await maskBatch(connection, id);
   };
-  const took = await timed(() => Promise.all(connections.map(lane)));
+  const took = await timed(() => Promise.all(connections.map(maskBatches)));
   await closeAll(stack);
   return took;
 }

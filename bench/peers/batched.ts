@@ -1,6 +1,6 @@
 /**
- * What a good engineer would write without us: sqs-consumer, as many consumers side by side as we have pollers, values
- * masked in Node, one INSERT for each batch of ten, whose messages the library then deletes in one request.
+ * A good solution without this project: sqs-consumer with as many parallel consumers as the loader has pollers. It
+ * masks values in Node, inserts each batch of ten messages with one INSERT, and deletes them with one request.
  */
 import type { Message } from '@aws-sdk/client-sqs';
 import pg from 'pg';
@@ -40,7 +40,7 @@ async function insert(messages: Message[]): Promise<Message[]> {
   return messages;
 }
 
-/** What fails here would make a figure of nothing. */
+/** A benchmark with failures is meaningless, so the first one ends it. */
 function fail(error: Error): void {
   process.stderr.write(`${error.message}\n`);
   process.exit(1);

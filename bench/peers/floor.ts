@@ -1,6 +1,6 @@
 /**
- * The floor of the end-to-end benchmark: receives messages and deletes them, with the SDK and the settings that ours
- * has, and does nothing else. Whoever moves messages by way of this SDK has this to do.
+ * The floor of the end-to-end benchmark: only receives and deletes messages, with the same SDK and settings as
+ * masked-logins. Every solution that uses this SDK has to do this.
  */
 import { DeleteMessageBatchCommand, ReceiveMessageCommand } from '@aws-sdk/client-sqs';
 import { DELETE_SOCKETS, readPolling } from './polling.ts';

@@ -2,21 +2,21 @@ import type { ReceiveMessageCommandInput, SQSClient } from '@aws-sdk/client-sqs'
 import { readSettings, requireDatabase, requireQueue } from '../../src/config.ts';
 import { createQueueClient } from '../../src/queue/client.ts';
 
-/** Sockets for deletions, as many as our worker has. */
+/** Number of sockets for deletions, as in the worker. */
 export const DELETE_SOCKETS = 16;
 
-/** What every contender has of the queue: the settings, the number of pollers and the clients of ours. */
+/** What every contender uses: the same settings, number of pollers and SQS clients as masked-logins. */
 export interface Polling {
   databaseUrl: string;
   url: string;
   pollers: number;
   polls: SQSClient;
   deletes: SQSClient;
-  /** A long poll as ours is. */
+  /** The same long poll as the loader's. */
   poll: ReceiveMessageCommandInput;
 }
 
-/** Reads the environment, as ours does, and ends the process where it is told to. */
+/** Reads the settings like masked-logins, and lets SIGTERM end the process. */
 export function readPolling(): Polling {
   process.once('SIGTERM', () => process.exit(0));
   const settings = readSettings();

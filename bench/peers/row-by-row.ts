@@ -1,6 +1,6 @@
 /**
- * What most people write first: one loop that receives ten messages, and for each of them masks the values, inserts a
- * row and deletes the message.
+ * The simplest solution: a loop that receives ten messages, and for each of them masks the values, inserts a row and
+ * deletes the message.
  */
 import { DeleteMessageCommand, ReceiveMessageCommand } from '@aws-sdk/client-sqs';
 import pg from 'pg';

@@ -1,5 +1,5 @@
--- Where the contenders that mask in Node put their rows: a table like `user_logins`, as people make it, with the masked
--- values as text. It is logged, has the same key and the same indexes, and is not partitioned, which is in its favour.
+-- The tables of the contenders that mask in Node. They are like user_logins, with masked values as text, and with the
+-- same key and indexes. They are not partitioned, which makes them faster.
 create schema bench;
 
 create table bench.batched (

@@ -1,10 +1,10 @@
--- Makes a login for the loader, one for the worker and one for an analyst, each a member of its role and of no other.
+-- Creates logins for the loader, for the worker and for an analyst. Each is a member of its group role only.
 --
--- Run by psql as the login that migrated, after `npm run migrate`, with the passwords in the environment. May be run
--- again: it then sets the passwords anew.
+-- Run this with psql as the migrating login, after migrating, with the passwords in the environment. It may be run
+-- again, and then sets the passwords again.
 --
--- A server that logs DDL (log_statement) logs these passwords. Where that matters, leave the three `alter role` lines
--- out and set the passwords by psql's \password, which sends a hash (docs/operations.md).
+-- A server that logs DDL (log_statement) logs these passwords. To avoid this, omit the three `alter role` lines, and
+-- set the passwords with psql's \password, which sends a hash (docs/operations.md).
 
 \set ON_ERROR_STOP on
 \getenv loader_password LOADER_PASSWORD

@@ -12,7 +12,7 @@ import { refusal, startFakeSqs, type FakeSqs } from '../queue/fake-sqs.ts';
 import { runCommandLine, type Outcome } from '../support/commands.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { until } from '../support/pipeline.ts';
-import { makePlace, removePlace } from '../support/place.ts';
+import { makeTestDirectory, removeTestDirectory } from '../support/test-directory.ts';
 
 /** A person waits no longer for a refusal; what is measured is a hang, not how fast a busy machine is. */
 const AT_ONCE_MS = 20_000;
@@ -170,7 +170,7 @@ describe.skipIf(!openssl)('a server with a certificate that nobody vouches for',
   let socketDirectory: string;
   let postgres: Postgres;
   beforeAll(async () => {
-    directory = makePlace();
+    directory = makeTestDirectory();
     socketDirectory = placeForData(directory);
     const [crt, key] = ['server.crt', 'server.key'].map((name) => path.join(directory, name)) as [
       string,
@@ -200,7 +200,7 @@ describe.skipIf(!openssl)('a server with a certificate that nobody vouches for',
   });
   afterAll(async () => {
     await postgres.stop();
-    await removePlace(directory);
+    await removeTestDirectory(directory);
   });
 
   test('ends every command at once, with one line', async () => {

@@ -16,7 +16,7 @@ import { optionsFor, settingsWith, startQueue, type TestQueue } from '../load/lo
 const log = createLogger('silent');
 const binary = findPgBouncer();
 
-// Shown as skipped where there is no PgBouncer: Debian's package is called pgbouncer.
+// Skipped if PgBouncer is not installed. Debian's package is named pgbouncer.
 describe.skipIf(binary === undefined)('through PgBouncer', () => {
   let db: TestDatabase;
   let sqs: TestQueue;
@@ -31,7 +31,7 @@ describe.skipIf(binary === undefined)('through PgBouncer', () => {
     stop: new AbortController().signal,
     tasks: TASKS,
   });
-  const loggedIn = () => databaseAt(bouncer.through(db.urls.loader)).url;
+  const loaderUrl = () => databaseAt(bouncer.through(db.urls.loader)).url;
   const advisoryLocks = async () =>
     (
       await fresh!.superuser.query(
@@ -61,7 +61,7 @@ describe.skipIf(binary === undefined)('through PgBouncer', () => {
   });
 
   describe('in session mode', () => {
-    test('everything works: migrating, loading, working', async () => {
+    test('migrating, loading and masking work', async () => {
       bouncer = await startPgBouncer(binary!, 'session');
       fresh = await createFreshDatabase();
       const connectionString = bouncer.through(fresh.migratorUrl);
@@ -69,22 +69,22 @@ describe.skipIf(binary === undefined)('through PgBouncer', () => {
       await migrate({ connectionString, log });
 
       sqs.send(12);
-      expect(await runLoader(optionsFor(sqs.queue, loggedIn()))).toMatchObject({ staged: 12 });
+      expect(await runLoader(optionsFor(sqs.queue, loaderUrl()))).toMatchObject({ staged: 12 });
       expect(await runWorkerOnce(workerOptions())).toMatchObject({ failed: 0 });
       expect((await db.superuser.query('select from public.user_logins')).rowCount).toBe(12);
     });
 
-    test('options in the URL, which it does not take, end every command at once', async () => {
+    test('options in the URL, which PgBouncer rejects, make commands fail at once', async () => {
       bouncer = await startPgBouncer(binary!, 'session');
       fresh = await createFreshDatabase();
       const options = '?options=-c%20statement_timeout%3D55s';
       await expect(
         migrate({ connectionString: `${bouncer.through(fresh.migratorUrl)}${options}`, log }),
       ).rejects.toThrow(FatalError);
-      await expect(runLoader(optionsFor(sqs.queue, `${loggedIn()}${options}`))).rejects.toThrow(FatalError);
+      await expect(runLoader(optionsFor(sqs.queue, `${loaderUrl()}${options}`))).rejects.toThrow(FatalError);
     });
 
-    test('options in the URL do no harm where it ignores them', async () => {
+    test('options in the URL do no harm if PgBouncer is set to ignore them', async () => {
       bouncer = await startPgBouncer(binary!, 'session', { ignore_startup_parameters: 'options' });
       fresh = await createFreshDatabase();
       const connectionString = `${bouncer.through(fresh.migratorUrl)}?options=-c%20statement_timeout%3D55s`;
@@ -93,12 +93,12 @@ describe.skipIf(binary === undefined)('through PgBouncer', () => {
   });
 
   describe.each([
-    ['the session given back last first', '0'],
-    ['sessions by turns', '1'],
-  ])('in transaction mode, giving out %s', (_, server_round_robin) => {
+    ['the most recently used server connection', '0'],
+    ['server connections in turn', '1'],
+  ])('in transaction mode, using %s', (_, server_round_robin) => {
     const settings = { server_round_robin, min_pool_size: '3' };
 
-    test('migrating is refused before it locks or makes anything', async () => {
+    test('migrating is refused before it locks or creates anything', async () => {
       bouncer = await startPgBouncer(binary!, 'transaction', settings);
       fresh = await createFreshDatabase();
       const migration = migrate({ connectionString: bouncer.through(fresh.migratorUrl), log });
@@ -113,11 +113,11 @@ describe.skipIf(binary === undefined)('through PgBouncer', () => {
       await expect(runWorker(workerOptions())).rejects.toThrow(/transaction mode/);
     });
 
-    test('loading works, and so do unsealing and looking', async () => {
+    test('loading, unsealing and reading the status work', async () => {
       bouncer = await startPgBouncer(binary!, 'transaction', settings);
       const before = await staged();
       sqs.send(300);
-      const options = optionsFor(sqs.queue, loggedIn());
+      const options = optionsFor(sqs.queue, loaderUrl());
       expect(
         await runLoader({ ...options, settings: settingsWith({ LOAD_BATCH_ROWS: '40' }) }),
       ).toMatchObject({

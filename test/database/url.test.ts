@@ -12,7 +12,7 @@ const certificate = path.join(directory, 'ca.crt');
 writeFileSync(certificate, 'no certificate');
 afterAll(() => rmSync(directory, { recursive: true }));
 
-/** What the driver makes of it. */
+/** The parameters with which the driver connects. */
 function connectionOf(url: string): Record<string, unknown> {
   const { host, port, user, password, database, ssl } = new pg.Client({
     connectionString: databaseAt(url).url,
@@ -20,7 +20,7 @@ function connectionOf(url: string): Record<string, unknown> {
   return { host, port, user, password, database, ssl };
 }
 
-describe('where it leads to is shown, and nothing else of it', () => {
+describe('only host, port and database are displayed', () => {
   test.each([
     ['postgres://u:p@db.example/logins', 'db.example:5432/logins'],
     ['postgresql://u:p@db.example:6432/logins?sslmode=verify-full', 'db.example:6432/logins'],
@@ -38,7 +38,7 @@ describe('where it leads to is shown, and nothing else of it', () => {
   });
 });
 
-describe('the driver is told what libpq would be told', () => {
+describe('the driver gets the same parameters as libpq', () => {
   test.each([
     ['postgres://u:p%40%2F%3F%23%25%20w@h/d', { user: 'u', password: 'p@/?#% w', host: 'h', database: 'd' }],
     ['postgres://u:a:b@h/d', { user: 'u', password: 'a:b' }],
@@ -59,7 +59,7 @@ describe('the driver is told what libpq would be told', () => {
     expect(connectionOf(url)).toMatchObject(expected);
   });
 
-  test('options and application_name stay as they are given', () => {
+  test('options and application_name are not changed', () => {
     const { connectionParameters } = new pg.Client({
       connectionString: databaseAt(
         'postgres://u:p@h/d?options=endpoint%3Dep-1%20-c%20x.y%3D1&application_name=a+b',
@@ -75,14 +75,14 @@ describe('the driver is told what libpq would be told', () => {
 function refusalOf(url: string): string {
   try {
     readSettings({ DATABASE_URL: url });
-    return 'it was taken';
+    return 'not refused';
   } catch (error) {
     if (error instanceof SettingError) return error.message;
     throw error;
   }
 }
 
-describe('what cannot be meant as it stands is refused, and no piece of it is quoted', () => {
+describe('an invalid or ambiguous URL is refused, and no part of it is quoted', () => {
   test.each([
     'mysql://usr:hunter2@host.secret/d',
     'hunter2',
@@ -119,7 +119,7 @@ describe('what cannot be meant as it stands is refused, and no piece of it is qu
 });
 
 test.each(['sslrootcert', 'sslcert', 'sslkey'])(
-  'a file that is not there is told by its parameter, %s',
+  'the error for a missing file names its parameter, %s, and not its path',
   (name) => {
     const read = () =>
       readSettings({
@@ -127,7 +127,7 @@ test.each(['sslrootcert', 'sslcert', 'sslkey'])(
       });
     expect(read).toThrow(SettingError);
     expect(read).toThrow(new RegExp(`DATABASE_URL.*${name}`));
-    // A piece of the connection string that is not host, port or database.
+    // The path is part of the URL. Only host, port and database may be displayed.
     expect(read).not.toThrow(/no\/such/);
   },
 );

@@ -9,7 +9,9 @@ import { stepsOf, type Step } from './sessions.ts';
 
 const PAGES = ['docs/dba-guide.md', 'docs/incidents.md'];
 
-/** Roles are the cluster's: the first page makes them, the second uses them, and nobody keeps them. */
+/**
+ * Drops the logins of the pages. They belong to the cluster: the first page creates them, the second page uses them.
+ */
 async function dropLogins(): Promise<void> {
   const superuser = new pg.Client({ connectionString: inject('superuserUrl') });
   await superuser.connect();
@@ -19,7 +21,7 @@ async function dropLogins(): Promise<void> {
 beforeAll(dropLogins);
 afterAll(dropLogins);
 
-/** Loads the events that the guide tells its reader to send. */
+/** Loads the events that the guide tells the reader to send. */
 async function loadLogins(db: TestDatabase): Promise<void> {
   const bodies = read('docs/guide-events.jsonl').trimEnd().split('\n');
   await maskAll(
@@ -43,11 +45,11 @@ describe.each(PAGES)('%s', (page) => {
 
   const steps = stepsOf(read(page));
 
-  test('has sessions to run', () => {
+  test('contains sessions', () => {
     expect(steps.length).toBeGreaterThan(5);
   });
 
-  // In the order of the page, because each builds on those before.
+  // In the order of the page, because each step depends on those before.
   test.each(steps.map((step) => [step.line, nameOf(step), step] as const))(
     'line %i: %s',
     async (_line, _name, step) => {
@@ -58,6 +60,6 @@ describe.each(PAGES)('%s', (page) => {
 });
 
 function nameOf(step: Step): string {
-  if (step.kind === 'work') return 'workers work';
+  if (step.kind === 'work') return 'a worker runs';
   return step.kind === 'sh' ? step.command : step.statement;
 }

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { filesOf, read } from '../house/files.ts';
 
-// That the table has the codes that SQL raises, and no others, is a rule of the house: test/house/source.test.ts.
+// test/house/source.test.ts checks that the table has exactly the codes that SQL raises.
 const listed = [...read('docs/errors.md').matchAll(/^\| `(ML\w{3})` \|/gm)].map((match) => match[1]!);
 const codesIn = (text: string): string[] => text.match(/\bML\d{3}\b/g) ?? [];
 
@@ -10,7 +10,7 @@ test('docs/errors.md lists each SQLSTATE once, in order', () => {
   expect(listed).toEqual([...new Set(listed)].sort());
 });
 
-test('every SQLSTATE that a page or the source speaks of is listed', () => {
+test('every SQLSTATE that a page or the source mentions is listed', () => {
   const files = [
     ...filesOf('docs', '.md'),
     ...filesOf('src', '.ts'),

@@ -5,15 +5,15 @@ import { faultsOf } from './markdown.ts';
 
 const PAGES = globSync('**/*.md', { exclude: ['node_modules/**', '.git/**', '.local/**'] }).sort();
 
-test('the pages are found', () => {
+test('pages are found', () => {
   expect(PAGES).toEqual(expect.arrayContaining(['README.md', 'CHANGELOG.md', 'docs/README.md']));
 });
 
-test.each(PAGES)('%s is shown as it is meant', (name) => {
+test.each(PAGES)('%s renders as intended', (name) => {
   expect(faultsOf({ name, text: read(name) })).toEqual([]);
 });
 
-describe('what the check finds', () => {
+describe('the check', () => {
   const long = 'words '.repeat(21).trim();
   const faultless = [
     ['# Title', '## Part', '### Detail', '## Part', '### Detail'],
@@ -28,8 +28,8 @@ describe('what the check finds', () => {
     ],
     ['[directory](../deploy), ![plot](plots/memory-by-messages-loaded.svg)'],
   ];
-  test.each(faultless.map((lines) => [lines.join('\n')]))('nothing in %j', (text) => {
-    // A heading that a link may lead to, where the sample is not about headings.
+  test.each(faultless.map((lines) => [lines.join('\n')]))('finds nothing in %j', (text) => {
+    // Adds a heading as the target of a link, unless the sample has headings.
     const page = text.startsWith('# ') ? text : `# Part of the page\n\n${text}\n`;
     expect(faultsOf({ name: 'docs/sample.md', text: page })).toEqual([]);
   });
@@ -41,17 +41,25 @@ describe('what the check finds', () => {
     ['a row is not part of a table', 6, ['# T', '| a | b |', '|---|---|', '| 1 | 2 |', '', '| 3 | 4 |']],
     ['a row is not part of a table', 3, ['# T', '', '| a | b |']],
     ['a row is not part of a table', 4, ['# T', '', 'text', '| a | b |', 'text']],
-    ['a row has other cells than its header', 4, ['# T', '| a | b |', '|---|---|', '| 1 |']],
-    ['a row has other cells than its header', 4, ['# T', '| a | b |', '|---|---|', '| 1 | 2 | 3 |']],
-    ['a row has other cells than its header', 4, ['# T', '| a | b |', '|---|---|', '| 1 | `x | y` |']],
-    ['a row has other cells than its header', 5, ['# T', '| a | b |', '|---|---|', '| 1 | 2 |', 'text']],
+    ['a row has more or fewer cells than its header', 4, ['# T', '| a | b |', '|---|---|', '| 1 |']],
+    ['a row has more or fewer cells than its header', 4, ['# T', '| a | b |', '|---|---|', '| 1 | 2 | 3 |']],
+    [
+      'a row has more or fewer cells than its header',
+      4,
+      ['# T', '| a | b |', '|---|---|', '| 1 | `x | y` |'],
+    ],
+    [
+      'a row has more or fewer cells than its header',
+      5,
+      ['# T', '| a | b |', '|---|---|', '| 1 | 2 |', 'text'],
+    ],
     ['a line is too long', 3, ['# T', 'short', long]],
     ['a line is too long', 1, [`# ${long}`]],
     ['a line is too long', 4, ['# T', '', '- item', `  ${long}`]],
-    ['HTML', 3, ['# T', '', 'run it with <NAME>']],
-    ['HTML', 3, ['# T', '', '<details>', '', 'text', '']],
-    ['HTML', 3, ['# T', '', '<!-- a comment --> **bold**']],
-    ['HTML', 3, ['# T', '', '<!-- a comment without an end', '', 'text']],
+    ['there is HTML', 3, ['# T', '', 'run it with <NAME>']],
+    ['there is HTML', 3, ['# T', '', '<details>', '', 'text', '']],
+    ['there is HTML', 3, ['# T', '', '<!-- a comment --> **bold**']],
+    ['there is HTML', 3, ['# T', '', '<!-- a comment without an end', '', 'text']],
     ['a link has no target', 3, ['# T', '', '[file](missing.md)']],
     ['a link has no target', 3, ['# T', '', '[heading](decisions.md#missing)']],
     ['a link has no target', 3, ['# T', '', '[heading](#missing)']],
@@ -60,14 +68,14 @@ describe('what the check finds', () => {
     ['a link has no target', 3, ['# T', '', '[name]: missing.md']],
     ['a link has no target', 3, ['# T', '', '[text][name]']],
   ] as const;
-  test.each(faulty)('%s at line %i', (fault, line, lines) => {
+  test.each(faulty)('finds that %s, at line %i', (fault, line, lines) => {
     expect(faultsOf({ name: 'docs/sample.md', text: lines.join('\n') })).toEqual([
       `${fault} at line ${line}`,
     ]);
   });
 });
 
-test('every test that the threat model names is there', () => {
+test('every test that the threat model names exists', () => {
   const model = read('docs/threat-model.md');
   const files = [...model.matchAll(/`(test\/[^`]+)`/g)].map((match) => match[1]!);
   expect(files.length).toBeGreaterThan(20);

@@ -1,6 +1,4 @@
-/**
- * Checks pages of Markdown, parsed as GitHub parses them.
- */
+/** Checks Markdown pages, parsed as GitHub parses them. */
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import GithubSlugger from 'github-slugger';
@@ -12,13 +10,13 @@ import { read, type SourceFile } from '../house/files.ts';
 type Root = ReturnType<typeof fromMarkdown>;
 export type Node = Root['children'][number];
 
-/** Where a page is not shown as it is meant: the rule that it breaks, and the line. */
-type Fault = [rule: string, line: number];
+/** A place where a page does not render as intended: what is wrong, and the line. */
+type Fault = [problem: string, line: number];
 
 /** The maximum length of a line of prose, in characters. Tables and code may be wider. */
 const LINE_LENGTH = 120;
 
-/** The nodes of a page in the order of the page, each before its children. */
+/** The nodes of a page in document order, each before its children. */
 export function nodesOf(text: string): Node[] {
   return descendants(fromMarkdown(text, { extensions: [gfm()], mdastExtensions: [gfmFromMarkdown()] }));
 }
@@ -27,7 +25,7 @@ export function lineOf(node: Node): number {
   return node.position!.start.line;
 }
 
-/** What is wrong with a page, such as `HTML at line 7`. */
+/** What is wrong with a page, such as `there is HTML at line 7`. */
 export function faultsOf(page: SourceFile): string[] {
   const nodes = nodesOf(page.text);
   const lines = page.text.split('\n');
@@ -38,7 +36,7 @@ export function faultsOf(page: SourceFile): string[] {
     ...longLines(nodes, lines),
     ...html(nodes),
     ...brokenLinks(nodes, page),
-  ].map(([rule, line]) => `${rule} at line ${line}`);
+  ].map(([problem, line]) => `${problem} at line ${line}`);
 }
 
 /** The first heading is the title. Below it, each level is one deeper than the level above. */
@@ -49,7 +47,7 @@ function headingsThatSkip(nodes: Node[]): Fault[] {
     .map((node) => ['a heading skips a level', lineOf(node)]);
 }
 
-/** After an empty line, or without a row of dashes below the header, rows are shown as text. */
+/** After an empty line, or without a row of dashes below the header, rows are rendered as text. */
 function rowsOutsideOfTables(nodes: Node[], lines: string[]): Fault[] {
   const elsewhere = new Set(
     nodes
@@ -67,7 +65,7 @@ function raggedRows(nodes: Node[]): Fault[] {
   return nodes
     .filter((node) => node.type === 'table')
     .flatMap(({ children }) => children.filter((row) => row.children.length !== children[0]!.children.length))
-    .map((row) => ['a row has other cells than its header', lineOf(row)]);
+    .map((row) => ['a row has more or fewer cells than its header', lineOf(row)]);
 }
 
 function longLines(nodes: Node[], lines: string[]): Fault[] {
@@ -78,37 +76,37 @@ function longLines(nodes: Node[], lines: string[]): Fault[] {
     .map((line) => ['a line is too long', line]);
 }
 
-/** A single link cannot. */
+/** Whether the line contains a space. A single link does not. */
 function canBeBroken(line: string): boolean {
   return /\s/.test(line.trim().replace(/^(?:[-*+>]|[0-9]+\.)\s+/, ''));
 }
 
-/** Only comments: `<NAME>` vanishes, and Markdown within an element is shown as it was typed. */
+/** Only comments are allowed. `<NAME>` would not be visible, and Markdown within an HTML element is not rendered. */
 function html(nodes: Node[]): Fault[] {
   return nodes
     .filter((node) => node.type === 'html' && !/^<!--((?!-->)[^])*-->$/.test(node.value.trim()))
-    .map((node) => ['HTML', lineOf(node)]);
+    .map((node) => ['there is HTML', lineOf(node)]);
 }
 
-/** Checks files and headings, and no other sites. */
+/** Checks links to files and headings, but not to other sites. */
 function brokenLinks(nodes: Node[], page: SourceFile): Fault[] {
   return nodes
     .filter((node) => {
       if (node.type === 'text') return /\]\[|\]\(/.test(node.value);
       if (node.type !== 'link' && node.type !== 'image' && node.type !== 'definition') return false;
-      return !/^(?:https?|mailto):/.test(node.url) && !isThere(node.url, page);
+      return !/^(?:https?|mailto):/.test(node.url) && !targetExists(node.url, page);
     })
     .map((node) => ['a link has no target', lineOf(node)]);
 }
 
-function isThere(url: string, page: SourceFile): boolean {
+function targetExists(url: string, page: SourceFile): boolean {
   const [file = '', anchor] = url.split('#');
   if (file === '') return anchorsOf(page.text).includes(anchor!);
   const target = path.join(path.dirname(page.name), file);
   return existsSync(target) && (anchor === undefined || anchorsOf(read(target)).includes(anchor));
 }
 
-/** By the text of a page: many links lead to few pages. */
+/** A cache, by the text of the page. */
 const anchors = new Map<string, string[]>();
 
 function anchorsOf(text: string): string[] {

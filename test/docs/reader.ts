@@ -7,14 +7,14 @@ import pg from 'pg';
 import { expect } from 'vitest';
 import { childEnvironment, MASKED_LOGINS } from '../../local/environment.ts';
 import type { TestDatabase } from '../support/database.ts';
-import { makePlace, removePlace } from '../support/place.ts';
+import { makeTestDirectory, removeTestDirectory } from '../support/test-directory.ts';
 import { sqlstate } from '../support/sqlstate.ts';
 import type { Step } from './sessions.ts';
 
-/** The logins of the documentation, each a role of the cluster. The migrating login is that of the tests. */
+/** The logins that the pages create. They belong to the cluster. For `app_migrator`, the tests' login is used. */
 export const LOGINS = ['analyst', 'dba', 'lead', 'keeper', 'auditor', 'officer'];
 
-/** Somebody who follows the documentation to the letter: a psql for each login, and a shell. */
+/** Runs the steps of a page exactly as written, with a session for each login. */
 export interface Reader {
   follow(step: Step): Promise<void>;
   end(): Promise<void>;
@@ -23,11 +23,11 @@ export interface Reader {
 export function createReader(db: TestDatabase): Reader {
   const password = randomBytes(12).toString('hex');
   const sessions = new Map<string, pg.Client>();
-  // Of all logins together: whoever needs another's is told it.
+  // Shared by all logins: in the guide, people tell each other the ids of requests.
   const variables = new Map<string, string>();
-  const place = makePlace();
-  // The key that the stack was set up with, where the guide says that it is.
-  writeFileSync(path.join(place, 'kek'), db.kek.toString('hex'));
+  const directory = makeTestDirectory();
+  // The key of the stack, in the file that the guide names.
+  writeFileSync(path.join(directory, 'kek'), db.kek.toString('hex'));
 
   const urlOf = (login: string): string => {
     if (login === 'app_migrator') return db.urls.owner;
@@ -39,7 +39,7 @@ export function createReader(db: TestDatabase): Reader {
   const sessionOf = async (login: string): Promise<pg.Client> => {
     const known = sessions.get(login);
     if (known !== undefined) return known;
-    // What \password does in the guide.
+    // In the guide, \password does this.
     if (login !== 'app_migrator') await db.superuser.query(`alter role ${login} password '${password}'`);
     const client = new pg.Client({ connectionString: urlOf(login) });
     await client.connect();
@@ -50,12 +50,12 @@ export function createReader(db: TestDatabase): Reader {
   return {
     async follow(step) {
       if (step.kind === 'work') await work(db);
-      else if (step.kind === 'sh') await run(step, urlOf(step.login), place);
+      else if (step.kind === 'sh') await run(step, urlOf(step.login), directory);
       else await type(step, await sessionOf(step.login), variables);
     },
     async end() {
       for (const client of sessions.values()) await client.end();
-      await removePlace(place);
+      await removeTestDirectory(directory);
     },
   };
 }
@@ -94,13 +94,13 @@ async function run({ command, fails }: Step & { kind: 'sh' }, url: string, cwd: 
     env: childEnvironment({ DATABASE_URL: url, ...(variable === undefined ? {} : { [variable]: value! }) }),
     stdio: ['ignore', 'pipe', 'pipe'],
   });
-  let said = '';
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (said += String(data)));
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (output += String(data)));
   const [code] = await once(child, 'close');
-  expect({ code, said }).toEqual({ code: fails ? 1 : 0, said: expect.any(String) });
+  expect({ code, output }).toEqual({ code: fails ? 1 : 0, output: expect.any(String) });
 }
 
-/** What a worker does in the background, until nothing is left to do. */
+/** Does the background work of a worker until none is left. */
 async function work(db: TestDatabase): Promise<void> {
   await db.pool('worker').query('select masking.retention()');
   for (const step of ['rotate_step', 'erase_step', 'purge_step']) {
@@ -111,7 +111,7 @@ async function work(db: TestDatabase): Promise<void> {
   }
 }
 
-/** A step finds nothing to do, too, while a transaction that failed has not let go of the rotation yet. */
+/** Needed because a step also finds nothing to do while a failed transaction still locks the rotation. */
 async function isRotating(db: TestDatabase): Promise<boolean> {
   const { rowCount } = await db.superuser.query(`select from masking.rotations where state = 'running'`);
   return rowCount !== 0;

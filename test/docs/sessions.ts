@@ -1,12 +1,12 @@
 /**
  * Reads the sessions of a page of docs/ as steps that a test can run.
  *
- * A block of `sql` begins with `-- as LOGIN` and is what that login types into psql: statements that end in `;`, or in
- * `\gset`, which keeps the row's columns as variables of that login for `:'name'`. A statement ends its line, where
- * `-- fails: SQLSTATE` may follow; lines of `-- => a | b` after it are the rows that it shows.
+ * A block of `sql` begins with `-- as LOGIN` and contains what that login types into psql: statements that end with
+ * `;`, or with `\gset`, which stores the row's columns as variables for `:'name'`. After the end of a statement, only
+ * the comment `-- fails: SQLSTATE` may follow on its line. Lines of `-- => a | b` below it are the rows that it shows.
  *
- * A block of `sh` begins with `# as LOGIN` and has calls of `masked-logins keys` and `openssl rand`, or of a worker, which
- * does what the sessions before have begun. Blocks of other languages are not run.
+ * A block of `sh` begins with `# as LOGIN` and contains calls of `masked-logins keys`, of `openssl rand`, or of a
+ * worker, which does the work that earlier sessions have started. Blocks of other languages are not run.
  */
 import { lineOf, nodesOf } from './markdown.ts';
 
@@ -29,7 +29,7 @@ export function stepsOf(page: string): Step[] {
     if (node.type !== 'code' || (node.lang !== 'sql' && node.lang !== 'sh')) return [];
     const [first = '', ...lines] = node.value.split('\n');
     const login = /^(?:--|#) as (\w+)/.exec(first)?.[1];
-    if (login === undefined) throw new Error(`the block at line ${line} does not say as whom`);
+    if (login === undefined) throw new Error(`the block at line ${line} does not begin with "as LOGIN"`);
     return (node.lang === 'sql' ? statementsOf : commandsOf)(lines, login, line + 2);
   });
 }
@@ -46,7 +46,7 @@ function statementsOf(lines: string[], login: string, firstLine: number): Step[]
     const [, code = '', comment] = /^(.*?)(?:\s*-- (.*))?$/.exec(line)!;
     statement = `${statement}\n${code}`.trim();
     const end = /(;|\\gset)$/.exec(statement)?.[1];
-    // Between dollar quotes a semicolon is the body's own.
+    // A semicolon between dollar quotes does not end the statement.
     if (end === undefined || statement.split('$$').length % 2 === 0) continue;
     const fails = /^fails: (\w{5})/.exec(comment ?? '')?.[1];
     steps.push({
@@ -60,7 +60,7 @@ function statementsOf(lines: string[], login: string, firstLine: number): Step[]
     });
     statement = '';
   }
-  if (statement !== '') throw new Error(`a statement has no end: ${statement}`);
+  if (statement !== '') throw new Error(`a statement does not end with ; or \\gset: ${statement}`);
   return steps;
 }
 

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import type { LoginEvent } from '../../local/send/events.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
-import { check, complaints, type Remains } from '../support/faults/check.ts';
+import { check, problemsIn, type Remains } from '../support/faults/check.ts';
 import { ALL_STEPS, scheduleOf } from '../support/faults/schedule.ts';
 import type { Sent } from '../support/faults/traffic.ts';
 import { close, maskAll } from '../support/staging.ts';
@@ -21,7 +21,7 @@ function loginEvent(n: number): LoginEvent {
 }
 
 let db: TestDatabase;
-/** Five sound events, the last with the values of the first, and a malformed one. */
+/** Five well-formed events, the last with the values of the first, and a malformed one. */
 let sent: Sent[];
 
 beforeAll(async () => {
@@ -45,28 +45,28 @@ afterAll(() => db.drop());
 
 const names = (seed: number): string[] => scheduleOf(seed).steps.map(({ name }) => name);
 const id = (index: number): string => sent[index]!.id;
-const complaintsNow = async (remains = NOWHERE): Promise<string[]> =>
-  complaints((await check(db.superuser, sent, remains)).findings);
+const problemsNow = async (remains = NOWHERE): Promise<string[]> =>
+  problemsIn((await check(db.superuser, sent, remains)).findings);
 
-test('a sound run is nothing to complain about', async () => {
-  expect(await complaintsNow()).toEqual([]);
+test('a correct run has no findings', async () => {
+  expect(await problemsNow()).toEqual([]);
 });
 
-test('a message that is nowhere is lost; one that the queue still has is not, and is told all the same', async () => {
+test('a message in no table is lost unless the queue or the dead-letter queue has it, and each case is reported', async () => {
   await db.superuser.query('delete from public.user_logins where message_id = $1', [id(0)]);
-  expect(await complaintsNow()).toEqual(['lost 1', 'inNeither 1', 'ledgerOff 1']);
+  expect(await problemsNow()).toEqual(['lost 1', 'inNeither 1', 'ledgerOff 1']);
   const remains = { ...NOWHERE, queue: new Set([id(0)]) };
-  expect(await complaintsNow(remains)).toEqual(['inNeither 1', 'leftInQueue 1', 'ledgerOff 1']);
+  expect(await problemsNow(remains)).toEqual(['inNeither 1', 'leftInQueue 1', 'ledgerOff 1']);
   const buried = { ...NOWHERE, deadLetterQueue: new Set([id(0)]) };
-  expect(await complaintsNow(buried)).toEqual(['inNeither 1', 'deadLettered 1', 'ledgerOff 1']);
+  expect(await problemsNow(buried)).toEqual(['inNeither 1', 'deadLettered 1', 'ledgerOff 1']);
 });
 
-test('a row that nobody sent is unexpected', async () => {
+test('a row whose message was never sent is unexpected', async () => {
   await db.superuser.query(
     `insert into public.user_logins (user_id, create_date, message_id) values ('stranger', now(), $1)`,
     [randomUUID()],
   );
-  expect(await complaintsNow()).toContain('unexpected 1');
+  expect(await problemsNow()).toContain('unexpected 1');
 });
 
 test('a message with two rows is duplicated', async () => {
@@ -76,47 +76,47 @@ test('a message with two rows is duplicated', async () => {
        from public.user_logins where message_id = $1`,
     [id(1)],
   );
-  expect(await complaintsNow()).toEqual(['duplicated 1', 'ledgerOff 1']);
+  expect(await problemsNow()).toEqual(['duplicated 1', 'ledgerOff 1']);
 });
 
-test('a message that is loaded and quarantined is in both places', async () => {
+test('a message that is both loaded and quarantined is in both places', async () => {
   await db.superuser.query(
     `insert into staging.quarantine (message_id, sent_at, reason, key_version, body)
      select $1, sent_at, reason, key_version, body from staging.quarantine limit 1`,
     [id(1)],
   );
-  expect(await complaintsNow()).toEqual(['inBothPlaces 1', 'misplaced 1', 'ledgerOff 1']);
+  expect(await problemsNow()).toEqual(['inBothPlaces 1', 'misplaced 1', 'ledgerOff 1']);
 });
 
-test('a field that was not sent so is altered', async () => {
+test('a field that differs from what was sent is altered', async () => {
   await db.superuser.query(`update public.user_logins set locale = 'RU' where message_id = $1`, [id(2)]);
-  expect(await complaintsNow()).toEqual(['altered 1']);
+  expect(await problemsNow()).toEqual(['altered 1']);
 });
 
-test('equal values with unequal tokens, and unequal values with equal ones, are seen', async () => {
+test('equal values with different tokens, and different values with the same token, are reported', async () => {
   await db.superuser.query(
     `update public.user_logins set masked_ip = gen_random_uuid() where message_id = $1`,
     [id(4)],
   );
-  expect(await complaintsNow()).toContain('splitTokens 1');
+  expect(await problemsNow()).toContain('splitTokens 1');
   await db.superuser.query(
     `update public.user_logins set masked_device_id =
        (select masked_device_id from public.user_logins where message_id = $1) where message_id = $2`,
     [id(1), id(2)],
   );
-  expect(await complaintsNow()).toContain('sharedTokens 1');
+  expect(await problemsNow()).toContain('sharedTokens 1');
 });
 
-test('a value that is not in the vault is missed', async () => {
+test('a value that is missing from the vault is reported', async () => {
   await db.superuser.query(
     `delete from masking.vault where token =
        (select masked_ip from public.user_logins where message_id = $1)`,
     [id(3)],
   );
-  expect(await complaintsNow()).toEqual(['wrongInVault 1']);
+  expect(await problemsNow()).toEqual(['wrongInVault 1']);
 });
 
-test('the same seed gives the same schedule, and forty seeds have every fault ten times', () => {
+test('the same seed gives the same schedule, and forty seeds contain every fault at least ten times', () => {
   expect(names(7)).toEqual(names(7));
   expect(scheduleOf(7).queueFaults).toEqual(scheduleOf(7).queueFaults);
   const all = Array.from({ length: 40 }, (_, seed) => names(seed + 1)).flat();

@@ -1,4 +1,4 @@
-/** Raw messages leave the disk although the last worker ends early: by itself, told to, killed, or held up by a lock. */
+/** Raw messages leave the disk although the last worker ends early: by --once, by a signal, or while a lock is held. */
 import { randomUUID } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -7,7 +7,7 @@ import { event, events } from '../support/bodies.ts';
 import { createPool } from '../../src/database/pool.ts';
 import { startPipeline, until, type Pipeline, type Run } from '../support/pipeline.ts';
 
-// Whole stacks and several processes, on a machine that may be busy.
+// Each test starts a stack and several processes, on a machine that may be busy.
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 120_000 });
 
 let pipeline: Pipeline;
@@ -17,18 +17,18 @@ beforeEach(async () => {
 });
 afterEach(() => pipeline.stop());
 
-/** Files of the data directory that hold it, those of unlogged tables included. */
-function filesWith(words: string): string[] {
+/** Files of the data directory that contain a text, including those of unlogged tables. */
+function filesWith(text: string): string[] {
   const directory = pipeline.stack.file.dataDirectory;
   return readdirSync(directory, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => path.join(entry.parentPath, entry.name))
-    .filter((file) => readFileSync(file).includes(words));
+    .filter((file) => readFileSync(file).includes(text));
 }
 
 const number = async (query: string): Promise<number> =>
   Number((await pipeline.superuser.query<{ n: string }>(`select (${query}) as n`)).rows[0]!.n);
-/** Writes to the files what is on its way there; a checkpoint leaves unlogged tables in memory. */
+/** Writes all changes to the files. A checkpoint alone leaves pages of unlogged tables in memory. */
 const flush = () =>
   pipeline.superuser.query(
     `checkpoint;
@@ -39,8 +39,8 @@ const WAITING = `select count(*) from pg_stat_activity where wait_event_type = '
 const staged = () => number('select count(*) from staging.raw_messages');
 const acknowledged = () => number('select count(*) from staging.batches where acked_at is not null');
 
-/** A canary on its way through the queue and into staging, among others. */
-async function load(count = 20): Promise<string> {
+/** Sends messages, one of them with a canary, and loads them into staging. Returns the canary. */
+async function loadCanary(count = 20): Promise<string> {
   const canary = `residue-${randomUUID()}`;
   await pipeline.send([event(1, { note: canary }), ...events(count - 1)]);
   expect(await pipeline.run('load').ended).toBe(0);
@@ -55,7 +55,7 @@ async function expectNothingLeft(canary: string): Promise<void> {
   expect(filesWith(canary)).toEqual([]);
 }
 
-/** Runs a worker until it has acknowledged everything; then it still runs. */
+/** Starts a worker, and waits until it has acknowledged a batch. The worker still runs afterwards. */
 async function startAndAcknowledge(variables: Record<string, string> = {}): Promise<Run> {
   const worker = pipeline.run('worker', [], variables);
   await until(async () => (await acknowledged()) > 0);
@@ -63,8 +63,8 @@ async function startAndAcknowledge(variables: Record<string, string> = {}): Prom
   return worker;
 }
 
-/** A session of somebody who holds a slot in an open transaction. */
-async function hold(): Promise<{ pid: number; release: () => Promise<void> }> {
+/** Opens a transaction that holds a lock on a slot. */
+async function holdSlot(): Promise<{ pid: number; release: () => Promise<void> }> {
   const client = await pipeline.superuser.connect();
   await client.query('begin; lock table staging.raw_messages_0 in access share mode');
   const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid');
@@ -77,16 +77,16 @@ async function hold(): Promise<{ pid: number; release: () => Promise<void> }> {
   };
 }
 
-test('load and then a worker that runs once leave no body on the disk, and the worker says what it did', async () => {
-  const canary = await load();
+test('after load and worker --once, no body is on the disk, and the worker has printed a summary', async () => {
+  const canary = await loadCanary();
   const worker = pipeline.run('worker', ['--once']);
   expect(await worker.ended).toBe(0);
   await expectNothingLeft(canary);
   expect(worker.output()).toMatch(/\b20 messages\b/);
 });
 
-test('a worker that runs once leaves none although a loader holds a lock on its inbox', async () => {
-  const canary = await load();
+test('worker --once leaves no body on the disk although a loader holds a lock on the inbox', async () => {
+  const canary = await loadCanary();
   const loader = createPool(pipeline.stack.file.urls.loader, { max: 1, applicationName: 'test' });
   const client = await loader.connect();
   await client.query('begin; lock table staging.inbox in row exclusive mode');
@@ -96,19 +96,19 @@ test('a worker that runs once leaves none although a loader holds a lock on its 
   await loader.end();
 });
 
-test('the last worker, told to stop, leaves none', async () => {
-  const canary = await load();
+test('the last worker leaves no body on the disk after SIGTERM', async () => {
+  const canary = await loadCanary();
   const worker = await startAndAcknowledge();
   worker.process.kill('SIGTERM');
   expect(await worker.ended).toBe(0);
   await expectNothingLeft(canary);
 });
 
-test('a worker that is told to stop while it runs once leaves none of what is acknowledged, and keeps the rest', async () => {
-  const canary = await load();
-  await load(10);
-  await load(10);
-  // The second of three batches waits for its row in the ledger, so that the signal finds the worker at work.
+test('after SIGTERM, worker --once removes the acknowledged bodies from the disk and keeps the others', async () => {
+  const canary = await loadCanary();
+  await loadCanary(10);
+  await loadCanary(10);
+  // Masking of the second of three batches waits for its row in the ledger. The signal arrives in the meantime.
   const client = await pipeline.superuser.connect();
   await client.query(
     `begin;
@@ -129,8 +129,8 @@ test('a worker that is told to stop while it runs once leaves none of what is ac
   expect(filesWith(canary)).toEqual([]);
 });
 
-test('a worker clears what one that was killed has left, before it looks for jobs', async () => {
-  const canary = await load();
+test('a worker removes the bodies that a killed worker left, before it looks for jobs', async () => {
+  const canary = await loadCanary();
   const killed = await startAndAcknowledge();
   killed.process.kill('SIGKILL');
   expect(await killed.ended).toBe('SIGKILL');
@@ -140,9 +140,9 @@ test('a worker clears what one that was killed has left, before it looks for job
   await expectNothingLeft(canary);
 });
 
-test('a worker that runs once and cannot empty a slot names who holds it, fails, and the next one does it', async () => {
-  const canary = await load();
-  const holder = await hold();
+test('worker --once that cannot empty a slot names the process that holds it and fails; the next one empties it', async () => {
+  const canary = await loadCanary();
+  const holder = await holdSlot();
   const worker = pipeline.run('worker', ['--once'], {
     SHUTDOWN_GRACE_SECONDS: '3',
     SQS_WAIT_TIME_SECONDS: '1',
@@ -156,9 +156,9 @@ test('a worker that runs once and cannot empty a slot names who holds it, fails,
   await expectNothingLeft(canary);
 });
 
-test('a worker that is told to stop and cannot empty a slot says so in time, and fails', async () => {
-  const canary = await load();
-  const holder = await hold();
+test('a worker that cannot empty a slot after SIGTERM reports it in time and fails', async () => {
+  const canary = await loadCanary();
+  const holder = await holdSlot();
   const worker = await startAndAcknowledge({ SHUTDOWN_GRACE_SECONDS: '4', SQS_WAIT_TIME_SECONDS: '1' });
   worker.process.kill('SIGTERM');
   expect(await worker.ended).toBe(1);

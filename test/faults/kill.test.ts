@@ -1,8 +1,8 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { events } from '../support/bodies.ts';
-import { startPipeline, until, whereabouts, type Pipeline } from '../support/pipeline.ts';
+import { startPipeline, until, storedIds, type Pipeline } from '../support/pipeline.ts';
 
-/** Short, so that messages a crash left in flight come back during the test. */
+/** Short timeouts: messages that a crash leaves in flight are delivered again during the test. */
 const QUICK = { SQS_VISIBILITY_TIMEOUT_SECONDS: '5', SQS_WAIT_TIME_SECONDS: '1', LOAD_BATCH_ROWS: '500' };
 
 let pipeline: Pipeline;
@@ -20,14 +20,14 @@ const queueIsEmpty = async (): Promise<boolean> => {
   return queue.visible === 0 && queue.inFlight === 0;
 };
 
-/** Every message is in one place, once, and nothing else is anywhere. */
+/** Expects each message in exactly one table, once, and no other messages. */
 async function expectEachOnce(ids: string[], malformed: number): Promise<void> {
-  const { loaded, quarantined } = await whereabouts(pipeline.superuser);
+  const { loaded, quarantined } = await storedIds(pipeline.superuser);
   expect(quarantined).toHaveLength(malformed);
   expect([...loaded, ...quarantined].sort()).toEqual([...ids].sort());
 }
 
-test('killing Postgres while messages are loaded and masked loses none, doubles none, and needs no hand', async () => {
+test('killing Postgres during loading and masking neither loses nor duplicates messages, and needs no intervention', async () => {
   const ids = await pipeline.send(events(6_000));
   const loader = pipeline.run('load', ['--follow'], QUICK);
   const worker = pipeline.run('worker', [], QUICK);
@@ -46,7 +46,7 @@ test('killing Postgres while messages are loaded and masked loses none, doubles 
   expect(worker.process.exitCode).toBeNull();
 });
 
-test('killing loader and worker loses none and doubles none, once they run again', async () => {
+test('killing loader and worker neither loses nor duplicates messages, once they run again', async () => {
   const ids = await pipeline.send(events(6_000));
   for (const progress of [500, 2_500]) {
     const loader = pipeline.run('load', ['--follow'], QUICK);
@@ -66,7 +66,7 @@ test('killing loader and worker loses none and doubles none, once they run again
   await expectEachOnce(ids, 120);
 });
 
-test('SIGTERM ends loader and worker with exit code 0 and leaves nothing in flight', async () => {
+test('SIGTERM ends loader and worker with exit code 0 and leaves no message in flight', async () => {
   const ids = await pipeline.send(events(3_000));
   const loader = pipeline.run('load', ['--follow'], QUICK);
   const worker = pipeline.run('worker', [], QUICK);

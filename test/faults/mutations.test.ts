@@ -2,17 +2,17 @@ import { expect, test } from 'vitest';
 import { mutated } from '../support/faults/mutations.ts';
 import { runSeed, type SeedReport } from '../support/faults/run-seed.ts';
 
-/** A run hangs after minutes; a slow machine does not make it fail. */
+/** Long enough for a slow machine: only a run that hangs exceeds it. */
 const TIMEOUT_MS = 400_000;
 
 const runWith = (mutation: string): Promise<SeedReport> =>
   runSeed(mutated(mutation, { seed: 1, messages: 300 }));
 
 test(
-  'a worker that deletes from SQS before masking is committed loses messages, and the checker sees it',
+  'a worker that deletes from SQS before masking has committed loses messages, and the checker detects it',
   async () => {
     const { ok, findings, hits } = await runWith('delete-before-commit');
-    expect(hits['kill -9 of Postgres in masking']).toBe(1);
+    expect(hits['kill -9 of Postgres while masking']).toBe(1);
     expect(ok).toBe(false);
     expect(findings?.lost).toBeGreaterThan(0);
   },
@@ -20,7 +20,7 @@ test(
 );
 
 test(
-  'without ON CONFLICT a message that SQS delivers twice ends in the wrong place, and the checker sees it',
+  'without ON CONFLICT, a message that SQS delivers twice is quarantined, and the checker detects it',
   async () => {
     const { ok, findings, hits } = await runWith('no-on-conflict');
     expect(hits['sqs duplicated delivery']).toBeGreaterThan(0);
@@ -31,7 +31,7 @@ test(
 );
 
 test(
-  'the same faults without a defect leave nothing to complain about',
+  'without a defect, a run with the same faults passes',
   async () => {
     const { schedule } = mutated('delete-before-commit', { seed: 1, messages: 300 });
     const { failures } = await runSeed({ seed: 1, messages: 300, schedule: schedule! });

@@ -1,4 +1,4 @@
-/** Raw messages leave the disk while others keep coming: nothing waits for a pause in the traffic. */
+/** Raw messages leave the disk while others keep arriving. Their removal does not wait for a pause in the traffic. */
 import { randomUUID } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -6,7 +6,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { event, events } from '../support/bodies.ts';
 import { startPipeline, until, type Pipeline } from '../support/pipeline.ts';
 
-/** From being acknowledged to being nowhere on the disk, in milliseconds, at the most: usually it is within a minute. */
+/** Maximum time from acknowledgement to removal from the disk, in milliseconds. Usually it takes less than a minute. */
 const OFF_THE_DISK_MS = 120_000;
 
 let pipeline: Pipeline;
@@ -19,33 +19,33 @@ afterEach(() => pipeline.stop());
 const number = async (query: string, values: unknown[] = []): Promise<number> =>
   Number((await pipeline.superuser.query<{ n: string }>(`select (${query}) as n`, values)).rows[0]!.n);
 
-/** Pages of staging that hold it, in memory or on the disk. */
-const pagesWith = (words: string): Promise<number> =>
+/** Counts the pages of staging that contain a text, in memory or on disk. */
+const pagesWith = (text: string): Promise<number> =>
   number(
     `select count(*)
        from pg_class c, generate_series(0, pg_relation_size(c.oid) / 8192 - 1) as block
       where c.oid::regclass::text like 'staging.raw_messages%'
         and c.relkind = 'r'
         and position(convert_to($1, 'UTF8') in public.get_raw_page(c.oid::regclass::text, block)) > 0`,
-    [words],
+    [text],
   );
 
-/** Files of the data directory that hold it, those of unlogged tables included. */
-function filesWith(words: string): string[] {
+/** Files of the data directory that contain a text, including those of unlogged tables. */
+function filesWith(text: string): string[] {
   const directory = pipeline.stack.file.dataDirectory;
   return readdirSync(directory, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => path.join(entry.parentPath, entry.name))
-    .filter((file) => readFileSync(file).includes(words));
+    .filter((file) => readFileSync(file).includes(text));
 }
 
-test('a body is off the disk within two minutes of being acknowledged, under continuous load', async () => {
+test('under continuous load, a body leaves the disk within two minutes of being acknowledged', async () => {
   const canary = `residue-${randomUUID()}`;
   pipeline.run('load', ['--follow']);
   pipeline.run('worker');
-  const over = new AbortController();
+  const end = new AbortController();
   const traffic = (async () => {
-    while (!over.signal.aborted) await pipeline.send(events(500));
+    while (!end.signal.aborted) await pipeline.send(events(500));
   })();
   try {
     const seen = until(async () => (await pagesWith(canary)) > 0);
@@ -61,10 +61,10 @@ test('a body is off the disk within two minutes of being acknowledged, under con
       async () => (await pagesWith(canary)) === 0 && filesWith(canary).length === 0,
       OFF_THE_DISK_MS,
     );
-    // The traffic went on all the while: it was no pause that let go of the body.
+    // Messages were loaded all the time: the body was not removed because of a pause.
     expect(await number('select sum(rows) from staging.batches')).toBeGreaterThan(before);
   } finally {
-    over.abort();
+    end.abort();
     await traffic;
   }
 }, 400_000);

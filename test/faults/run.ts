@@ -1,5 +1,5 @@
 /**
- * `npm run test:faults`: runs the pipeline under faults and accounts for every message. docs/reliability.md explains it.
+ * `npm run test:faults`: runs the pipeline under faults and accounts for every message (docs/reliability.md).
  */
 import { writeFileSync } from 'node:fs';
 import { InvalidArgumentError } from 'commander';
@@ -12,7 +12,7 @@ import { ALL_STEPS, longSchedule } from '../support/faults/schedule.ts';
 const DEFAULT_SEEDS = 3;
 const SHORT_MESSAGES = 1_500;
 const LONG_MESSAGES = 200_000;
-/** Rounds of every fault in a long run: some 40 of them a round. */
+/** How often a long run injects each fault. A round has about 40 faults. */
 const LONG_ROUNDS = 10;
 
 interface Options {
@@ -27,22 +27,28 @@ interface Options {
   verbose: boolean;
 }
 
-const whole = (text: string): number => {
+const positiveInteger = (text: string): number => {
   const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < 1) throw new InvalidArgumentError('It must be a whole number.');
+  if (!Number.isSafeInteger(value) || value < 1)
+    throw new InvalidArgumentError('It must be a positive integer.');
   return value;
 };
 
-const options = commandLine('test:faults', 'Runs the pipeline under faults, and accounts for every message')
-  .option('--seed <n>', 'a schedule; may be repeated', (text, seeds: number[]) => [...seeds, whole(text)], [])
-  .option('--seeds <count>', 'seeds from 1 on', whole)
-  .option('--messages <n>', 'messages a run, beside those that the faults send', whole)
-  .option('--long', 'one run of every fault, many times over', false)
-  .option('--rounds <n>', 'how many times over, in a long run', whole, LONG_ROUNDS)
-  .option('--jobs <n>', 'runs at once', whole, 2)
-  .option('--json <file>', 'write a report')
-  .option('--mutation <name>', `put a defect back: ${Object.keys(MUTATIONS).join(', ')}`)
-  .option('--verbose', 'tell each fault as it begins', false)
+const options = commandLine('test:faults', 'Runs the pipeline under faults and accounts for every message')
+  .option(
+    '--seed <n>',
+    'run the schedule of this seed; may be repeated',
+    (text, seeds: number[]) => [...seeds, positiveInteger(text)],
+    [],
+  )
+  .option('--seeds <count>', 'run the seeds from 1 to this number', positiveInteger)
+  .option('--messages <n>', 'messages per run, in addition to those that the faults send', positiveInteger)
+  .option('--long', 'one run with every fault, several times', false)
+  .option('--rounds <n>', 'how often a long run injects each fault', positiveInteger, LONG_ROUNDS)
+  .option('--jobs <n>', 'number of parallel runs', positiveInteger, 2)
+  .option('--json <file>', 'write a report to this file')
+  .option('--mutation <name>', `run with a known defect: ${Object.keys(MUTATIONS).join(', ')}`)
+  .option('--verbose', 'report each fault when it begins', false)
   .parse()
   .opts<Options>();
 
@@ -71,13 +77,13 @@ function optionsOf(seed: number): SeedOptions {
     seed,
     messages,
     ...(options.long && { schedule: longSchedule(seed, options.rounds) }),
-    ...(options.verbose && { onStep: (words: string) => process.stderr.write(`seed ${seed}: ${words}\n`) }),
+    ...(options.verbose && { onStep: (name: string) => process.stderr.write(`seed ${seed}: ${name}\n`) }),
   };
   return options.mutation === undefined ? plain : mutated(options.mutation, plain);
 }
 
 function verdict({ seed, ok, failures, counts, hits, recoveries, seconds }: SeedReport): string {
-  const struck = Object.values(hits).reduce((sum, count) => sum + count, 0);
+  const faults = Object.values(hits).reduce((sum, count) => sum + count, 0);
   const slowest = Math.max(
     0,
     ...recoveries.map(({ progressMs, backlogMs }) => Math.max(progressMs, backlogMs ?? 0)),
@@ -86,8 +92,8 @@ function verdict({ seed, ok, failures, counts, hits, recoveries, seconds }: Seed
     counts === null
       ? ''
       : `${counts.sent} sent = ${counts.loaded} loaded + ${counts.quarantined} quarantined, `;
-  const words = `${account}${struck} faults of ${Object.keys(hits).length} kinds, slowest recovery ${(slowest / 1_000).toFixed(1)} s, ${seconds} s`;
-  return ok ? `seed ${seed}: ok, ${words}` : `seed ${seed}: FAILED (${failures.join('; ')}), ${words}`;
+  const details = `${account}${faults} faults of ${Object.keys(hits).length} kinds, slowest recovery ${(slowest / 1_000).toFixed(1)} s, ${seconds} s`;
+  return ok ? `seed ${seed}: ok, ${details}` : `seed ${seed}: FAILED (${failures.join('; ')}), ${details}`;
 }
 
 function summary() {

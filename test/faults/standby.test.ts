@@ -20,7 +20,7 @@ import {
   reveal,
   type Login,
 } from '../support/keys.ts';
-import { makePlace, removePlace } from '../support/place.ts';
+import { makeTestDirectory, removeTestDirectory } from '../support/test-directory.ts';
 import { startPipeline, until, type Pipeline } from '../support/pipeline.ts';
 import { sqlstate } from '../support/sqlstate.ts';
 import { event, mask, message, stage } from '../support/staging.ts';
@@ -37,12 +37,12 @@ const SECRETS = {
 
 let pipeline: Pipeline;
 let kek: Buffer;
-let place: string;
+let testDirectory: string;
 let primary: TestDatabase;
 let sent: Map<string, Login>;
 const databases: TestDatabase[] = [];
 
-/** The stack's database on a server of any port, as the helpers of other tests know one. */
+/** The stack's database on a server at this port, for the helpers of other tests. */
 function databaseAt(port: number): TestDatabase {
   const at = (login: StackLogin) => {
     const url = new URL(pipeline.stack.file.urls[login]);
@@ -74,7 +74,7 @@ function databaseAt(port: number): TestDatabase {
 beforeAll(async () => {
   pipeline = await startPipeline();
   kek = parseKek(readFileSync(pipeline.stack.file.kekFile, 'utf8'), 'the file');
-  place = makePlace();
+  testDirectory = makeTestDirectory();
   primary = databaseAt(pipeline.stack.postgres.port);
   await unseal(primary.pool('worker'), kek);
   await liftLimits(primary);
@@ -83,12 +83,12 @@ beforeAll(async () => {
     { user: 'bob', ip: '10.0.0.1', device: 'device' },
   ]);
   await mask(primary, await stage(primary, [message(`{"ip": "${SECRETS['body in quarantine']}"`)]));
-  // Staged, and never masked.
+  // Staged but never masked.
   await stage(primary, [
     message(event({ ip: SECRETS['ip in staging'], device_id: SECRETS['device in staging'] })),
   ]);
   await primary.superuser.query('analyze');
-  // A checkpoint leaves unlogged tables in memory; a clean restart writes them, and keeps them.
+  // A checkpoint leaves unlogged tables in memory. A clean restart writes them to disk.
   const before = pipeline.stack.postgres.pid();
   pipeline.stack.postgres.kill('SIGINT');
   await until(async () => {
@@ -99,7 +99,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await Promise.all(databases.map((database) => database.drop()));
   await pipeline.stop();
-  await removePlace(place);
+  await removeTestDirectory(testDirectory);
 });
 
 const allForms = () => [kek, ...Object.values(SECRETS)].flatMap((secret) => formsOf(secret));
@@ -109,7 +109,7 @@ const expectSealed = async (db: TestDatabase, requestId: string) => {
 };
 const requestAll = async (db: TestDatabase) =>
   request(db, 'ip', distinct((await maskedLogins(db)).map(({ ip }) => ip)));
-/** The parts of a relation on disk, where it is not empty. */
+/** The main file of a relation, if it is not empty. */
 const contentsOf = (directory: string, file: string) => {
   const folder = path.join(directory, path.dirname(file));
   const name = path.basename(file);
@@ -119,7 +119,7 @@ const fileOf = async (relation: string): Promise<string> =>
   (await primary.superuser.query('select pg_relation_filepath($1::regclass) as file', [relation])).rows[0]
     .file;
 
-test('the search finds what is there: the unlogged tables of the server itself', async () => {
+test('the search finds the key and a staged address in the unlogged tables of the server itself', async () => {
   const directory = pipeline.stack.file.dataDirectory;
   expect(await isSealed(primary.pool('worker'))).toBe(false);
   expect(filesHolding(directory, formsOf(kek))).toEqual([await fileOf('masking.kek')]);
@@ -134,23 +134,23 @@ describe('a server restored from a base backup', () => {
   let db: TestDatabase;
   let earlier: string;
   beforeAll(async () => {
-    directory = path.join(place, 'restored');
+    directory = path.join(testDirectory, 'restored');
     earlier = await requestAll(primary);
     await takeBaseBackup(pipeline.stack.file.urls.superuser, directory);
   });
   afterAll(() => server?.stop());
 
-  test('the backup holds the vault, and neither the key-encryption key nor anything in the clear', async () => {
+  test('the backup contains the vault, but neither the key-encryption key nor anything in the clear', async () => {
     expect(contentsOf(directory, await fileOf('masking.vault'))).toHaveLength(1);
     expect(contentsOf(directory, await fileOf('masking.kek'))).toEqual([]);
     expect(contentsOf(directory, await fileOf('staging.raw_messages'))).toEqual([]);
     expect(filesHolding(directory, allForms())).toEqual([]);
   });
 
-  test('it starts sealed: nothing is masked, and a request that was granted reveals nothing', async () => {
+  test('is sealed when it starts: masking fails, and neither an old nor a new request reveals anything', async () => {
     server = await startPostgres({
       dataDirectory: directory,
-      logFile: path.join(place, 'restored.log'),
+      logFile: path.join(testDirectory, 'restored.log'),
       superuserPassword: '',
     });
     db = databaseAt(server.port);
@@ -161,12 +161,12 @@ describe('a server restored from a base backup', () => {
     expect((await db.superuser.query('select from masking.kek')).rowCount).toBe(0);
   });
 
-  test('another key does not unseal it', async () => {
+  test('is not unsealed by another key', async () => {
     expect(await sqlstate(unseal(db.pool('worker'), randomBytes(32)))).toBe('ML002');
     await expectSealed(db, earlier);
   });
 
-  test('with the key everything is revealed, as on the server that it was taken of', async () => {
+  test('reveals everything once it is unsealed, for old and new requests', async () => {
     await unseal(db.pool('worker'), kek);
     await expectAllReveal(db, sent);
     expect([...(await reveal(db, earlier)).values()].sort()).toEqual(
@@ -181,12 +181,12 @@ describe('a standby', () => {
   let db: TestDatabase;
   let earlier: string;
   beforeAll(async () => {
-    directory = path.join(place, 'standby');
+    directory = path.join(testDirectory, 'standby');
     await takeBaseBackup(pipeline.stack.file.urls.superuser, directory);
     standby = await startStandby(
       directory,
       pipeline.stack.file.urls.superuser,
-      path.join(place, 'standby.log'),
+      path.join(testDirectory, 'standby.log'),
     );
     db = databaseAt(standby.port);
     for (const [id, login] of await load(primary, [{ user: 'cyd', ip: '10.0.0.3', device: 'streamed' }]))
@@ -201,14 +201,14 @@ describe('a standby', () => {
   });
   afterAll(() => standby?.stop());
 
-  test('analysts read it, while nobody reads what is unlogged, a superuser included', async () => {
+  test('can be read by analysts, except for unlogged tables, which not even a superuser can read', async () => {
     expect((await maskedLogins(db)).map(({ user }) => user).sort()).toEqual(['ann', 'bob', 'cyd']);
     for (const table of ['masking.kek', 'staging.raw_messages']) {
       expect(await sqlstate(db.superuser.query(`select * from ${table}`))).toBe('0A000');
     }
   });
 
-  test('nothing is requested, revealed or unsealed there', async () => {
+  test('refuses to request, to reveal and to unseal', async () => {
     expect(await sqlstate(requestAll(db))).toBe('25006');
     expect(await sqlstate(db.pool('unmasker').query('select * from unmask.reveal($1)', [earlier]))).toBe(
       '25006',
@@ -220,13 +220,13 @@ describe('a standby', () => {
     );
   });
 
-  test('its files hold neither the key-encryption key nor anything in the clear', async () => {
+  test('has neither the key-encryption key nor anything in the clear in its files', async () => {
     await db.superuser.query('checkpoint');
     expect(contentsOf(directory, await fileOf('masking.vault'))).toHaveLength(1);
     expect(filesHolding(directory, allForms())).toEqual([]);
   });
 
-  test('promoted it is sealed, and with the key it reveals everything', async () => {
+  test('is sealed after promotion, and reveals everything once it is unsealed', async () => {
     await db.superuser.query('select pg_promote()');
     await expectSealed(db, earlier);
     await expectSealed(db, await requestAll(db));

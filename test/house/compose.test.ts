@@ -8,8 +8,8 @@ import { parse } from 'yaml';
 import { readSettings, SPECS } from '../../src/config.ts';
 
 /*
- * There is no container engine where these tests run. What can be seen without one is checked: the form of the
- * files, and that what they name exists.
+ * These tests run without a container engine. They check the form of the files, and that everything that the files name
+ * exists.
  */
 
 const ROOT = path.join(import.meta.dirname, '../..');
@@ -37,7 +37,7 @@ const compose = parse(read('docker-compose.yml'), { merge: true }) as Compose;
 const services = Object.entries(compose.services);
 const ours = services.filter(([, service]) => service.build !== undefined);
 
-/** The part of the Compose specification that the file uses. A misspelt key is a fault. */
+/** The part of the Compose specification that the file uses. Other keys are errors, so misspelt keys are found. */
 const SCHEMA = {
   type: 'object',
   required: ['name', 'services'],
@@ -109,17 +109,17 @@ const SCHEMA = {
   },
 };
 
-/** `${NAME:-value}` as Compose reads it where the variable is not set. */
+/** Replaces `${NAME:-value}` by its default, as Compose does if the variable is not set. */
 const withDefaults = (text: string) => text.replaceAll(/\$\{[A-Z_]+:-([^}]*)\}/g, '$1');
 
 describe('docker-compose.yml', () => {
-  test('has the form of a compose file, and publishes ports on this machine only', () => {
+  test('has the form of a Compose file, and publishes ports only on the local machine', () => {
     const validate = new Ajv({ allErrors: true }).compile(SCHEMA);
     validate(compose);
     expect(validate.errors).toBeNull();
   });
 
-  test('names no file that is not there', () => {
+  test('mounts only files and volumes that exist', () => {
     const sources = services.flatMap(([, { volumes = [] }]) =>
       volumes.map((volume) => volume.split(':')[0]!),
     );
@@ -130,21 +130,21 @@ describe('docker-compose.yml', () => {
     expect(named.filter((name) => !(name in compose.volumes))).toEqual([]);
   });
 
-  test('runs commands that are there', () => {
+  test('runs only commands that exist', () => {
     const commands = ours.map(([, { command = [] }]) => command[0]!);
     expect(commands).toContain('migrate');
     expect(commands.filter((command) => !existsSync(path.join(ROOT, `src/cli/${command}.ts`)))).toEqual([]);
   });
 
-  test('waits only for services that exist, and for health only where there is a check', () => {
+  test('waits only for services that exist, and for the health only of services with a health check', () => {
     const waits = services.flatMap(([, { depends_on: on = {} }]) => Object.entries(on));
     expect(waits.filter(([name]) => !(name in compose.services))).toEqual([]);
-    // A service behind a profile is not always there.
+    // A service with a profile may not be running, so it must not be required.
     const wrong = waits.filter(
       ([name, { required = true }]) => required !== (compose.services[name]?.profiles === undefined),
     );
     expect(wrong).toEqual([]);
-    // The emulator's image brings a health check of its own.
+    // The emulator's image contains a health check.
     const checked = new Set([
       'sqs',
       ...services.filter(([, each]) => each.healthcheck).map(([name]) => name),
@@ -155,7 +155,7 @@ describe('docker-compose.yml', () => {
     expect(unchecked).toEqual([]);
   });
 
-  test('sets only settings that exist, to values that they may have', () => {
+  test('sets only settings that exist, to valid values', () => {
     const known = new Set([
       ...Object.keys(SPECS),
       'AWS_REGION',
@@ -171,25 +171,25 @@ describe('docker-compose.yml', () => {
     }
   });
 
-  test('gives the key-encryption key to the worker alone, and as a file', () => {
+  test('gives the key-encryption key only to the worker, as a file', () => {
     const holders = services.filter(([, { secrets = [] }]) => secrets.includes('kek')).map(([name]) => name);
     expect(holders).toEqual(['worker']);
     expect(compose.services['worker']?.environment?.['MASKING_KEK_FILE']).toBe('/run/secrets/kek');
     expect(services.filter(([, { environment = {} }]) => 'MASKING_KEK' in environment)).toEqual([]);
-    // What a developer makes for it is never committed.
+    // The key file of a developer is never committed.
     const { file } = compose.secrets['kek']!;
     expect(path.normalize(withDefaults(file))).toMatch(/^\.local\//);
     expect(read('.gitignore').split('\n')).toContain('.local/');
   });
 
-  test('uses the emulator in the version that the tests use', () => {
+  test('uses the same version of the emulator as the tests', () => {
     const { devDependencies } = JSON.parse(read('package.json')) as {
       devDependencies: Record<string, string>;
     };
     expect(compose.services['sqs']?.image).toBe(`kibertoad/fauxqs:${devDependencies['fauxqs']}`);
   });
 
-  test('names the queue that the emulator is told to make, with a dead-letter queue', async () => {
+  test('uses the queue that the emulator creates, which has a dead-letter queue', async () => {
     const server = await startFauxqs({
       port: 0,
       logger: false,
@@ -222,7 +222,7 @@ describe('Dockerfile', () => {
     files!.split(' '),
   );
 
-  test('copies what is there and what .dockerignore lets through', () => {
+  test('copies only files that exist and that .dockerignore does not exclude', () => {
     const lines = new Set(read('.dockerignore').split('\n'));
     expect(copied).not.toHaveLength(0);
     expect(copied.filter((file) => !existsSync(path.join(ROOT, file)))).toEqual([]);

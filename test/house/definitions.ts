@@ -1,14 +1,14 @@
 import type { Pool, PoolClient } from 'pg';
 
 const SCHEMAS = `n.nspname in ('public', 'staging', 'masking', 'unmask', 'audit', 'crypto')`;
-/** Months have their partitions made by the clock, not by a migration. */
+/** A task creates the monthly partitions, not a migration. */
 const NO_MONTH = `c.relname !~ '^user_logins_\\d{4}_\\d{2}'`;
 const NO_EXTENSION = (catalog: string, oid: string) =>
   `not exists (select from pg_depend d where d.classid = '${catalog}'::regclass and d.objid = ${oid} and d.deptype = 'e')`;
 const RELATION = `join pg_namespace n on n.oid = c.relnamespace where ${SCHEMAS} and ${NO_MONTH} and c.relkind <> 't'`;
 const NAME = `n.nspname || '.' || c.relname`;
 
-/** Each gives a name and a definition. */
+/** Each query returns a name and a definition. */
 const QUERIES = {
   schema: `select n.nspname, concat_ws(' | ', n.nspowner::regrole, n.nspacl) from pg_namespace n where ${SCHEMAS}`,
   relation: `
@@ -51,7 +51,7 @@ const QUERIES = {
   extension: 'select e.extname::text, e.extnamespace::regnamespace::text from pg_extension e',
 };
 
-/** All that a database's catalogs define in schemas of ours, as `kind name` → definition. */
+/** All definitions in the project's schemas, from the catalogs, by `kind name`. */
 export async function definitionsOf(db: Pool | PoolClient): Promise<Record<string, string>> {
   const definitions: Record<string, string> = {};
   for (const [kind, query] of Object.entries(QUERIES)) {

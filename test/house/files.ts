@@ -4,7 +4,7 @@ import path from 'node:path';
 export const ROOT = path.join(import.meta.dirname, '../..');
 
 export interface SourceFile {
-  /** From the repository's root, such as `src/config.ts`. */
+  /** The path from the repository's root, such as `src/config.ts`. */
   name: string;
   text: string;
 }
@@ -13,7 +13,7 @@ export function read(name: string): string {
   return readFileSync(path.join(ROOT, name), 'utf8');
 }
 
-/** All files of a directory and below, that end so. */
+/** All files below a directory with this extension. */
 export function filesOf(directory: string, extension: string): SourceFile[] {
   return readdirSync(path.join(ROOT, directory), { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile() && entry.name.endsWith(extension))

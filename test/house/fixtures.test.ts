@@ -10,7 +10,7 @@ const TABLES = FIXTURES.filter(({ name }) => name.includes('/tables/'));
 const KEYWORDS =
   /\b(CREATE|REPLACE|FUNCTION|RETURNS|LANGUAGE|SELECT|INSERT|UPDATE|DELETE|FROM|WHERE|BEGIN|END|GRANT|REVOKE|ALTER|TABLE|RAISE|DECLARE|VALUES|NULL)\b/;
 
-/** What is code: no comments, and no texts in quotes. */
+/** The SQL without comments and with empty string constants. */
 const codeOf = (text: string): string => text.replaceAll(/--.*$/gm, '').replaceAll(/'[^']*'/g, `''`);
 
 test('all.sql includes every file once', () => {
@@ -28,13 +28,13 @@ describe.each(FUNCTIONS.map(({ name, text }) => [path.basename(name, '.sql'), te
     const header = text.slice(0, text.indexOf('create or replace'));
     const code = codeOf(text);
 
-    test('begins with its signature, what it does and who calls it', () => {
+    test('has a header with its signature, what it does and who calls it', () => {
       expect(header.startsWith(`-- ${name}(`)).toBe(true);
       expect(header).toMatch(/^-- what: {4}\S/m);
       expect(header).toMatch(/^-- called: {2}\S/m);
     });
 
-    test('says what it reads or writes and whether it may run twice where it writes, and what it raises where it raises', () => {
+    test('documents what it writes, whether it may run twice, and which SQLSTATEs it raises', () => {
       const writes = /\b(insert into|update|delete from|truncate)\b/.test(code.slice(code.indexOf('as $$')));
       expect(!writes || /^-- writes: /m.test(header)).toBe(true);
       expect(!writes || /^-- twice: /m.test(header)).toBe(true);
@@ -42,7 +42,7 @@ describe.each(FUNCTIONS.map(({ name, text }) => [path.basename(name, '.sql'), te
       expect(raised.filter((code) => !header.includes(code))).toEqual([]);
     });
 
-    test('is one function, with its volatility, its comment and its closing to PUBLIC', () => {
+    test('defines one function with its volatility and a comment, and revokes it from PUBLIC', () => {
       expect(code.match(/create or replace function/g)).toHaveLength(1);
       expect(code).toContain(`create or replace function ${name}(`);
       expect(code).toMatch(/^(volatile|stable|immutable)$/m);
@@ -54,23 +54,24 @@ describe.each(FUNCTIONS.map(({ name, text }) => [path.basename(name, '.sql'), te
   },
 );
 
-test('every table and view says what it is for, in a comment of the file and of the database', () => {
+test('every table and view has a comment in its file and in the database', () => {
   for (const { text } of TABLES) {
     expect(text.startsWith('-- ')).toBe(true);
     expect(text).toMatch(/^comment on (table|view) /m);
   }
 });
 
-test('a table or view has a file of its name', () => {
+test('every table and view is in a file of its name', () => {
   for (const { name, text } of TABLES) {
-    const made = /^create (?:unlogged table if not exists|table if not exists|or replace view) (\S+)/m.exec(
-      codeOf(text),
-    );
-    expect(made?.[1]).toBe(path.basename(name, '.sql'));
+    const created =
+      /^create (?:unlogged table if not exists|table if not exists|or replace view) (\S+)/m.exec(
+        codeOf(text),
+      );
+    expect(created?.[1]).toBe(path.basename(name, '.sql'));
   }
 });
 
-/** Other functions of ours that a function calls. */
+/** The functions of the project that each function calls. */
 const CALLS = new Map(
   FUNCTIONS.map(({ name, text }) => {
     const own = path.basename(name, '.sql');
@@ -82,7 +83,7 @@ const CALLS = new Map(
     ] as const;
   }),
 );
-/** What gives keys, values or bodies in the clear. */
+/** Functions that return keys, values or bodies in the clear. */
 const IN_THE_CLEAR = new Set([
   'masking.unwrapped',
   'masking.active_key',
@@ -99,16 +100,16 @@ function reaches(name: string, seen = new Set<string>()): boolean {
   return IN_THE_CLEAR.has(name) || handles(text) || CALLS.get(name)!.some((other) => reaches(other, seen));
 }
 
-test('every function that callers enter and that comes to values, bodies or keys keeps them in memory, whatever work_mem they have', () => {
-  const entered = FUNCTIONS.filter(({ text }) => settingsOf(text).includes('security definer')).filter(
+test('every SECURITY DEFINER function that processes values, bodies or keys sets work_mem, to keep them in memory', () => {
+  const definers = FUNCTIONS.filter(({ text }) => settingsOf(text).includes('security definer')).filter(
     ({ name }) => reaches(path.basename(name, '.sql')),
   );
-  expect(entered.length).toBeGreaterThan(8);
-  const spilling = entered.filter(({ text }) => !/^set work_mem = '256MB'$/m.test(settingsOf(text)));
+  expect(definers.length).toBeGreaterThan(8);
+  const spilling = definers.filter(({ text }) => !/^set work_mem = '256MB'$/m.test(settingsOf(text)));
   expect(spilling.map(({ name }) => name)).toEqual([]);
 });
 
-test('every function that holds values, bodies or keys has plans without them', () => {
+test('every function that holds values, bodies or keys forces generic plans, which do not contain them', () => {
   const holding = FUNCTIONS.filter(
     ({ name, text }) =>
       CALLS.get(path.basename(name, '.sql'))!.some((other) => IN_THE_CLEAR.has(other)) || handles(text),
@@ -120,11 +121,11 @@ test('every function that holds values, bodies or keys has plans without them', 
   expect(planned.map(({ name }) => name)).toEqual([]);
 });
 
-test('every function sets its search path, unless it is to be inlined', () => {
+test('every function sets its search path, except for SQL functions that are inlined', () => {
   const without = FUNCTIONS.filter(
     ({ text }) => !/^set search_path = pg_catalog, pg_temp$/m.test(settingsOf(text)),
   );
-  // Callers of these have set theirs.
+  // An inlined function uses the search path that its caller has set.
   const callable = without.filter(
     ({ text }) =>
       !/^language sql$/m.test(settingsOf(text)) ||
@@ -134,17 +135,19 @@ test('every function sets its search path, unless it is to be inlined', () => {
   expect(callable.map(({ name }) => name)).toEqual([]);
 });
 
-test('no text in quotes has a backslash: what it stands for depends on standard_conforming_strings', () => {
+test('no string constant contains a backslash, whose meaning depends on standard_conforming_strings', () => {
   const files = filesOf('migrations', '.sql').filter(({ name }) => !name.includes('/committed/'));
   const escaping = files.filter(({ text }) => {
-    const texts = text.replaceAll(/--.*$/gm, '').match(/'[^']*'/g) ?? [];
-    return texts.some((each) => each.includes('\\')) || /(?<![\w'])e'/i.test(text.replaceAll(/--.*$/gm, ''));
+    const constants = text.replaceAll(/--.*$/gm, '').match(/'[^']*'/g) ?? [];
+    return (
+      constants.some((each) => each.includes('\\')) || /(?<![\w'])e'/i.test(text.replaceAll(/--.*$/gm, ''))
+    );
   });
   expect(files.length).toBeGreaterThan(80);
   expect(escaping.map(({ name }) => name)).toEqual([]);
 });
 
-test('nothing is compared with null by =, which transform_null_equals takes as is null', () => {
+test('nothing is compared with null by =, which transform_null_equals would change to IS NULL', () => {
   const comparing = FIXTURES.filter(({ text }) => {
     const clauses = codeOf(text).match(/\b(?:where|and|or|when|if|on)\b[^;]*?(?:(?<!:)=|<>) null\b/gi) ?? [];
     return clauses.some((clause) => !/\bset\b/.test(clause));
@@ -152,7 +155,7 @@ test('nothing is compared with null by =, which transform_null_equals takes as i
   expect(comparing.map(({ name }) => name)).toEqual([]);
 });
 
-test('no name of a schema or a table is compared as a text that quote_all_identifiers changes', () => {
+test('no object identifier is cast to text, because quote_all_identifiers changes the result', () => {
   const files = filesOf('migrations', '.sql').filter(({ name }) => !name.includes('/committed/'));
   const casting = files.filter(({ text }) => /::reg\w+::text/.test(codeOf(text)));
   expect(casting.map(({ name }) => name)).toEqual([]);
@@ -162,7 +165,7 @@ test('keywords are in lower case', () => {
   expect(FIXTURES.filter(({ text }) => KEYWORDS.test(codeOf(text))).map(({ name }) => name)).toEqual([]);
 });
 
-test('no file has a tab or a CR, and each ends in a newline', () => {
+test('no file contains a tab or a carriage return, and each file ends with a newline', () => {
   const untidy = FIXTURES.filter(({ text }) => /[\t\r]/.test(text) || !text.endsWith('\n'));
   expect(untidy.map(({ name }) => name)).toEqual([]);
 });

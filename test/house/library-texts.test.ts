@@ -1,4 +1,7 @@
-/** What libraries put into the texts that they log must not reach our log: each of these texts is tried. */
+/**
+ * Libraries put values into the messages that they log. These tests check for each message that no value reaches our
+ * log.
+ */
 import { globSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import pino from 'pino';
@@ -6,32 +9,32 @@ import { expect, test } from 'vitest';
 import { libraryLogger, silenceConsole } from '../../src/database/library-logger.ts';
 
 const MODULES = path.join(import.meta.dirname, '../../node_modules');
-/** What a text may put in before any bracket, quote or colon: numbers, and names of the library's own. */
+/** Expressions that may reach our log: numbers, and names that belong to the library. */
 const HARMLESS = [
   /^(?:job\.id|delay|max|concurrency|localQueueSize|expectedTimestamp|latestMigration|highestMigration)\b/,
   /^(?:\(\(?expectedTimestamp|cancelledJobs\.length|jobsToRelease|forceFailedJobs|worker\.workerId|eventName)\b/,
   /^(?:breaking \?|migrationFile|signal|new Date|logSuffix|reason \?|remainingMigrations\.length)/,
 ];
 
-interface Text {
-  place: string;
+interface Message {
+  file: string;
   text: string;
 }
 
-/** The template strings that a package hands to its logger. */
-function textsOf(name: string): Text[] {
+/** The template strings that a package passes to its logger. */
+function messagesOf(name: string): Message[] {
   return globSync(`${name}/dist/**/*.js`, { cwd: MODULES }).flatMap((file) => {
     const source = readFileSync(path.join(MODULES, file), 'utf8');
     return [...source.matchAll(/ogger(?:\.\w+|\[[^\]]+\])\(\s*`((?:[^`\\]|\\.)*)`/g)].map(([, text]) => ({
-      place: path.basename(file),
+      file: path.basename(file),
       text: text!,
     }));
   });
 }
 
-const TEXTS = ['graphile-worker', 'graphile-migrate'].flatMap(textsOf);
+const MESSAGES = ['graphile-worker', 'graphile-migrate'].flatMap(messagesOf);
 
-/** What becomes of a text in our log. */
+/** The line in our log for a message of a library. */
 function logged(message: string, attached?: { error: unknown }): string {
   let line = '';
   const log = pino({ level: 'trace' }, { write: (text: string) => (line += text) });
@@ -45,11 +48,11 @@ function logged(message: string, attached?: { error: unknown }): string {
   return line;
 }
 
-test('there are texts of both libraries to look at', () => {
-  expect(TEXTS.length).toBeGreaterThan(50);
+test('messages of the libraries are found', () => {
+  expect(MESSAGES.length).toBeGreaterThan(50);
 });
 
-test.each(TEXTS)('$place: $text', ({ text }) => {
+test.each(MESSAGES)('the log contains no value from $file: $text', ({ text }) => {
   const filled = text
     .replaceAll('${inspect(', '{ ${(')
     .replaceAll(/\$\{([^}]*)(?:\}|$)/g, (_, expression: string) =>
@@ -59,14 +62,14 @@ test.each(TEXTS)('$place: $text', ({ text }) => {
   expect(logged(filled)).not.toContain('canary');
 });
 
-test('an error that is attached is described by its code', () => {
+test('an attached error is logged by its code only', () => {
   const error = Object.assign(new Error('canary'), { code: '23505', detail: 'canary' });
   const line = logged('Failed to do it: canary', { error });
   expect(line).toContain('SQLSTATE 23505');
   expect(line).not.toContain('canary');
 });
 
-test('what a library writes to the console is left out', () => {
+test('the log says that a library wrote to the console, but not what', () => {
   const methods = { ...console };
   let line = '';
   try {

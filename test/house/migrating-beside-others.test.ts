@@ -1,4 +1,4 @@
-/** Migrating where others hold its locks, and with a connection string that says more than where to connect. */
+/** Migrating while other sessions hold its locks, and with options in the connection string. */
 import pg from 'pg';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { GRAPHILE_MIGRATE_LOCK, lockMigrations, MIGRATE_LOCK } from '../../src/database/migrate-lock.ts';
@@ -15,11 +15,11 @@ beforeEach(async () => {
 });
 afterEach(() => database.drop());
 
-describe('a lock that somebody else holds', () => {
+describe('the migration lock', () => {
   test.each([
-    ['ours', MIGRATE_LOCK],
-    ['graphile-migrate’s', GRAPHILE_MIGRATE_LOCK],
-  ])('%s, ends the wait for it with the pid and the login of its holder', async (_, lock) => {
+    ['of masked-logins', MIGRATE_LOCK],
+    ['of graphile-migrate', GRAPHILE_MIGRATE_LOCK],
+  ])('%s: if another session holds it, migrating fails and names its pid and login', async (_, lock) => {
     const holder = await database.superuser.connect();
     const { rows } = await holder.query('select pg_advisory_lock($1::bigint), pg_backend_pid() as pid', [
       lock,
@@ -31,7 +31,7 @@ describe('a lock that somebody else holds', () => {
     await migrate({ connectionString: database.migratorUrl, log });
   });
 
-  test('ends with the connection of whoever migrates', async () => {
+  test('is released when the transaction ends', async () => {
     const client = new pg.Client({ connectionString: database.migratorUrl });
     await client.connect();
     await lockMigrations(client, 1_000, log);
@@ -44,7 +44,7 @@ describe('a lock that somebody else holds', () => {
   });
 });
 
-test('the options of a connection string stay the user’s while migrating', async () => {
+test('the options of the connection string apply while migrating', async () => {
   const url = `${database.migratorUrl}?options=-c%20statement_timeout%3D55s%20-c%20myapp.tenant%3Dt1&application_name=mine`;
   await database.superuser.query(
     `create function public.note() returns event_trigger language plpgsql as $$
@@ -53,13 +53,13 @@ test('the options of a connection string stay the user’s while migrating', asy
   );
   const mark = markLog();
   await migrate({ connectionString: url, log });
-  const told = [
+  const logged = [
     ...mark
       .since()
       .toString()
       .matchAll(/tenant (\S*), (\S*)$/gm),
   ].map(([, tenant, name]) => `${tenant} ${name}`);
-  // graphile-worker's functions and those of the committed migrations.
-  expect(told.length).toBeGreaterThan(50);
-  expect([...new Set(told)]).toEqual(['t1 mine']);
+  // The functions of graphile-worker and of the committed migrations.
+  expect(logged.length).toBeGreaterThan(50);
+  expect([...new Set(logged)]).toEqual(['t1 mine']);
 });

@@ -30,29 +30,29 @@ async function migrated(): Promise<FreshDatabase> {
   return database;
 }
 
-/** The statement that is printed when migrating is refused with an SQLSTATE of ours, with the login's name in its place. */
+/** The statement that the error with this SQLSTATE suggests, with the login's name in place of MIGRATOR. */
 async function remedyOf(code: string, connectionString: string): Promise<string> {
-  const text = await migrate({ connectionString, log }).then(
-    () => 'no refusal',
+  const message = await migrate({ connectionString, log }).then(
+    () => 'not refused',
     (error: Error) => error.message,
   );
-  expect(text).toContain(code);
+  expect(message).toContain(code);
   const login = decodeURIComponent(new URL(connectionString).username);
-  return /`([^`]+)`/.exec(text)![1]!.replace('MIGRATOR', login);
+  return /`([^`]+)`/.exec(message)![1]!.replace('MIGRATOR', login);
 }
 
 async function expectMigrated(connectionString: string): Promise<void> {
   await expect(migrate({ connectionString, log })).resolves.toBeUndefined();
 }
 
-/** The living SQL as one text: `all.sql` with its files in place of the lines that include them. */
+/** The fixtures as one text: `all.sql`, with each `include` line replaced by the file. */
 function fixtures(): string {
   return read('migrations/fixtures/all.sql').replaceAll(/^--! include (\S+)$/gm, (_, name: string) =>
     read(path.join('migrations/fixtures', name)),
   );
 }
 
-test('a database made by the migrations equals one made from the fixtures', async () => {
+test('a database created by the migrations equals a database created from the fixtures', async () => {
   const [byMigrations, byFixtures] = [await migrated(), await fresh()];
   await withPreparedDatabase({ connectionString: byFixtures.migratorUrl, log }, async (client) => {
     await client.query('set role logins_owner');
@@ -64,7 +64,7 @@ test('a database made by the migrations equals one made from the fixtures', asyn
   expect(await definitionsOf(byMigrations.superuser)).toEqual(expected);
 });
 
-describe('the comparison notices', () => {
+describe('the comparison detects', () => {
   let db: TestDatabase;
   beforeAll(async () => {
     db = await createTestDatabase();
@@ -96,7 +96,7 @@ describe('the comparison notices', () => {
   });
 });
 
-test('migrating again, and two at once, changes nothing and fails nobody', async () => {
+test('two migrations at the same time succeed, and a third changes nothing', async () => {
   const database = await fresh();
   const run = () => migrate({ connectionString: database.migratorUrl, log });
   await Promise.all([run(), run()]);
@@ -109,9 +109,9 @@ test('migrating again, and two at once, changes nothing and fails nobody', async
   expect(rows).toEqual([{ n: filesOf('migrations/committed', '.sql').length }]);
 });
 
-test('a database in which every setting is turned that could change what SQL means is migrated like any other', async () => {
-  const [expected, turned] = [await migrated(), await fresh()];
-  const { rows } = await turned.superuser.query<{ name: string }>('select current_database() as name');
+test('settings that change the meaning of SQL do not change the result of migrating', async () => {
+  const [expected, changed] = [await migrated(), await fresh()];
+  const { rows } = await changed.superuser.query<{ name: string }>('select current_database() as name');
   const name = rows[0]!.name;
   const settings = [
     'standard_conforming_strings = off',
@@ -134,16 +134,16 @@ test('a database in which every setting is turned that could change what SQL mea
     `plpgsql.extra_errors = 'all'`,
     `createrole_self_grant = ''`,
   ];
-  await turned.superuser.query(
+  await changed.superuser.query(
     [`load 'plpgsql'`, ...settings.map((each) => `alter database ${name} set ${each}`)].join('; '),
   );
-  await migrate({ connectionString: turned.migratorUrl, log });
-  await migrate({ connectionString: turned.migratorUrl, log });
-  await turned.superuser.query(`set default_transaction_read_only = off; alter database ${name} reset all`);
-  expect(await definitionsOf(turned.superuser)).toEqual(await definitionsOf(expected.superuser));
+  await migrate({ connectionString: changed.migratorUrl, log });
+  await migrate({ connectionString: changed.migratorUrl, log });
+  await changed.superuser.query(`set default_transaction_read_only = off; alter database ${name} reset all`);
+  expect(await definitionsOf(changed.superuser)).toEqual(await definitionsOf(expected.superuser));
 });
 
-test('migrating leaves nothing that the migrating login owns', async () => {
+test('the migrating login owns nothing after migrating', async () => {
   const { superuser } = await migrated();
   const { rows } = await superuser.query(
     `select c.relname from pg_class c where c.relowner = 'local_owner'::regrole
@@ -153,7 +153,7 @@ test('migrating leaves nothing that the migrating login owns', async () => {
   expect(rows).toEqual([]);
 });
 
-test('migrating needs the right to create in schema public, and says so', async () => {
+test('migrating without the right to create in schema public is refused with ML021', async () => {
   const database = await fresh();
   await database.superuser.query('revoke create on schema public from local_owner cascade');
   const migration = migrate({ connectionString: database.migratorUrl, log });
@@ -161,21 +161,21 @@ test('migrating needs the right to create in schema public, and says so', async 
   await expect(migration).rejects.toThrow(/ML021/);
 });
 
-test('pgcrypto in another schema is refused with a remedy that works as it is printed', async () => {
+test('pgcrypto in another schema is refused, and running the suggested statement fixes it', async () => {
   const database = await fresh();
   await database.superuser.query('create schema extensions; create extension pgcrypto schema extensions');
   await database.superuser.query(await remedyOf('ML020', database.migratorUrl));
   await expectMigrated(database.migratorUrl);
 });
 
-test('a schema crypto that is somebody else’s is refused with a remedy that works as it is printed', async () => {
+test('a schema crypto with another owner is refused, and running the suggested statement fixes it', async () => {
   const database = await fresh();
   await database.superuser.query('create schema crypto; create extension pgcrypto schema crypto');
   await database.superuser.query(await remedyOf('ML020', database.migratorUrl));
   await expectMigrated(database.migratorUrl);
 });
 
-describe('a second database of the cluster, and another login that migrates it', () => {
+describe('migrating a second database of the cluster with another login', () => {
   let second: FreshDatabase;
   let url: string;
   beforeEach(async () => {
@@ -191,8 +191,8 @@ describe('a second database of the cluster, and another login that migrates it',
     await second.superuser.query('drop role second_migrator');
   });
 
-  test.each(['a superuser', 'the login that migrated the first'])(
-    'are told which grant is missing, which works when %s runs it as it is printed',
+  test.each(['a superuser', 'the login that migrated the first database'])(
+    'is refused, and the suggested grant fixes it when %s runs it',
     async (who) => {
       const remedy = await remedyOf('ML023', url);
       if (who === 'a superuser') {
@@ -208,14 +208,14 @@ describe('a second database of the cluster, and another login that migrates it',
     },
   );
 
-  test('who may not make roles is told so where one is missing', async () => {
+  test('is refused if a role is missing and the login may not create roles', async () => {
     const client = await second.superuser.connect();
     await client.query('begin');
     await client.query('alter role logins_auditor rename to elsewhere');
     await client.query('alter role second_migrator nocreaterole');
     await client.query('set local session authorization second_migrator');
     const refused = await failure(client.query(read('migrations/before/1-roles.sql')));
-    // All of it was in this transaction, so that no other test saw a role missing.
+    // All of this was in one transaction, so other tests did not see that a role was missing.
     client.release(true);
     expect(refused).toMatchObject({
       code: 'ML022',
@@ -224,7 +224,7 @@ describe('a second database of the cluster, and another login that migrates it',
   });
 });
 
-test('a database that is not UTF8 is refused before anything is made in it', async () => {
+test('a database whose encoding is not UTF8 is refused before anything is created in it', async () => {
   const database = await createFreshDatabase("encoding 'SQL_ASCII'");
   databases.push(database);
   await expect(migrate({ connectionString: database.migratorUrl, log })).rejects.toThrow(/SQL_ASCII.*UTF8/);
@@ -234,7 +234,7 @@ test('a database that is not UTF8 is refused before anything is made in it', asy
   expect(rows).toEqual([]);
 });
 
-test('the committed migrations are as they were committed, each standing on the one before', () => {
+test('each committed migration matches its hash and names the hash of the migration before it', () => {
   let previous = '-';
   for (const { name, text } of filesOf('migrations/committed', '.sql')) {
     const [, before, hash] = /^--! Previous: (\S+)\n--! Hash: (\S+)\n/.exec(text)!;
@@ -254,6 +254,6 @@ test.each([150_000, 150_099, 160_011, 170_007, 180_001, 180_000])(
   },
 );
 
-test.each([160_012, 170_008, 180_002, 190_000])('server version %i is taken', (version) => {
+test.each([160_012, 170_008, 180_002, 190_000])('server version %i is accepted', (version) => {
   expect(faultOfVersion(version)).toBeUndefined();
 });

@@ -3,7 +3,7 @@ import { readSettings, SPECS } from '../../src/config.ts';
 import { SettingError } from '../../src/errors.ts';
 import { read } from './files.ts';
 
-/** README's table: `NAME` → default, as it is written there. */
+/** The defaults in README's table of settings, by name. */
 const TABLE = new Map(
   [...read('README.md').matchAll(/^\| `([A-Z0-9_]+)` \| ([^|]+) \|/gm)].map((match) => [
     match[1]!,
@@ -22,7 +22,7 @@ function messageFor(environment: Record<string, string>): string {
   }
 }
 
-test('README lists every setting and no other, each with its default', () => {
+test('README lists every setting with its default, and no others', () => {
   const names = Object.keys(SPECS);
   expect(names.filter((name) => !TABLE.has(name))).toEqual([]);
   expect([...TABLE.keys()].filter((name) => name !== 'AWS_REGION' && !names.includes(name))).toEqual([]);
@@ -37,7 +37,7 @@ test('README lists every setting and no other, each with its default', () => {
 
 describe.each(NUMBERS)('%s', (name) => {
   test.each(['0', '-1', '1.5', '99999999999', 'secret-x7', '1e400', 'NaN', '5 5'])(
-    'refuses %j with the name of the variable and without the value',
+    'refuses %j with an error that names the variable and does not quote the value',
     (value) => {
       const message = messageFor({ [name]: value });
       expect(message).toContain(name);
@@ -45,7 +45,7 @@ describe.each(NUMBERS)('%s', (name) => {
     },
   );
 
-  test('takes its default, and nothing for not set', () => {
+  test('accepts its default, and takes an empty value as not set', () => {
     expect(messageFor({ [name]: String(SPECS[name as keyof typeof SPECS].default) })).toBe('none');
     expect(messageFor({ [name]: '' })).toBe('none');
   });
@@ -56,13 +56,13 @@ test.each([
   ['DATABASE_URL', 'hunter2'],
   ['SQS_QUEUE_URL', 'postgres://hunter2@host'],
   ['AWS_ENDPOINT_URL_SQS', 'hunter2'],
-])('a wrong %s is named and not quoted', (name, value) => {
+])('the error for an invalid %s names it and does not quote its value', (name, value) => {
   const message = messageFor({ [name]: value });
   expect(message).toContain(name);
   expect(message).not.toContain('hunter2');
 });
 
-test('a wrong LOG_LEVEL is named and not quoted, and the levels there are are listed', () => {
+test('the error for an invalid LOG_LEVEL lists the levels and does not quote the value', () => {
   const message = messageFor({ LOG_LEVEL: 'hunter2' });
   expect(message).not.toContain('hunter2');
   for (const word of ['LOG_LEVEL', 'fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'])
@@ -73,16 +73,19 @@ test.each([
   ['10', '20'],
   ['10', '9'],
   ['1', '2'],
-])('with %s s to stop, polls that wait for %s s are refused: they cannot end in time', (grace, wait) => {
-  const given = messageFor({ SHUTDOWN_GRACE_SECONDS: grace, SQS_WAIT_TIME_SECONDS: wait });
-  for (const name of ['SHUTDOWN_GRACE_SECONDS', 'SQS_WAIT_TIME_SECONDS']) expect(given).toContain(name);
-});
+])(
+  'with a grace period of %s s, a wait time of %s s is refused, because polls could not end in time',
+  (grace, wait) => {
+    const given = messageFor({ SHUTDOWN_GRACE_SECONDS: grace, SQS_WAIT_TIME_SECONDS: wait });
+    for (const name of ['SHUTDOWN_GRACE_SECONDS', 'SQS_WAIT_TIME_SECONDS']) expect(given).toContain(name);
+  },
+);
 
 test.each([
   ['30', '20'],
   ['10', '8'],
   ['1', '1'],
-])('with %s s to stop, polls may wait for %s s', (grace, wait) => {
+])('with a grace period of %s s, a wait time of %s s is accepted', (grace, wait) => {
   expect(messageFor({ SHUTDOWN_GRACE_SECONDS: grace, SQS_WAIT_TIME_SECONDS: wait })).toBe('none');
 });
 
@@ -92,18 +95,18 @@ test.each([
   ['10', 8],
   ['22', 20],
   ['3600', 20],
-])('with %s s to stop, and nothing said of polls, they wait for %i s', (SHUTDOWN_GRACE_SECONDS, wait) => {
+])('with a grace period of %s s, the default wait time is %i s', (SHUTDOWN_GRACE_SECONDS, wait) => {
   const settings = readSettings({ SHUTDOWN_GRACE_SECONDS });
   expect(settings.waitTimeSeconds).toBe(wait);
 });
 
-test('every wrong variable is named, not the first alone', () => {
+test('the error names every invalid variable, not only the first', () => {
   const message = messageFor({ LOAD_BATCH_ROWS: 'x', LOG_LEVEL: 'x', SQS_WAIT_TIME_SECONDS: '21' });
   for (const name of ['LOAD_BATCH_ROWS', 'LOG_LEVEL', 'SQS_WAIT_TIME_SECONDS'])
     expect(message).toContain(name);
 });
 
-test('two key-encryption keys are one too many', () => {
+test('MASKING_KEK and MASKING_KEK_FILE together are refused', () => {
   const message = messageFor({ MASKING_KEK: 'hunter2', MASKING_KEK_FILE: '/secret' });
   expect(message).toContain('MASKING_KEK_FILE');
   expect(message).not.toContain('hunter2');

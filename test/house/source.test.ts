@@ -10,20 +10,20 @@ const LOCAL = filesOf('local', '.ts');
 const CODE = [...SRC, ...LOCAL, ...filesOf('tasks', '.ts')];
 const MAX_LINES = 300;
 
-/** The modules of ours that a file imports, from the repository's root. */
+/** The files of the repository that a file imports, as paths from the root. */
 function importsOf({ name, text }: { name: string; text: string }): string[] {
   return [...text.matchAll(/(?:from|import)\s*\(?\s*'(\.[^']+)'/g)].map((match) =>
     path.join(path.dirname(name), match[1]!),
   );
 }
 
-test('there are files to look at, and their imports are seen', () => {
+test('source files and their imports are found', () => {
   expect(SRC.length).toBeGreaterThan(30);
   expect(TASKS.length).toBeGreaterThanOrEqual(4);
   expect(SRC.flatMap(importsOf)).toContain('src/database/copy.ts');
 });
 
-test('only src/config.ts reads the environment, and local/environment.ts for what is not shipped', () => {
+test('only src/config.ts reads the environment, and local/environment.ts for code that does not ship', () => {
   const readers = CODE.filter(({ text }) => /process\.env|process\[['"]env/.test(text));
   expect(readers.map(({ name }) => name)).toEqual(['src/config.ts', 'local/environment.ts']);
 });
@@ -36,7 +36,7 @@ test.each([
   ['src/database/', ['src/cli/', 'src/load/', 'src/work/', 'tasks/', 'src/queue/']],
   ['src/queue/', ['src/cli/', 'src/load/', 'src/work/', 'tasks/', 'src/database/']],
   ['local/', ['test/', 'bench/']],
-])('%s imports nothing of %j', (from, forbidden) => {
+])('%s imports nothing from %j', (from, forbidden) => {
   const files = CODE.filter(({ name }) => name.startsWith(from));
   expect(files).not.toHaveLength(0);
   const crossings = files.flatMap((file) =>
@@ -47,7 +47,7 @@ test.each([
   expect(crossings).toEqual([]);
 });
 
-test('what ships imports no development dependency', () => {
+test('code that ships imports no development dependency', () => {
   const { devDependencies } = JSON.parse(read('package.json')) as { devDependencies: object };
   const shipped = CODE.filter(({ name }) => !name.startsWith('local/'));
   const imported = shipped.flatMap(({ name, text }) =>
@@ -63,7 +63,7 @@ test('what ships imports no development dependency', () => {
   expect(imported.filter(({ from }) => from in devDependencies)).toEqual([]);
 });
 
-test('exports have names outside tasks, and a task has none but its default', () => {
+test('exports are named, except that a task has only a default export', () => {
   expect(
     [...SRC, ...LOCAL].filter(({ text }) => /^export default/m.test(text)).map(({ name }) => name),
   ).toEqual([]);
@@ -73,7 +73,7 @@ test('exports have names outside tasks, and a task has none but its default', ()
   }
 });
 
-test('a task is named like its file, and a worker has every task', () => {
+test('a task has the name of its file, and a worker has every task', () => {
   for (const { name, text } of TASKS) expect(text).toContain(`name: '${path.basename(name, '.ts')}'`);
   const files = TASKS.map(({ name }) => path.basename(name, '.ts'));
   expect(ALL_TASKS.map(({ name }) => name).sort()).toEqual(files);
@@ -119,7 +119,7 @@ test('every dependency has an exact version', () => {
   );
 });
 
-test('every SQLSTATE of ours that SQL raises is explained, and nothing else is', () => {
+test('docs/errors.md lists exactly the SQLSTATEs of class ML that SQL raises', () => {
   const sql = [
     ...filesOf('migrations/fixtures', '.sql').map(({ text }) => text),
     read('migrations/before/1-roles.sql'),

@@ -1,12 +1,12 @@
 /**
- * Canaries go through every path of the pipeline, those of success and those of failure, while Postgres logs all that
- * it can; then everything that is logged, printed, backed up or kept is searched for them.
+ * Sends canaries through every path of the pipeline, successful and failing, while Postgres logs as much as possible.
+ * Then searches for them in everything that is logged, printed, backed up or stored.
  *
- * TEST_LEAKS=all crashes Postgres more often. TEST_POSTGRES=16 takes the oldest major version.
+ * TEST_LEAKS=all crashes Postgres more often. TEST_POSTGRES=16 uses the oldest supported major version.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import * as journeys from '../support/leaks/journeys.ts';
-import * as keys from '../support/leaks/key-journeys.ts';
+import * as messages from '../support/leaks/message-scenarios.ts';
+import * as keys from '../support/leaks/key-scenarios.ts';
 import { PLANS, scan } from '../support/leaks/scan.ts';
 import { createWorld, type World } from '../support/leaks/world.ts';
 
@@ -18,23 +18,23 @@ beforeAll(async () => {
 });
 afterAll(() => world.stop());
 
-test('messages are loaded and masked, SQS failing now and then', async () => {
-  await journeys.load(world);
+test('messages are loaded and masked, while some requests to SQS fail', async () => {
+  await messages.load(world);
   expect(world.queue.waiting).toBe(0);
 });
 
-test('every kind of odd body is masked or quarantined, twice', async () => {
-  await keys.keepDataKeys(world, 'at first');
-  await journeys.stageEverything(world);
-  expect(await journeys.allDone(world)).toBe(true);
+test('unusual bodies of every kind are masked or quarantined, and delivered again', async () => {
+  await keys.addDataKeys(world, 'at first');
+  await messages.stageUnusualBodies(world);
+  expect(await messages.allDone(world)).toBe(true);
 });
 
-test('masking that fails with values in its error tells a code', async () => {
-  expect(await journeys.failWithValues(world)).toEqual(['none', 'none', '53100', 'none', 'none']);
+test('an error of masking that contains values reaches the caller only as an SQLSTATE, if at all', async () => {
+  expect(await messages.failWithValues(world)).toEqual(['none', 'none', '53100', 'none', 'none']);
 });
 
-test('masking is cut off', async () => {
-  expect(await journeys.interrupt(world)).toEqual({
+test('masking is ended by a statement timeout, a lock timeout, a termination and a deadlock', async () => {
+  expect(await messages.interrupt(world)).toEqual({
     timeout: '57014',
     lock: '55P03',
     terminated: '57P01',
@@ -42,7 +42,7 @@ test('masking is cut off', async () => {
   });
 });
 
-test('the database is sealed, unsealed with wrong keys and the right one, and rewrapped', async () => {
+test('the database is sealed, unsealed with wrong keys and with the right key, and its keys are rewrapped', async () => {
   expect(await keys.sealAndUnseal(world)).toEqual({
     sealedByHand: 0,
     sealed: 'ML001',
@@ -56,11 +56,11 @@ test('the database is sealed, unsealed with wrong keys and the right one, and re
   });
 });
 
-test('settings are wrong', async () => {
+test('commands are run with wrong settings', async () => {
   expect(await keys.wrongSettings(world)).toEqual([2, 2, 2, 2, 2, 'SettingError']);
 });
 
-test('values are revealed, and refused', async () => {
+test('values are revealed, and reveals are refused', async () => {
   expect(await keys.reveal(world)).toEqual({
     unapproved: 'ML105',
     uncommitted: 'ML103',
@@ -71,32 +71,32 @@ test('values are revealed, and refused', async () => {
 
 test('messages are replayed and a user is erased', async () => {
   await keys.replayAndErase(world);
-  expect(await journeys.count(world, 'masking.erasures where values_erased = 2 and bodies_erased = 1')).toBe(
+  expect(await messages.count(world, 'masking.erasures where values_erased = 2 and bodies_erased = 1')).toBe(
     1,
   );
 });
 
-test('all keys are rotated and the old ones destroyed', async () => {
+test('all keys are rotated, and the old keys are destroyed', async () => {
   await keys.rotate(world);
-  expect(await journeys.count(world, `masking.keys where state = 'destroyed'`)).toBe(5);
+  expect(await messages.count(world, `masking.keys where state = 'destroyed'`)).toBe(5);
 });
 
-test('Postgres is killed in the middle', async () => {
-  await journeys.crash(world, CRASHES);
-  expect(await journeys.allDone(world)).toBe(true);
+test('Postgres is killed during loading and masking', async () => {
+  await messages.crash(world, CRASHES);
+  expect(await messages.allDone(world)).toBe(true);
 });
 
 let found: string[];
 
-test('after all of that, no canary is anywhere but where it may be', async () => {
+test('after all of that, no canary is in a place where it must not be', async () => {
   found = await scan(world);
   expect(found.filter((each) => !each.startsWith(PLANS))).toEqual([]);
   expect(world.canaries.all.size).toBeGreaterThan(500);
-  expect(world.witness.seen.activity).toBeGreaterThan(50);
-  expect(world.witness.seen.commandLines).toBeGreaterThan(20);
-  expect(world.witness.seen.errors).toBeGreaterThan(10);
+  expect(world.recorder.seen.activity).toBeGreaterThan(50);
+  expect(world.recorder.seen.commandLines).toBeGreaterThan(20);
+  expect(world.recorder.seen.errors).toBeGreaterThan(10);
 });
 
-test('nor in the plans that auto_explain logs', () => {
+test('no canary is in the plans that auto_explain logs', () => {
   expect(found.filter((each) => each.startsWith(PLANS))).toEqual([]);
 });

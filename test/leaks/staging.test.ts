@@ -1,10 +1,10 @@
-/** What is staged in the clear leaves no trace beside its unlogged table. */
+/** Bodies that are staged in the clear are in unlogged tables only. */
 import { randomBytes, randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { copyIn, encodeRows, type RowOf } from '../../src/database/copy.ts';
 import { unseal } from '../../src/database/kek.ts';
 import { COPY_INBOX, INBOX_FIELDS } from '../../src/load/inbox.ts';
-import { CanaryBook } from '../support/leaks/canaries.ts';
+import { CanarySet } from '../support/leaks/canaries.ts';
 import { scan } from '../support/leaks/scan.ts';
 import { createWorld, type World } from '../support/leaks/world.ts';
 import { until } from '../support/pipeline.ts';
@@ -19,10 +19,10 @@ afterAll(() => world.stop());
 
 const filler = (bytes: number): string => randomBytes(bytes / 2).toString('hex');
 
-/** A row of the inbox with one message, whose body is a canary; whole but for what it is given. */
+/** A row for the inbox with one message. `columns` replaces columns, by index. */
 function rowOf(body: string, columns: Record<number, null | readonly never[]>) {
-  const whole = [randomUUID(), [randomUUID()], ['r'], [0], [1], [body]];
-  return Object.assign(whole, columns) as unknown as RowOf<typeof INBOX_FIELDS>;
+  const row = [randomUUID(), [randomUUID()], ['r'], [0], [1], [body]];
+  return Object.assign(row, columns) as unknown as RowOf<typeof INBOX_FIELDS>;
 }
 
 const COLUMNS = ['batch_id', 'message_ids', 'receipt_handles', 'sent_ats', 'receive_counts', 'bodies'];
@@ -30,17 +30,17 @@ const COLUMNS = ['batch_id', 'message_ids', 'receipt_handles', 'sent_ats', 'rece
 test.each([
   ...COLUMNS.map((name, index) => [`whose ${name} is null`, { [index]: null }] as const),
   ...COLUMNS.slice(1).map((name, index) => [`whose ${name} is too short`, { [index + 1]: [] }] as const),
-])('a staged row %s', async (_, columns) => {
-  const canaries = new CanaryBook();
+])('a row %s is refused, and its body leaks nowhere', async (_, columns) => {
+  const canaries = new CanarySet();
   const client = await world.db.pool('loader').connect();
   const row = encodeRows(INBOX_FIELDS, [rowOf(canaries.text('body'), columns)]);
   const copy = copyIn(client, COPY_INBOX, row);
-  expect(await world.witness.codeOf(copy)).toBe('ML014');
+  expect(await world.recorder.codeOf(copy)).toBe('ML014');
   client.release(true);
   expect(await scan(world, canaries.all)).toEqual([]);
 });
 
-test.each(COLUMNS.slice(1))('a staged row with a null among its %s', async (name) => {
+test.each(COLUMNS.slice(1))('a row with a null among its %s is refused', async (name) => {
   const two = {
     message_ids: 'array[gen_random_uuid(), gen_random_uuid()]',
     receipt_handles: `array['r', 'r']`,
@@ -54,10 +54,10 @@ test.each(COLUMNS.slice(1))('a staged row with a null among its %s', async (name
   const insert = world.db
     .pool('loader')
     .query(`insert into staging.inbox select gen_random_uuid(), ${values.join(', ')}`);
-  expect(await world.witness.codeOf(insert)).toBe('ML014');
+  expect(await world.recorder.codeOf(insert)).toBe('ML014');
 });
 
-test('a batch larger than work_mem goes into staging without a temporary file', async () => {
+test('a batch larger than work_mem is staged without a temporary file', async () => {
   const files = async (): Promise<number> => {
     const { rows } = await world.db.superuser.query<{ files: string }>(
       'select temp_files as files from pg_stat_database where datname = current_database()',
@@ -69,13 +69,13 @@ test('a batch larger than work_mem goes into staging without a temporary file', 
     world.db,
     Array.from({ length: 50 }, () => message(event({ x: filler(200_000) }))),
   );
-  // Sessions report when they end, if not before.
+  // Otherwise a session may report its statistics only when it ends.
   await world.db.pool('loader').query('select pg_stat_force_next_flush()');
   expect(await files()).toBe(before);
 });
 
-test('a batch that was lost before it was masked', async () => {
-  const canaries = new CanaryBook();
+test('a batch that is lost before it is masked leaks nothing', async () => {
+  const canaries = new CanarySet();
   const batch = await stage(world.db, [message(event({ ip: canaries.address('ip') }))]);
   await world.db.superuser.query('analyze');
   const { rows } = await world.db.superuser.query<{ tables: string }>(
@@ -87,9 +87,9 @@ test('a batch that was lost before it was masked', async () => {
   expect(await scan(world, canaries.all)).toEqual([]);
 });
 
-/** Masks a batch and looks into files while the vault, which is written last, waits for its first row. */
-async function scanWhileMasking(bodies: (canaries: CanaryBook) => string[]): Promise<string[]> {
-  const canaries = new CanaryBook();
+/** Scans while masking of a batch waits to insert its first row into the vault, which is written last. */
+async function scanWhileMasking(bodies: (canaries: CanarySet) => string[]): Promise<string[]> {
+  const canaries = new CanarySet();
   const fresh = message(event({ device_id: randomUUID() }));
   const messages = bodies(canaries).map((body) => message(body));
   const batch = await stage(world.db, [...messages, fresh]);
@@ -110,7 +110,7 @@ async function scanWhileMasking(bodies: (canaries: CanaryBook) => string[]): Pro
   return found;
 }
 
-test('a batch of the default size that is being masked', async () => {
+test('a batch of the default size leaks nothing while it is masked', async () => {
   const found = await scanWhileMasking((canaries) => [
     event({ device_id: canaries.text('device') }),
     event({ user_id: null, x: canaries.text('body') }),
@@ -119,9 +119,9 @@ test('a batch of the default size that is being masked', async () => {
   expect(found).toEqual([]);
 });
 
-// Reported: what masking.mask_rows materialises holds the bodies of malformed messages, and beyond work_mem it goes to a
-// temporary file: bodies of up to 2 KB (longer ones stay behind TOAST pointers), with LOAD_BATCH_BYTES above work_mem.
-test('a batch of twice the default size that is being masked, all of it malformed', async () => {
+// masking.mask_rows materialises the bodies of malformed messages, up to 2 KB each (longer ones stay in TOAST). If they
+// took more than work_mem, which requires a larger LOAD_BATCH_BYTES, they would go to a temporary file.
+test('a malformed batch of twice the default size leaks nothing while it is masked', async () => {
   const found = await scanWhileMasking((canaries) =>
     Array.from({ length: 4_000 }, (_, n) =>
       event({ user_id: null, x: n === 0 ? canaries.text('body') : filler(1_800) }),

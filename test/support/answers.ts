@@ -1,4 +1,4 @@
-/** All that a database answers about one fixed batch, in a form that is the same whatever keys, ids and moments are. */
+/** Everything that a database returns about one fixed batch, in a form that does not depend on keys, ids and times. */
 import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
 import type { StackLogin } from '../../local/stack/logins.ts';
@@ -8,7 +8,9 @@ import { maskAll, ledgerOf, type Message } from './staging.ts';
 
 const PREFIX = 'answers-';
 
-/** Values that a setting might change on their way: backslashes, quotes, case, digits of other scripts, lengths. */
+/**
+ * Values that a setting might change: with backslashes, quotes, upper case, digits of other scripts, various lengths.
+ */
 const VALUES: [ip: string | null, device: string | null, version: string][] = [
   ['203.0.113.9', 'device', '7.1'],
   ['::ffff:203.0.113.9', 'DEVICE', 'v12.3'],
@@ -32,13 +34,13 @@ const MALFORMED: (string | Uint8Array)[] = [
   String.raw`{"back\\slash": "\\x41"}`,
 ];
 
-/** A database, and sessions of each login in it. */
+/** Pools of a database, for each login. */
 export type Sessions = Pick<TestDatabase, 'superuser' | 'pool'>;
 
-/** Loads the batch, reveals it, rotates every key, reveals it again, and verifies the record. */
+/** Loads the batch, reveals it, rotates every key, reveals it again, and verifies the audit log. */
 export async function answersOf(sessions: Sessions): Promise<Record<string, unknown>> {
   const db = sessions as TestDatabase & Pools;
-  // Every value twice, and all users new: what earlier batches left is in nobody's way.
+  // Each value twice. The message ids are new, so rows of earlier batches do not matter.
   const users = [...VALUES, ...VALUES].map((values, n) => ({
     values,
     user: `${PREFIX}${n}`,
@@ -69,9 +71,9 @@ export async function answersOf(sessions: Sessions): Promise<Record<string, unkn
     'select message_id, reason from staging.quarantine where message_id = any ($1)',
     [badIds],
   );
-  const shown = await shownOf(db, ids);
+  const revealed = await revealedOf(db, ids);
   const bodies = await bodiesOf(db.pool('unmasker'), badIds);
-  const known = await foundOf(db.pool('unmasker'));
+  const found = await countFound(db.pool('unmasker'));
   await rotate(db);
   await finish(db.pool('worker'));
   const { rows: compat } = await db.pool('analyst').query<{ major: number | null; is_day: boolean }>(
@@ -89,16 +91,16 @@ export async function answersOf(sessions: Sessions): Promise<Record<string, unkn
     again,
     reasons: badIds.map((id) => reasons.find((row) => row.message_id === id)?.reason),
     bodies: badIds.map((id) => bodies.get(id)),
-    shown,
-    known,
-    shownAfterRotation: await shownOf(db, ids),
-    knownAfterRotation: await foundOf(db.pool('unmasker')),
+    revealed,
+    found,
+    revealedAfterRotation: await revealedOf(db, ids),
+    foundAfterRotation: await countFound(db.pool('unmasker')),
     compat: new Set(compat.map(({ major, is_day }) => `${major} ${is_day}`)),
     verified,
   };
 }
 
-/** Steps until no rotation runs, in READ COMMITTED, as a worker's own sessions are: a step refuses any other (25000). */
+/** Runs steps until no rotation is left, in READ COMMITTED like a worker. A step refuses other levels (25000). */
 async function finish(worker: pg.Pool): Promise<void> {
   const client = await worker.connect();
   try {
@@ -115,8 +117,8 @@ async function finish(worker: pg.Pool): Promise<void> {
   }
 }
 
-/** What each login's tokens stand for, and which of the logins share a token with it. */
-async function shownOf(db: Pools, ids: string[]): Promise<unknown[]> {
+/** The revealed value of each login's tokens, and the index of the first login with the same token. */
+async function revealedOf(db: Pools, ids: string[]): Promise<unknown[]> {
   const { rows } = await db.pool('analyst').query<Record<'ip' | 'device', string | null>>(
     `select masked_ip as ip, masked_device_id as device from public.user_logins
       where message_id = any ($1) order by array_position($1, message_id)`,
@@ -143,8 +145,10 @@ async function bodiesOf(unmasker: pg.Pool, ids: string[]): Promise<Map<string, s
   return new Map(bodies.map(({ token, value }) => [token, value]));
 }
 
-/** How many tokens known values have: an address, one that is written otherwise, and one that nobody sent. */
-async function foundOf(unmasker: pg.Pool): Promise<number[]> {
+/**
+ * The number of tokens of known values: an address, an address in another spelling, and an address that was not sent.
+ */
+async function countFound(unmasker: pg.Pool): Promise<number[]> {
   const counts = [];
   for (const value of ['203.0.113.9', '2001:0db8::000a', '192.0.2.200']) {
     await unmasker.query(`select unmask.request_find('ip', $1, reason => 'a test')`, [value]);
@@ -154,8 +158,8 @@ async function foundOf(unmasker: pg.Pool): Promise<number[]> {
   return counts;
 }
 
-/** The logins whose sessions ask. */
-export const ASKING = [
+/** The logins that query. */
+export const QUERYING_LOGINS = [
   'loader',
   'worker',
   'analyst',

@@ -7,11 +7,11 @@ import pg from 'pg';
 import { asUser, makePrivateDirectory, serverUser } from '../../local/postgres/os-user.ts';
 
 /**
- * Takes a base backup as pg_basebackup does: over a replication connection, by the protocol's BASE_BACKUP. What it
- * leaves out (the contents of unlogged tables) the server itself leaves out. The WAL it needs is included.
+ * Takes a base backup like pg_basebackup, with the command BASE_BACKUP over a replication connection. The server leaves
+ * out the contents of unlogged tables. The backup includes the WAL that it needs.
  *
- * @param superuserUrl of any database of the server
- * @param directory where a server of its own may then be started; made here
+ * @param superuserUrl connection string of a superuser, to any database of the server
+ * @param directory new data directory in which a server can then be started
  * @see https://www.postgresql.org/docs/current/protocol-replication.html#PROTOCOL-REPLICATION-BASE-BACKUP
  */
 export async function takeBaseBackup(superuserUrl: string, directory: string): Promise<void> {
@@ -37,11 +37,11 @@ export async function takeBaseBackup(superuserUrl: string, directory: string): P
   if (code !== 0) throw new Error(`tar could not extract the base backup (${code})`);
 }
 
-/** What the protocol's messages begin with inside CopyData. */
+/** The first byte of a CopyData message says what it contains. */
 const NEW_ARCHIVE = 'n'.charCodeAt(0);
 const ARCHIVE_DATA = 'd'.charCodeAt(0);
 
-/** The replies to BASE_BACKUP: two sets of rows, COPY data, and a last set of rows. What `pg` calls a submittable. */
+/** Handles the reply to BASE_BACKUP: two result sets, COPY data, and another result set. */
 class BaseBackup implements pg.Submittable {
   readonly #archive: Writable;
   readonly #outcome = Promise.withResolvers<void>();
@@ -60,10 +60,10 @@ class BaseBackup implements pg.Submittable {
 
   handleCopyData({ chunk }: { chunk: Buffer }): void {
     if (chunk[0] === NEW_ARCHIVE) this.#archives += 1;
-    // There are no tablespaces, so there is one archive.
+    // Without tablespaces there is one archive.
     if (this.#archives > 1) this.#error = new Error('the server has tablespaces');
     if (chunk[0] === ARCHIVE_DATA) {
-      // A copy, because the driver uses its buffer again.
+      // A copy, because the driver reuses its buffer.
       this.#archive.write(Buffer.from(chunk.subarray(1)));
     }
   }

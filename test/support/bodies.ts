@@ -11,7 +11,7 @@ export function event(n: number, overrides: Record<string, unknown> = {}): strin
   });
 }
 
-/** `count` events, every fiftieth malformed. */
+/** `count` events, of which every fiftieth is malformed. */
 export function events(count: number): string[] {
   return Array.from({ length: count }, (_, n) => (n % 50 === 49 ? event(n, { user_id: null }) : event(n)));
 }

@@ -1,7 +1,7 @@
 /**
- * vitest's global setup: one embedded Postgres with a migrated database that each test file copies.
+ * The global setup of vitest: starts one embedded Postgres with a migrated database, which each test file copies.
  *
- * TEST_POSTGRES=16 takes the oldest major version that is supported, instead of the newest.
+ * TEST_POSTGRES=16 uses the oldest supported major version instead of the newest.
  */
 import path from 'node:path';
 import type { TestProject } from 'vitest/node';
@@ -16,7 +16,7 @@ import {
 import { placeForData } from '../../local/postgres/os-user.ts';
 import { startPostgres } from '../../local/postgres/postgres.ts';
 import { createLogger } from '../../src/log.ts';
-import { makePlace, removePlace } from './place.ts';
+import { makeTestDirectory, removeTestDirectory } from './test-directory.ts';
 
 declare module 'vitest' {
   export interface ProvidedContext {
@@ -26,7 +26,7 @@ declare module 'vitest' {
   }
 }
 
-/** No personal data is in a test, and what a test provokes should be in the log where the leak scan looks. */
+/** The server logs as much as possible, so that the leak scan can find values there. Tests contain no personal data. */
 const SETTINGS = {
   fsync: 'off',
   max_connections: '200',
@@ -40,7 +40,7 @@ const SETTINGS = {
 };
 
 export async function setup(project: TestProject): Promise<() => Promise<void>> {
-  const directory = makePlace();
+  const directory = makeTestDirectory();
   const passwords = randomPasswords();
   const postgresLog = path.join(directory, 'postgres.log');
   const postgres = await startPostgres({
@@ -63,6 +63,6 @@ export async function setup(project: TestProject): Promise<() => Promise<void>> 
   project.provide('postgresLog', postgresLog);
   return async () => {
     await postgres.stop();
-    await removePlace(directory);
+    await removeTestDirectory(directory);
   };
 }

@@ -6,17 +6,17 @@ const ROOT = path.join(import.meta.dirname, '../..');
 /** It is for development only, so that `masked-logins` does not have it. */
 const SEND = path.join(ROOT, 'local/cli/send.ts');
 /** A command that is still running then does not end by itself, in milliseconds. */
-const TOO_LONG_MS = 30_000;
+const TIMEOUT_MS = 30_000;
 
 export interface Outcome {
-  /** The exit code; null where it had to be killed. */
+  /** The exit code; null if the command was killed. */
   code: number | null;
   stdout: string;
   stderr: string;
   ms: number;
 }
 
-/** Runs a command as a person does: `worker --once`. It sees the variables given here and no other. */
+/** Runs a command line such as `worker --once`, with no environment variables except these. */
 export function runCommandLine(line: string, variables: Record<string, string>): Promise<Outcome> {
   const [command, ...args] = line.split(' ');
   const startedAt = performance.now();
@@ -27,7 +27,7 @@ export function runCommandLine(line: string, variables: Record<string, string>):
       {
         cwd: ROOT,
         env: childEnvironment(variables),
-        timeout: TOO_LONG_MS,
+        timeout: TIMEOUT_MS,
         killSignal: 'SIGKILL',
       },
       (_error, stdout, stderr) =>

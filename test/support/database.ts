@@ -6,13 +6,13 @@ import { unseal } from '../../src/database/kek.ts';
 import { createPool } from '../../src/database/pool.ts';
 import { DATABASE, loginName } from '../../local/stack/logins.ts';
 
-/** A migrated database of a test file's own. */
+/** A migrated database for one test file. */
 export interface TestDatabase {
   name: string;
   urls: Record<StackLogin, string>;
   superuser: pg.Pool;
   kek: Buffer;
-  /** A pool of a login, ended by `drop`. */
+  /** The pool of a login. `drop` ends it. */
   pool(login: StackLogin): pg.Pool;
   /** Ends all pools and drops the database. */
   drop(): Promise<void>;
@@ -21,13 +21,13 @@ export interface TestDatabase {
 /**
  * Copies the migrated database.
  *
- * @param options.sealed leaves it sealed; otherwise it is unsealed with a random key
+ * @param options.sealed leaves the database sealed; otherwise it is unsealed with a random key
  */
 export async function createTestDatabase(options: { sealed?: boolean } = {}): Promise<TestDatabase> {
   const name = `test_${randomBytes(6).toString('hex')}`;
   const admin = new pg.Client({ connectionString: inject('superuserUrl') });
   await admin.connect();
-  // Two files at once cannot copy one template.
+  // A template cannot be copied twice at the same time.
   await admin.query('select pg_advisory_lock(1)');
   await admin.query(`create database ${name} template ${DATABASE}`);
   await admin.end();
@@ -36,7 +36,7 @@ export async function createTestDatabase(options: { sealed?: boolean } = {}): Pr
   return database;
 }
 
-/** A database that is migrated, with the logins of the cluster. It is sealed, or unsealed with `kek`. */
+/** An existing migrated database, with the logins of the cluster. */
 export function databaseNamed(name: string): TestDatabase {
   const urls = urlsOf(name);
   const pools = new Map<StackLogin, pg.Pool>();

@@ -1,6 +1,6 @@
 /**
- * The forms in which a value may turn up where it should not: as it is, in hex (which is how Postgres prints bytea),
- * in base64 at any of its three alignments, and escaped as JSON.
+ * The encodings in which a leaked value may appear: unchanged, in hexadecimal (as Postgres prints bytea), in base64 at
+ * each of three alignments, and escaped as JSON.
  */
 export function formsOf(value: string | Buffer): Buffer[] {
   const bytes = Buffer.from(value as string);
@@ -10,12 +10,12 @@ export function formsOf(value: string | Buffer): Buffer[] {
   return [bytes, ...forms.map((form) => Buffer.from(form))];
 }
 
-/** Whether a value is in bytes, in any form. */
+/** Whether the bytes contain a value in any of its forms. */
 export function holds(haystack: Buffer, value: string | Buffer): boolean {
   return formsOf(value).some((form) => haystack.includes(form));
 }
 
-/** Base64 of bytes that begin at any place of a longer text: the characters that no neighbour changes. */
+/** Base64 of bytes within a longer text: the characters that do not depend on the bytes before and after. */
 function base64sOf(bytes: Buffer): string[] {
   return [0, 1, 2].map((offset) => {
     const padded = Buffer.concat([Buffer.alloc(offset), bytes]);

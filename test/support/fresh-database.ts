@@ -3,7 +3,7 @@ import pg from 'pg';
 import { inject } from 'vitest';
 import { loginName } from '../../local/stack/logins.ts';
 
-/** An empty database that nobody has migrated, and the login that may: no superuser, not the database's owner. */
+/** An empty database, and a login that can migrate it: neither a superuser nor the database's owner. */
 export interface FreshDatabase {
   name: string;
   superuser: pg.Pool;
@@ -11,7 +11,7 @@ export interface FreshDatabase {
   drop(): Promise<void>;
 }
 
-/** @param options what `create database` is told beside its name, such as a locale */
+/** @param options options of `create database`, such as a locale */
 export async function createFreshDatabase(options = ''): Promise<FreshDatabase> {
   const name = `fresh_${randomBytes(6).toString('hex')}`;
   const migrator = loginName('owner');
@@ -21,7 +21,7 @@ export async function createFreshDatabase(options = ''): Promise<FreshDatabase> 
   await admin.query(`grant create on database ${name} to ${migrator}`);
   url.pathname = `/${name}`;
   const superuser = new pg.Pool({ connectionString: url.toString(), max: 2 });
-  // Whoever drops the database by force ends its idle connections.
+  // Dropping the database by force ends idle connections.
   superuser.on('error', () => {});
   await superuser.query(`grant create on schema public to ${migrator} with grant option`);
   url.username = migrator;
@@ -32,8 +32,8 @@ export async function createFreshDatabase(options = ''): Promise<FreshDatabase> 
     migratorUrl: url.toString(),
     async drop() {
       await superuser.end();
-      // Without force: graphile-migrate keeps its connections for a moment and ends the process when one breaks.
-      // Postgres itself waits some seconds for them to go.
+      // Without force: graphile-migrate keeps its connections open for a moment, and ends the process if one breaks.
+      // Postgres waits some seconds for them to close.
       await admin.query(`drop database if exists ${name}`);
       await admin.end();
     },

@@ -6,13 +6,13 @@ import { createTestDatabase, type TestDatabase } from './database.ts';
 import { until } from './pipeline.ts';
 import { event, maskAll } from './staging.ts';
 
-/** What these helpers need of a database: a test's own, or a whole stack's. */
+/** What these helpers need from a database. */
 export interface Pools {
   superuser: pg.Pool;
   pool(login: StackLogin): pg.Pool;
 }
 
-/** What a message said. */
+/** A login as it was sent, before masking. */
 export interface Login {
   user: string;
   ip: string | null;
@@ -37,7 +37,7 @@ export interface Rotation {
 
 export type Purpose = 'token' | 'cipher';
 
-/** `count` logins, of which several share an address, a device or a user. */
+/** `count` logins, several of which share an address, a device or a user. */
 export function sharedLogins(count: number): Login[] {
   return Array.from({ length: count }, (_, n) => ({
     user: `user-${n % 7}`,
@@ -47,9 +47,9 @@ export function sharedLogins(count: number): Login[] {
 }
 
 /**
- * Gives each test a database of its own, with these logins loaded and no limit on how many values are revealed.
+ * Creates a database before each test, with these logins loaded and no limit on the number of revealed values.
  *
- * @param use is called before each test
+ * @param use called before each test
  */
 export function loadBeforeEach(
   logins: readonly Login[],
@@ -64,7 +64,7 @@ export function loadBeforeEach(
   afterEach(() => db.drop());
 }
 
-/** Loads logins in one batch, and returns what was sent by message id. */
+/** Loads logins in one batch. Returns what was sent, by message id. */
 export async function load(
   db: Parameters<typeof maskAll>[0],
   logins: readonly Login[],
@@ -80,14 +80,14 @@ export async function load(
   return sent;
 }
 
-/** Limits that no test meets: they are tested elsewhere. */
+/** Raises the limits of the policy, which other tests test. */
 export async function liftLimits({ superuser }: Pools): Promise<void> {
   await superuser.query(
     'update unmask.policy set values_per_request = 1000000, values_per_day = 1000000000, approval_above = 1000000',
   );
 }
 
-/** @returns the ids of the rotations that it began */
+/** @returns the ids of the new rotations */
 export async function rotate(db: Pools, purpose?: Purpose, field?: string): Promise<string[]> {
   const { rows } = await db
     .pool('custodian')
@@ -98,18 +98,18 @@ export async function rotate(db: Pools, purpose?: Purpose, field?: string): Prom
   return rows.map(({ id }) => id);
 }
 
-/** One step, as a worker does it; says whether there is more to do. */
+/** Runs one step, like a worker. Returns whether there is more to do. */
 export async function step(db: Pools, rows = 500): Promise<boolean> {
-  const { rows: answer } = await db
+  const { rows: result } = await db
     .pool('worker')
     .query<{ more: boolean }>('select more from masking.rotate_step(max_rows => $1)', [rows]);
-  return answer[0]!.more;
+  return result[0]!.more;
 }
 
-/** Steps until no rotation runs, and returns how many steps that took. A rotation that never ends is an error. */
-export async function finish(db: Pools, rows = 500, most = 500): Promise<number> {
-  for (let steps = 1; steps <= most; steps += 1) {
-    // A step also says no while somebody else has the rotation, be it a call that has just failed.
+/** Runs steps until no rotation is left, and returns their number. Throws if the rotation does not end. */
+export async function finish(db: Pools, rows = 500, maxSteps = 500): Promise<number> {
+  for (let steps = 1; steps <= maxSteps; steps += 1) {
+    // A step also returns false while another transaction has the rotation, such as a call that has just failed.
     if (await step(db, rows)) continue;
     if ((await rotationsOf(db)).every(({ state }) => state !== 'running')) return steps;
   }
@@ -124,7 +124,7 @@ export async function destroy(db: Pools, purpose: Purpose, version: number, losi
         .query('select masking.destroy_key($1, $2, losing => $3)', [purpose, version, losing]));
 }
 
-/** Keys as `purpose field version`, of one state. */
+/** The keys in a state, as `purpose field version`. */
 export async function keysIn(db: Pools, state: 'active' | 'retiring' | 'destroyed'): Promise<string[]> {
   const { rows } = await db
     .pool('custodian')
@@ -139,7 +139,7 @@ export async function rotationsOf(db: Pools): Promise<Rotation[]> {
   return rows;
 }
 
-/** What an analyst sees of every login. */
+/** Every login, as an analyst sees it. */
 export async function maskedLogins(db: Pools): Promise<MaskedLogin[]> {
   const { rows } = await db
     .pool('analyst')
@@ -156,7 +156,7 @@ export async function request(db: Pools, field: 'ip' | 'device_id', tokens: stri
   return rows[0]!.id;
 }
 
-/** Values by token. */
+/** The values of a request, by token. */
 export async function reveal(db: Pools, requestId: string): Promise<Map<string, string>> {
   const { rows } = await db
     .pool('unmasker')
@@ -164,7 +164,7 @@ export async function reveal(db: Pools, requestId: string): Promise<Map<string, 
   return new Map(rows.map(({ token, value }) => [token, value]));
 }
 
-/** Every value that any login's token stands for. */
+/** Requests and reveals the values of tokens. */
 export async function revealAll(
   db: Pools,
   field: 'ip' | 'device_id',
@@ -177,7 +177,7 @@ export function distinct<T>(values: Iterable<T | null>): T[] {
   return [...new Set(values)].filter((value) => value !== null);
 }
 
-/** Every login still reveals to what was sent, through the tokens that it has now. */
+/** Expects that the current tokens of every login reveal the values that were sent. */
 export async function expectAllReveal(db: Pools, sent: ReadonlyMap<string, Login>): Promise<void> {
   const seen = await maskedLogins(db);
   const ips = await revealAll(db, 'ip', distinct(seen.map(({ ip }) => ip)));
@@ -189,7 +189,7 @@ export async function expectAllReveal(db: Pools, sent: ReadonlyMap<string, Login
   expect(Object.fromEntries(shown)).toEqual(Object.fromEntries(sent));
 }
 
-/** The tokens that each value has, by value. */
+/** The tokens of each value. */
 export async function tokensByValue(
   db: Pools,
   sent: ReadonlyMap<string, Login>,
@@ -205,7 +205,7 @@ export async function tokensByValue(
   return byValue;
 }
 
-/** Equal values have equal tokens, different values different ones, and no value has more than one vault entry. */
+/** Expects one token and one vault entry for each value, and different tokens for different values. */
 export async function expectDuplicatesExact(db: Pools, sent: ReadonlyMap<string, Login>): Promise<void> {
   const fields = [await tokensByValue(db, sent, 'ip'), await tokensByValue(db, sent, 'device')];
   const tokens = fields.flatMap((byValue) => [...byValue.values()].flatMap((each) => [...each]));
@@ -216,15 +216,15 @@ export async function expectDuplicatesExact(db: Pools, sent: ReadonlyMap<string,
   expect(rows[0].entries).toBe(values);
 }
 
-/** The versions of token keys in the logins' tokens of a field. */
+/** The versions of the token keys that made the logins' tokens of a field. */
 export async function versionsIn(db: Pools, field: 'ip' | 'device'): Promise<number[]> {
   const tokens = distinct((await maskedLogins(db)).map((login) => login[field]));
   return distinct(tokens.map((token) => Number.parseInt(token.slice(0, 2), 16))).sort((a, b) => a - b);
 }
 
 /**
- * A connection in a transaction of its own, and its server process. It is not the pool's: one that a failed test leaves
- * open would keep the pool from ending.
+ * Opens a transaction on a new connection. Returns the connection and the pid of its server process. The connection is
+ * not in the pool: otherwise the pool could not end if a test fails and leaves the transaction open.
  */
 export async function openTransaction(
   pool: pg.Pool,
@@ -238,7 +238,7 @@ export async function openTransaction(
   return { client: Object.assign(client, { release }), pid: rows[0]!.pid };
 }
 
-/** Waits until a server process waits for a lock, by what Postgres says of its locks. */
+/** Waits until a server process waits for a lock. */
 export function untilBlocked({ superuser }: Pools, pid: number): Promise<void> {
   return until(async () => {
     const { rowCount } = await superuser.query('select from pg_locks where pid = $1 and not granted', [pid]);

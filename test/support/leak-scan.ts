@@ -4,12 +4,12 @@ import { inject } from 'vitest';
 import { formsOf } from './forms.ts';
 
 /**
- * Looks for values where none may be: every column of every logged table, statistics, pg_stat_statements, and the
+ * Searches for values where none may be: in every column of every logged table, statistics, pg_stat_statements, and the
  * server's log.
  *
- * @param superuser of the database to look through
- * @param canaries values, in any of their forms, by a name to report
- * @returns where something was found: `masking.vault.ciphertext: ip`
+ * @param superuser pool of the database to search
+ * @param canaries values to search for, in any form, by the name to report
+ * @returns where values were found, such as `masking.vault.ciphertext: ip`
  */
 export async function findLeaks(
   superuser: pg.Pool,
@@ -32,11 +32,11 @@ export async function findLeaks(
 
 interface Place {
   place: string;
-  /** Gives one column, `value`: bytea as it is, and everything else as text. */
+  /** Returns one column, `value`: bytea unchanged, everything else as text. */
   query: string;
 }
 
-/** A logged table goes into WAL, base backups and dumps; an unlogged one is allowed to hold values. */
+/** Logged tables only: they are in WAL, base backups and dumps. Unlogged tables may hold values. */
 async function places(superuser: pg.Pool): Promise<Place[]> {
   const { rows } = await superuser.query<Place>(
     `select format('%s.%s.%s', n.nspname, c.relname, a.attname) as place,

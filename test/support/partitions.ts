@@ -10,7 +10,7 @@ export async function middleOfMonth(superuser: pg.Pool, offset: number): Promise
   return Number(rows[0]!.ms);
 }
 
-/** Makes a partition of a month that is over, as time would have: the service makes them only ahead. */
+/** Creates the partition of a past month. (The service creates partitions only for months ahead.) */
 export async function makePartitionOf(superuser: pg.Pool, offset: number): Promise<string> {
   const { rows } = await superuser.query<{ name: string }>(
     `select format('user_logins_%s', to_char(date_trunc('month', now() at time zone 'UTC') + make_interval(months => $1), 'YYYY_MM')) as name`,

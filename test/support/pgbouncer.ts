@@ -10,14 +10,14 @@ import { asUser, serverUser } from '../../local/postgres/os-user.ts';
 import { freePort } from '../../local/ports.ts';
 import { until } from './pipeline.ts';
 
-/** A PgBouncer in front of the tests' cluster. */
+/** A PgBouncer before the tests' cluster. */
 export interface PgBouncer {
-  /** A connection string through it, in place of one that goes straight to the cluster. */
+  /** Returns the connection string that goes through PgBouncer instead of to the cluster directly. */
   through(url: string): string;
   stop(): Promise<void>;
 }
 
-/** Where PgBouncer is, or undefined: it is no package of npm, so that a machine may be without it. */
+/** The path of PgBouncer, or undefined if this machine does not have it. (npm cannot install it.) */
 export function findPgBouncer(): string | undefined {
   try {
     return execFileSync('sh', ['-c', 'PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v pgbouncer'], {
@@ -59,7 +59,7 @@ export async function startPgBouncer(
         .map(([name, value]) => `${name} = ${value}\n`)
         .join(''),
   );
-  // It does not run as root.
+  // PgBouncer refuses to run as root.
   const user = serverUser();
   if (user !== undefined) for (const file of [directory, users, config]) chownSync(file, user.uid, user.gid);
   const child = spawn(binary, ['-q', config], { ...asUser(user), cwd: directory, stdio: 'ignore' });

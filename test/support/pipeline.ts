@@ -8,16 +8,16 @@ import { childEnvironment } from '../../local/environment.ts';
 import { createPool } from '../../src/database/pool.ts';
 import { startStack, type Stack } from '../../local/stack/stack.ts';
 import { createLogger } from '../../src/log.ts';
-import { makePlace, removePlace } from './place.ts';
+import { makeTestDirectory, removeTestDirectory } from './test-directory.ts';
 
 const ROOT = path.join(import.meta.dirname, '../..');
 const POLL_MS = 50;
 
-/** A whole stack of a test's own, and the commands that run against it as processes of their own. */
+/** A stack for one test, and commands that run on it as child processes. */
 export interface Pipeline {
   stack: Stack;
   superuser: pg.Pool;
-  /** Starts `masked-logins <command>` on the stack; what it prints is in `output`. */
+  /** Starts `masked-logins <command>` on the stack. */
   run(command: string, args?: string[], variables?: Record<string, string>): Run;
   send(bodies: readonly string[]): Promise<string[]>;
   stop(): Promise<void>;
@@ -25,13 +25,14 @@ export interface Pipeline {
 
 export interface Run {
   process: ChildProcess;
+  /** Everything that the command has printed so far. */
   output(): string;
-  /** The exit code, or the signal that ended it. */
+  /** The exit code, or the signal that ended the process. */
   ended: Promise<number | string>;
 }
 
 export async function startPipeline(): Promise<Pipeline> {
-  const localDir = makePlace();
+  const localDir = makeTestDirectory();
   const stack = await startStack({ localDir, persistent: false, log: createLogger('silent') });
   const superuser = createPool(stack.file.urls.superuser, { max: 2, applicationName: 'test' });
   const client = new SQSClient({
@@ -77,26 +78,26 @@ export async function startPipeline(): Promise<Pipeline> {
       client.destroy();
       await superuser.end();
       await stack.stop();
-      await removePlace(localDir);
+      await removeTestDirectory(localDir);
     },
   };
 }
 
 /**
- * Asks until the answer is yes. A question that fails (Postgres is down) counts as no.
+ * Waits until a condition is true. If checking it fails (because Postgres is down), the condition counts as false.
  *
- * @param within in milliseconds; a hang is a failure, slowness is not
+ * @param timeoutMs long enough that only a hang reaches it
  */
-export async function until(question: () => Promise<boolean> | boolean, within = 120_000): Promise<void> {
-  const deadline = performance.now() + within;
-  while (!(await Promise.resolve(question()).catch(() => false))) {
-    if (performance.now() > deadline) throw new Error('it did not happen in time');
+export async function until(condition: () => Promise<boolean> | boolean, timeoutMs = 120_000): Promise<void> {
+  const deadline = performance.now() + timeoutMs;
+  while (!(await Promise.resolve(condition()).catch(() => false))) {
+    if (performance.now() > deadline) throw new Error('the condition did not become true in time');
     await sleep(POLL_MS);
   }
 }
 
-/** Where every message is: ids in user_logins, ids in quarantine, rows per id. */
-export async function whereabouts(superuser: pg.Pool): Promise<{ loaded: string[]; quarantined: string[] }> {
+/** The message ids of all rows in user_logins and in quarantine. */
+export async function storedIds(superuser: pg.Pool): Promise<{ loaded: string[]; quarantined: string[] }> {
   const loaded = await superuser.query<{ id: string }>('select message_id as id from public.user_logins');
   const quarantined = await superuser.query<{ id: string }>(
     'select message_id as id from staging.quarantine',

@@ -1,12 +1,13 @@
 import { readFileSync, statSync } from 'node:fs';
 import { inject } from 'vitest';
 
-/** What the server has logged since a moment. It logs before it answers, so there is nothing to wait for. */
+/** A position in the server's log. */
 export interface LogMark {
+  /** What the server has logged since. It writes the log before it replies, so there is nothing to wait for. */
   since(): Buffer;
 }
 
-/** The log is the cluster's, and other files' tests write to it as well. */
+/** Marks the end of the log. Other test files use the same server, so their statements follow, too. */
 export function markLog(): LogMark {
   const file = inject('postgresLog');
   const start = statSync(file).size;

@@ -1,23 +1,23 @@
-/** Sessions in which settings are turned, at each of the levels at which somebody may turn them. */
+/** Sessions with changed settings, at each level at which settings can be changed. */
 import pg from 'pg';
 import type { StackLogin } from '../../local/stack/logins.ts';
 import { createPool } from '../../src/database/pool.ts';
 import { loginName } from '../../local/stack/logins.ts';
-import { ASKING, type Sessions } from './answers.ts';
+import { QUERYING_LOGINS, type Sessions } from './answers.ts';
 import type { TestDatabase } from './database.ts';
 
 export type Level = 'database' | 'role' | 'session';
-export type Turned = Record<string, string>;
+export type ChangedSettings = Record<string, string>;
 
-const assignments = (settings: Turned) =>
+const assignments = (settings: ChangedSettings) =>
   Object.entries(settings).map(([name, value]) => `${name} = ${value.split(', ').map((item) => pg.escapeLiteral(item)).join(', ')}`); // prettier-ignore
 
-/** Calls back with sessions of every login in which the settings are turned, and turns them back. */
-export async function withTurned<T>(
+/** Calls `use` with pools of every login in which the settings are changed, and resets the settings. */
+export async function withSettings<T>(
   db: Pick<TestDatabase, 'name' | 'urls' | 'superuser'>,
   level: Level,
-  settings: Turned,
-  ask: (sessions: Sessions) => Promise<T>,
+  settings: ChangedSettings,
+  use: (sessions: Sessions) => Promise<T>,
   options: { pinned: boolean } = { pinned: false },
 ): Promise<T> {
   const pools = new Map<StackLogin, pg.Pool>();
@@ -25,7 +25,7 @@ export async function withTurned<T>(
     level === 'database'
       ? [`database ${db.name}`]
       : level === 'role'
-        ? ASKING.map((login) => `role ${loginName(login)} in database ${db.name}`)
+        ? QUERYING_LOGINS.map((login) => `role ${loginName(login)} in database ${db.name}`)
         : [];
   const run = (statements: string[]) => db.superuser.query(statements.join('; '));
   await run(targets.flatMap((target) => assignments(settings).map((each) => `alter ${target} set ${each}`)));
@@ -47,7 +47,7 @@ export async function withTurned<T>(
           },
         });
   try {
-    return await ask({ superuser: db.superuser, pool });
+    return await use({ superuser: db.superuser, pool });
   } finally {
     await Promise.all([...pools.values()].map((each) => each.end()));
     await run(targets.map((target) => `alter ${target} reset all`));

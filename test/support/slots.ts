@@ -1,18 +1,20 @@
-/** Slots of staging: filling, holding and emptying them. */
+/** Helpers that fill, hold and empty slots of staging. */
 import type pg from 'pg';
 import type { TestDatabase } from './database.ts';
 import { close, event, maskAll, message, type Message } from './staging.ts';
 
 export const CANARY = 'residue-canary-5d1c';
 
-/** Lets the open slot be as old as it has to be, and does what a worker does every ten seconds. */
+/**
+ * Makes the open slot old enough, and does what a worker does every ten seconds. Returns the number of emptied slots.
+ */
 export async function recycle(db: TestDatabase): Promise<number> {
   await db.superuser.query(`update staging.slots set opened_at = opened_at - interval '1 minute'`);
   const { rows } = await db.pool('worker').query('select emptied from staging.recycle_slots()');
   return rows[0].emptied;
 }
 
-/** Tables of staging with a page that holds the canary, whether in a file or on its way there. */
+/** The tables of staging with a page that contains the canary, in memory or on disk. */
 export async function residue(db: TestDatabase): Promise<string[]> {
   await db.superuser.query('create extension if not exists pageinspect schema public');
   const { rows } = await db.superuser.query<{ name: string }>(
@@ -26,7 +28,7 @@ export async function residue(db: TestDatabase): Promise<string[]> {
   return rows.map(({ name }) => name);
 }
 
-/** What a worker does at its start and end; a few calls do, where nobody is in the way. */
+/** Does what a worker does when it starts and ends, with at most three calls. */
 export async function clear(db: TestDatabase): Promise<{ remaining: number; held_by: number[] | null }> {
   const { rows: now } = await db.pool('worker').query('select clock_timestamp()::text as now');
   for (let call = 1; ; call += 1) {
@@ -34,11 +36,11 @@ export async function clear(db: TestDatabase): Promise<{ remaining: number; held
       .pool('worker')
       .query('select remaining, held_by from staging.recycle_slots(filled_until => $1)', [now[0].now]);
     const { remaining, held_by } = rows[0];
-    if (remaining === 0 || call === 3) return { remaining: remaining, held_by };
+    if (remaining === 0 || call === 3) return { remaining, held_by };
   }
 }
 
-/** A loader's transaction with a canary that ends in a rollback. */
+/** Inserts a canary into the inbox, like a loader, and rolls back. */
 export async function rollBack(db: TestDatabase): Promise<void> {
   const client = await db.superuser.connect();
   await client.query('begin');
@@ -56,7 +58,7 @@ export async function fillAndClose(db: TestDatabase): Promise<void> {
   await close(db, batchId);
 }
 
-/** Whether there is anything in the slots' files. */
+/** Whether the file of each slot contains anything. */
 export async function sizes(db: TestDatabase): Promise<Record<number, boolean>> {
   const { rows } = await db.superuser.query<{ slot: number; filled: boolean }>(
     `select slot, pg_relation_size(('staging.raw_messages_' || slot)::regclass) > 0 as filled from staging.slots`,
@@ -69,7 +71,7 @@ export interface Session {
   pid: number;
 }
 
-/** A transaction that has run a statement and stays open. */
+/** Opens a transaction, runs a statement in it, and leaves it open. */
 export async function open(
   db: TestDatabase,
   statement: string,
@@ -89,7 +91,7 @@ export async function end({ client }: Session): Promise<void> {
 export const openSlot = async (db: TestDatabase): Promise<number> =>
   (await db.superuser.query('select slot from staging.slots where is_open')).rows[0].slot;
 
-/** When the first slot last could not be emptied after a wait. */
+/** When emptying the first slot last failed after waiting for its lock. */
 export const tried = async (db: TestDatabase): Promise<string | null> =>
   (await db.superuser.query('select tried_at::text as at from staging.slots where slot = 0')).rows[0].at;
 

@@ -1,12 +1,12 @@
 import pg from 'pg';
 
-/** The SQLSTATE that a call fails with, or `none` where it succeeds: tests look at codes and never at words. */
+/** The SQLSTATE that a call fails with, or `none` if it succeeds. Tests compare codes, never messages. */
 export async function sqlstate(call: Promise<unknown>): Promise<string> {
   const error = await failure(call);
   return error === undefined ? 'none' : (error.code ?? 'no code');
 }
 
-/** Postgres's error, as a client gets it. */
+/** The error that Postgres returns, or undefined if the call succeeds. */
 export async function failure(call: Promise<unknown>): Promise<pg.DatabaseError | undefined> {
   try {
     await call;
@@ -17,7 +17,7 @@ export async function failure(call: Promise<unknown>): Promise<pg.DatabaseError 
   }
 }
 
-/** Everything that an error of Postgres carries, in one text to search. */
+/** All fields of an error, as one text to search. */
 export function everythingIn(error: object | undefined): string {
   return JSON.stringify({ ...error, text: String(error) });
 }

@@ -4,7 +4,7 @@ import { copyIn } from '../../src/database/copy.ts';
 import { COPY_INBOX, encodeInbox } from '../../src/load/inbox.ts';
 import type { TestDatabase } from './database.ts';
 
-/** 2026-01-15T12:00:00Z, in milliseconds: one moment for all messages that no test dates itself. */
+/** 2026-01-15T12:00:00Z in milliseconds: when messages were sent, unless a test says otherwise. */
 export const SENT_AT = Date.UTC(2026, 0, 15, 12);
 
 export type Body = string | Uint8Array;
@@ -15,7 +15,7 @@ export interface Message {
   body: Body;
   sentAt?: number;
   receipt?: string;
-  /** 1 unless told. */
+  /** 1 by default. */
   receiveCount?: number;
 }
 
@@ -31,17 +31,17 @@ export interface Ledger {
 
 export type Outcome = 'loaded' | { quarantined: string };
 
-/** A login event as JSON; a property that is undefined is left out. */
+/** A login event as JSON. Undefined properties are omitted. */
 export function event(properties: Record<string, unknown> = {}): string {
   return JSON.stringify({ user_id: randomUUID(), ip: '203.0.113.9', device_id: 'device', ...properties });
 }
 
-/** A message with an id of its own. */
+/** A message with a new id. */
 export function message(body: Body = event()): Message {
   return { id: randomUUID(), body };
 }
 
-/** Copies rows into the inbox and submits them, as the loader's login does: one transaction. */
+/** Copies messages into the inbox and submits them in one transaction, as the loader does. Returns the batch's id. */
 export async function stage(
   db: TestDatabase,
   messages: readonly Message[],
@@ -67,7 +67,7 @@ export async function stage(
   return batchId;
 }
 
-/** Masks a batch as a worker does, in READ COMMITTED; returns the receipts. Masking refuses any other level (25000). */
+/** Masks a batch in READ COMMITTED, like a worker, and returns the receipts. Other levels are refused (25000). */
 export async function mask(db: TestDatabase, batchId: string): Promise<string[]> {
   const client = await db.pool('worker').connect();
   try {
@@ -108,7 +108,7 @@ export async function ledgerOf(db: TestDatabase, batchId: string): Promise<Ledge
   return rows[0]!;
 }
 
-/** Every place that a message is in, with how often: a sound message has one entry. */
+/** Every row of a message: in user_logins or in quarantine. There should be exactly one. */
 export async function outcomesOf(db: TestDatabase, id: string): Promise<Outcome[]> {
   const { rows } = await db.superuser.query<{ reason: string | null }>(
     `select null as reason from public.user_logins where message_id = $1
@@ -125,7 +125,7 @@ export async function loginOf(db: TestDatabase, id: string): Promise<Record<stri
   return rows[0];
 }
 
-/** A data key in the clear, which a superuser sees while the database is unsealed. */
+/** A data key in the clear, as a superuser can read it while the database is unsealed. */
 export async function dataKey(db: TestDatabase, purpose: string, field: string): Promise<Buffer> {
   const { rows } = await db.superuser.query<{ key: Buffer }>(`select key from masking.active_key($1, $2)`, [
     purpose,
@@ -134,7 +134,7 @@ export async function dataKey(db: TestDatabase, purpose: string, field: string):
   return rows[0]!.key;
 }
 
-/** A quarantined message's body, decrypted. */
+/** The decrypted body of a quarantined message. */
 export async function quarantinedBody(db: TestDatabase, id: string): Promise<Buffer> {
   const { rows } = await db.superuser.query<{ body: Buffer }>(
     `select crypto.pgp_sym_decrypt_bytea(q.body, encode(masking.unwrapped(k.wrapped), 'hex')) as body
@@ -146,7 +146,7 @@ export async function quarantinedBody(db: TestDatabase, id: string): Promise<Buf
   return rows[0]!.body;
 }
 
-/** Runs statements in one transaction on one connection; an error rolls back and is thrown. */
+/** Runs statements in one transaction. An error closes the connection, which rolls back, and is thrown. */
 export async function inTransaction<T>(
   pool: pg.Pool,
   use: (client: pg.PoolClient) => Promise<T>,

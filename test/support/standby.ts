@@ -9,17 +9,17 @@ import { asUser, serverUser } from '../../local/postgres/os-user.ts';
 import { freePort } from '../../local/ports.ts';
 import { until } from './pipeline.ts';
 
-/** A hot standby of a test's own. `local/postgres` has none: it waits for a server that takes writes. */
+/** A hot standby. (`local/postgres` cannot start one: it waits until the server accepts writes.) */
 export interface Standby {
   port: number;
   stop(): Promise<void>;
 }
 
 /**
- * Starts a server on a base backup, which streams from the server that it was taken of.
+ * Starts a base backup as a standby that streams from the server that it was taken from.
  *
- * @param directory of `takeBaseBackup`
- * @param primaryUrl a superuser's connection string
+ * @param directory the directory that `takeBaseBackup` has filled
+ * @param primaryUrl connection string of a superuser on the primary
  */
 export async function startStandby(directory: string, primaryUrl: string, logFile: string): Promise<Standby> {
   const { postgres } = await findBinaries();
@@ -60,7 +60,7 @@ export async function startStandby(directory: string, primaryUrl: string, logFil
   };
 }
 
-/** The files below a directory in which any of the forms is, by path. */
+/** The paths of all files below a directory that contain any of the forms. */
 export function filesHolding(directory: string, forms: readonly Buffer[]): string[] {
   return readdirSync(directory, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())

@@ -14,19 +14,18 @@ import {
 import { until, type Pipeline, type Run } from './pipeline.ts';
 
 export interface RotationUnderLoad {
-  /** Messages in all: half of them before the rotation begins, the others a part at each kill. */
+  /** Total number of messages. Half are sent before the rotation starts, and an equal part of the rest at each kill. */
   logins: number;
-  /** How often the worker is killed on the way. */
+  /** How often the worker is killed during the rotation. */
   kills: number;
   /**
-   * Whether a killed worker's jobs are given back at once, as the clock and the heartbeats do within a minute, instead
-   * of waiting for these.
+   * Whether to release the jobs of a killed worker at once. Otherwise heartbeats release them within a minute.
    */
-  hurry: boolean;
+  releaseJobs: boolean;
   report?: (line: string) => void;
 }
 
-/** Addresses and devices that many logins share, and as many that are nobody else's. */
+/** A login whose address and device are shared by many logins if `n` is even, and unique if it is odd. */
 function loginNumber(n: number, of: number): Login {
   const shared = n % 2 === 0;
   const address = shared ? n % Math.ceil(of / 20) : n;
@@ -38,13 +37,13 @@ function loginNumber(n: number, of: number): Login {
 }
 
 /**
- * Rotates every key of a stack with real processes: loading goes on, and the worker is killed on the way. In the end
- * everything is under the new keys, reveals to what was sent, and duplicates are exact.
+ * Rotates every key of a stack with real processes, while logins are loaded and the worker is killed. Expects that in
+ * the end everything is under the new keys, that every value can be revealed, and that equal values have equal tokens.
  *
- * @returns how many logins there were
+ * @returns the number of logins
  */
 export async function rotateUnderLoad(pipeline: Pipeline, options: RotationUnderLoad): Promise<number> {
-  const { logins, kills, hurry, report = () => {} } = options;
+  const { logins, kills, releaseJobs, report = () => {} } = options;
   const { superuser, stack } = pipeline;
   const pools = new Map<StackLogin, ReturnType<typeof createPool>>();
   const db: Pools = {
@@ -57,7 +56,8 @@ export async function rotateUnderLoad(pipeline: Pipeline, options: RotationUnder
     },
   };
   const startedAt = performance.now();
-  const say = (line: string) => report(`${((performance.now() - startedAt) / 1000).toFixed(1)} s: ${line}`);
+  const reportLine = (line: string) =>
+    report(`${((performance.now() - startedAt) / 1000).toFixed(1)} s: ${line}`);
   const sent = new Map<string, Login>();
   const send = async (from: number, to: number) => {
     const events = Array.from({ length: to - from }, (_, n) => loginNumber(from + n, logins));
@@ -77,20 +77,20 @@ export async function rotateUnderLoad(pipeline: Pipeline, options: RotationUnder
     const half = Math.floor(logins / 2);
     await send(0, half);
     await until(async () => (await count('public.user_logins')) === half, 600_000);
-    say(`${half} logins are loaded`);
+    reportLine(`${half} logins are loaded`);
 
     const rotating = pipeline.run('keys', ['rotate']);
     expect(await rotating.ended).toBe(0);
     expect(await rotationsOf(db)).toHaveLength(5);
-    // Vault once for a cipher key; vault and logins for a token key.
-    const whole = 2 * (await count('masking.vault')) + 2 * logins;
+    // A cipher key processes the vault; a token key processes the vault and the logins.
+    const total = 2 * (await count('masking.vault')) + 2 * logins;
     const done = async () => (await rotationsOf(db)).reduce((sum, { rows }) => sum + rows, 0);
     const finished = async () => (await rotationsOf(db)).every(({ state }) => state === 'done');
 
     for (let kill = 1; kill <= kills; kill += 1) {
-      const enough = (whole * kill) / (kills + 2);
+      const enough = (total * kill) / (kills + 2);
       await until(async () => (await done()) >= enough, 600_000);
-      // However long loading takes, the worker is killed in the middle of the rotation.
+      // The pause lets loading continue, so that the worker is killed during the rotation however long loading takes.
       await db.pool('custodian').query('select masking.pause_rotation()');
       expect(await finished()).toBe(false);
       const loaded = await count('public.user_logins');
@@ -102,22 +102,22 @@ export async function rotateUnderLoad(pipeline: Pipeline, options: RotationUnder
       await until(async () => (await done()) > paused, 600_000);
       worker.process.kill('SIGKILL');
       expect(await worker.ended).toBe('SIGKILL');
-      say(
+      reportLine(
         `killed the worker after ${await done()} rows, of ${await count('public.user_logins')} logins so far`,
       );
-      if (hurry) {
+      if (releaseJobs) {
         await superuser.query('update graphile_worker._private_jobs set locked_at = null, locked_by = null');
       }
       worker = startWorker();
       await sending;
     }
     await until(async () => (await count('public.user_logins')) === logins, 600_000);
-    say('all logins are loaded');
+    reportLine('all logins are loaded');
     while (!(await finished())) {
       expect(worker.process.exitCode).toBeNull();
       await sleep(100);
     }
-    say(`the rotation is done, after ${await done()} rows`);
+    reportLine(`the rotation is done, after ${await done()} rows`);
 
     expect(await versionsIn(db, 'ip')).toEqual([3]);
     expect(await versionsIn(db, 'device')).toEqual([4]);
@@ -127,7 +127,7 @@ export async function rotateUnderLoad(pipeline: Pipeline, options: RotationUnder
     expect(rows.map(({ version }) => version)).toEqual([4, 5]);
     await expectAllReveal(db, sent);
     await expectDuplicatesExact(db, sent);
-    say(`${sent.size} logins reveal to what was sent, and duplicates are exact`);
+    reportLine(`${sent.size} logins reveal what was sent, and equal values have equal tokens`);
     return sent.size;
   } finally {
     await Promise.all([...pools.values()].map((pool) => pool.end()));

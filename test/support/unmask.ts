@@ -1,4 +1,4 @@
-/** People who log in for a test, and a witness who notes all that is printed to them. */
+/** Logins for a test, with a record of everything that their sessions receive. */
 import { randomBytes, randomUUID } from 'node:crypto';
 import pg from 'pg';
 import { createTestDatabase, type TestDatabase } from './database.ts';
@@ -8,46 +8,48 @@ import { dataKey, event, maskAll, message } from './staging.ts';
 
 export type Row = Record<string, unknown>;
 
-/** What a statement came to. */
+/** The outcome of a statement. */
 export interface Answer {
-  /** SQLSTATE, or `none` where it succeeded. */
+  /** The SQLSTATE, or `none` if the statement succeeded. */
   state: string;
   hint: string | undefined;
   rows: Row[];
 }
 
-/** One connection of one login. Everything it prints (rows, errors with all their fields, notices) is kept. */
+/** One connection of one login. Everything that it receives is recorded: rows, errors with all fields, notices. */
 export interface Session {
   login: string;
   client: pg.Client;
   run(statement: string, values?: unknown[]): Promise<Answer>;
   /** The SQLSTATE of a statement, or `none`. */
   state(statement: string, values?: unknown[]): Promise<string>;
-  /** The first column of the first row; an error is thrown. */
+  /** The first column of the first row. Throws if the statement fails. */
   value<T = string>(statement: string, values?: unknown[]): Promise<T>;
   notices: string[];
+  /** Everything that the session has received. */
   printed(): Buffer;
 }
 
+/** A database, and logins that one test creates in it. */
 export interface Stage {
   db: TestDatabase;
-  /** Values and keys that nobody may see who has no right to. */
+  /** Values and keys that only authorised sessions may see. */
   secrets: Record<string, string | Buffer>;
-  /** Makes a login that is a member of roles, and logs it in. */
+  /** Creates a login that is a member of these roles, and opens a session. */
   join(name: string, ...roles: string[]): Promise<Session>;
-  /** Logs in once more as a login that `join` made. */
+  /** Opens another session of a login that `join` created. */
   again(session: Session): Promise<Session>;
-  /** A superuser's session, whose prints nobody minds. */
+  /** Opens a session of a superuser, who may see everything. */
   superuser(): Promise<Session>;
-  /** Where secrets turned up: in what these sessions printed, and in the server's log since the stage was set. */
+  /** Where secrets were found: in what these sessions received, and in the server's log since the start. */
   leaks(...sessions: Session[]): string[];
-  /** Throws where `leaks` finds something. */
+  /** Throws if `leaks` finds something. */
   refuteLeaks(...sessions: Session[]): void;
   /** Ends all sessions, drops the logins and the database. */
   drop(): Promise<void>;
 }
 
-/** A database with logins of a test's own. Roles are the cluster's, so their names are random. */
+/** Creates a database for a test. Its logins have random names, because all databases of the cluster share them. */
 export async function setStage(options: { sealed?: boolean } = {}): Promise<Stage> {
   const db = await createTestDatabase(options);
   const prefix = `test_${randomBytes(5).toString('hex')}`;
@@ -73,7 +75,7 @@ export async function setStage(options: { sealed?: boolean } = {}): Promise<Stag
       ['log', log.since()] as const,
     ];
     return places.flatMap(([place, bytes]) => {
-      // Lines of a plan are broken anywhere.
+      // Plans have line breaks anywhere.
       const plans = bytes.includes('constvalue') ? bytes.toString('latin1').replaceAll(/\s|\\n/g, '') : '';
       return Object.entries(secrets)
         .filter(
@@ -151,12 +153,12 @@ const asText = (_: string, value: unknown) =>
     ? Buffer.from((value as unknown as { data: number[] }).data).toString('hex')
     : value;
 
-/** Unlike JSON.stringify alone, keeps bytes in a form that can be searched, and an error's text. */
-function everythingIn(what: object): string {
-  return `${JSON.stringify({ ...what }, asText)} ${what instanceof Error ? String(what) : ''}`;
+/** Like JSON.stringify, but with bytes in a form that can be searched, and with an error's message. */
+function everythingIn(value: object): string {
+  return `${JSON.stringify({ ...value }, asText)} ${value instanceof Error ? String(value) : ''}`;
 }
 
-/** How debug_print_plan prints the bytes of a constant: a key as it is, and in hex, which pgcrypto takes as a password. */
+/** A secret as debug_print_plan prints a constant's bytes. A key also in hexadecimal, as it is passed to pgcrypto. */
 function asNodeTrees(secret: string | Buffer): string[] {
   const forms = Buffer.isBuffer(secret)
     ? [secret, Buffer.from(secret.toString('hex'))]
@@ -164,12 +166,12 @@ function asNodeTrees(secret: string | Buffer): string[] {
   return forms.map((bytes) => [...bytes].map((byte) => (byte > 127 ? byte - 256 : byte)).join(''));
 }
 
-/** A value that nothing else looks like. */
+/** A unique value. */
 export function canary(what: string): string {
   return `${what}-${randomBytes(15).toString('hex')}`;
 }
 
-/** An IPv6 address in its canonical form. */
+/** A unique IPv6 address, in canonical form. */
 export function address(): string {
   return `fd00:${Array.from({ length: 7 }, () => `1${randomBytes(2).toString('hex').slice(1)}`).join(':')}`;
 }
@@ -182,7 +184,7 @@ export interface Person {
   deviceToken: string;
 }
 
-/** Masks one login each of `count` users, all with values of their own. */
+/** Masks one login for each of `count` users. All values are unique. */
 export async function loadPeople(db: TestDatabase, count: number): Promise<Person[]> {
   const people = Array.from({ length: count }, () => ({
     user: `user-${randomUUID()}`,
@@ -205,7 +207,7 @@ export async function loadPeople(db: TestDatabase, count: number): Promise<Perso
   }));
 }
 
-/** Quarantines bodies; returns their messages' ids. */
+/** Quarantines bodies. Returns the ids of their messages. */
 export async function quarantine(
   db: TestDatabase,
   bodies: readonly (string | Uint8Array)[],
@@ -215,7 +217,7 @@ export async function quarantine(
   return messages.map(({ id }) => id);
 }
 
-/** Puts the values of people and every key of the database among a stage's secrets. */
+/** Adds the values of people and every key of the database to a stage's secrets. */
 export async function guard(stage: Stage, people: readonly Person[]): Promise<void> {
   people.forEach(({ ip, device }, n) =>
     Object.assign(stage.secrets, { [`ip ${n}`]: ip, [`device ${n}`]: device }),
@@ -231,7 +233,7 @@ export async function guard(stage: Stage, people: readonly Person[]): Promise<vo
   }
 }
 
-/** Requests values of one field, committed. */
+/** Requests values of one field, and commits. Returns the request's id. */
 export function request(
   session: Session,
   field: string,
@@ -241,7 +243,7 @@ export function request(
   return session.value('select unmask.request($1, $2, reason => $3)', [field, tokens, reason]);
 }
 
-/** Changes the limits of a role, or gives it some. */
+/** Sets the limits of a role. */
 export async function setPolicy(
   db: TestDatabase,
   role: string,

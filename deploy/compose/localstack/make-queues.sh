@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the login queue and its dead-letter queue. LocalStack runs what is in /etc/localstack/init/ready.d.
+# Creates the login queue and its dead-letter queue. LocalStack runs the scripts in /etc/localstack/init/ready.d.
 set -euo pipefail
 
 awslocal sqs create-queue --queue-name login-queue-dead-letter --attributes MessageRetentionPeriod=1209600

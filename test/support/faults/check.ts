@@ -2,32 +2,32 @@ import type pg from 'pg';
 import type { LoginEvent } from '../../../local/send/events.ts';
 import type { Sent } from './traffic.ts';
 
-/** How many ids are where they should not be. All must be 0. */
+/** Counts of what is wrong. All must be 0. */
 export interface Findings {
-  /** In neither table, and not in the queue or its dead-letter queue either. */
+  /** Messages in neither table, nor in the queue, nor in its dead-letter queue. */
   lost: number;
-  /** In a table, and never sent. */
+  /** Messages in a table that were never sent. */
   unexpected: number;
-  /** Rows beyond an id's first in the same table. */
+  /** Surplus rows of a message in the same table. */
   duplicated: number;
   inBothPlaces: number;
   inNeither: number;
   leftInQueue: number;
   deadLettered: number;
-  /** Sound and quarantined, or malformed and loaded. */
+  /** Well-formed messages that are quarantined, and malformed messages that are loaded. */
   misplaced: number;
-  /** A field that is not what was sent. */
+  /** Logins with a field that differs from what was sent. */
   altered: number;
-  /** Equal values with unequal tokens. */
+  /** Equal values with different tokens. */
   splitTokens: number;
-  /** Unequal values, or values of two fields, with equal tokens. */
+  /** Different values, or values of different fields, with the same token. */
   sharedTokens: number;
-  /** Values of the vault that are not what was sent, or are not there, or are there without having been sent. */
+  /** Vault entries that are missing, that have a wrong value, or whose value was never sent. */
   wrongInVault: number;
-  /** Rows of batches that are not acknowledged, or not in the ledger. */
+  /** Staged rows of batches that are pending, or that are not in the ledger. */
   leftInStaging: number;
   pendingBatches: number;
-  /** The ledger's sum of rows new in a table differs from the tables'. */
+  /** The difference between the new rows that the ledger counts and the rows of the tables. */
   ledgerOff: number;
 }
 
@@ -46,13 +46,13 @@ interface Login {
   masked_device_id: string;
 }
 
-/** What is left of messages outside the database, by id. */
+/** The ids of messages that are still in the queues. */
 export interface Remains {
   queue: ReadonlySet<string>;
   deadLetterQueue: ReadonlySet<string>;
 }
 
-/** Accounts for every id that was sent, once nothing moves any more. Reads as a superuser, and changes nothing. */
+/** Accounts for every message that was sent, after the pipeline has drained. Only reads, as a superuser. */
 export async function check(superuser: pg.Pool, sent: readonly Sent[], remains: Remains): Promise<Checked> {
   const logins = await rows<Login>(
     superuser,
@@ -80,7 +80,7 @@ export async function check(superuser: pg.Pool, sent: readonly Sent[], remains: 
     'select token, value from masking.decrypt_values(array(select token from masking.vault))',
   );
 
-  const places = whereabouts(sent, logins, quarantined, remains);
+  const places = countByPlace(sent, logins, quarantined, remains);
   const tokens = tokensOf(sent, logins);
   const findings: Findings = {
     ...places,
@@ -102,33 +102,33 @@ export async function check(superuser: pg.Pool, sent: readonly Sent[], remains: 
   return { findings, counts };
 }
 
-/** Names and numbers of what is wrong; empty where all is well. */
-export function complaints(findings: Findings): string[] {
+/** The findings that are not 0, such as `lost 1`. */
+export function problemsIn(findings: Findings): string[] {
   return Object.entries(findings)
     .filter(([, count]) => count !== 0)
     .map(([name, count]) => `${name} ${count}`);
 }
 
-function whereabouts(
+function countByPlace(
   sent: readonly Sent[],
   logins: readonly Login[],
   quarantined: readonly { id: string }[],
   { queue, deadLetterQueue }: Remains,
 ) {
   const loaded = new Set(logins.map(({ id }) => id));
-  const refused = new Set(quarantined.map(({ id }) => id));
-  const known = new Set(sent.map(({ id }) => id));
+  const inQuarantine = new Set(quarantined.map(({ id }) => id));
+  const sentIds = new Set(sent.map(({ id }) => id));
   const isAnywhere = (id: string) =>
-    loaded.has(id) || refused.has(id) || queue.has(id) || deadLetterQueue.has(id);
+    loaded.has(id) || inQuarantine.has(id) || queue.has(id) || deadLetterQueue.has(id);
   return {
     lost: sent.filter(({ id }) => !isAnywhere(id)).length,
-    unexpected: [...loaded, ...refused].filter((id) => !known.has(id)).length,
-    duplicated: logins.length - loaded.size + (quarantined.length - refused.size),
-    inBothPlaces: [...loaded].filter((id) => refused.has(id)).length,
-    inNeither: sent.filter(({ id }) => !loaded.has(id) && !refused.has(id)).length,
+    unexpected: [...loaded, ...inQuarantine].filter((id) => !sentIds.has(id)).length,
+    duplicated: logins.length - loaded.size + (quarantined.length - inQuarantine.size),
+    inBothPlaces: [...loaded].filter((id) => inQuarantine.has(id)).length,
+    inNeither: sent.filter(({ id }) => !loaded.has(id) && !inQuarantine.has(id)).length,
     leftInQueue: queue.size,
     deadLettered: deadLetterQueue.size,
-    misplaced: sent.filter(({ id, event }) => (event === undefined ? loaded : refused).has(id)).length,
+    misplaced: sent.filter(({ id, event }) => (event === undefined ? loaded : inQuarantine).has(id)).length,
   };
 }
 
@@ -158,7 +158,7 @@ function tokensOf(sent: readonly Sent[], logins: readonly Login[]) {
       ['ip', login.masked_ip],
       ['device_id', login.masked_device_id],
     ] as const) {
-      // The field is part of the value: an address and a device id never share a token, were they equal.
+      // The field is part of the value: an address and an equal device id must have different tokens.
       const value = `${field} ${event[field]}`;
       if ((tokenOf.get(value) ?? token) !== token) split += 1;
       if ((valueOf.get(token) ?? value) !== value) shared += 1;
@@ -174,8 +174,8 @@ function countWrongInVault(
   vault: readonly { token: string; value: string }[],
 ): number {
   const wrong = vault.filter(({ token, value }) => valueOf.get(token)?.replace(/^\w+ /, '') !== value);
-  const there = new Set(vault.map(({ token }) => token));
-  return wrong.length + [...valueOf.keys()].filter((token) => !there.has(token)).length;
+  const present = new Set(vault.map(({ token }) => token));
+  return wrong.length + [...valueOf.keys()].filter((token) => !present.has(token)).length;
 }
 
 function eventsById(sent: readonly Sent[]): Map<string, LoginEvent> {

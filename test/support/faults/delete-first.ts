@@ -1,6 +1,6 @@
 /**
- * The defect that the whole design is there to avoid, put back for a test of the checker: loaded into a worker, it
- * deletes a batch's messages from SQS before the batch is masked.
+ * A deliberate defect for testing the checker. Loaded into a worker, it deletes a batch's messages from SQS before the
+ * batch is masked.
  */
 import { DeleteMessageBatchCommand, SQSClient } from '@aws-sdk/client-sqs';
 import pg from 'pg';

@@ -1,44 +1,46 @@
 import type pg from 'pg';
-import { numberOf, until } from './asking.ts';
+import { numberOf, until } from './polling.ts';
 import { retried } from './postgres-faults.ts';
 import { FaultError } from './protocol.ts';
 import type { World } from './world.ts';
 
-/** A named moment of loader or worker at which somebody is to die. */
+/** A named moment in the work of loader or worker at which a process is killed. */
 export interface Moment {
   name: string;
   who: 'loader' | 'worker';
   point: string;
-  /** Makes the process come there; else traffic does. */
+  /** Makes the process reach this moment. Without it, traffic does. */
   provoke?: (world: World) => Promise<void>;
-  /** Holds the server in the middle of the statement that the process is about to send: a lock it runs into last. */
+  /**
+   * Blocks the server near the end of the statement that the process is about to send, by a lock that it needs last.
+   */
   hold?: { lock: string; statement: string };
 }
 
 export const MOMENTS: readonly Moment[] = [
-  { name: 'before receive', who: 'loader', point: 'receive:before' },
-  { name: 'after receive', who: 'loader', point: 'receive:after' },
-  { name: 'in mid-COPY', who: 'loader', point: 'copy:middle' },
-  { name: 'after COPY before commit', who: 'loader', point: 'commit:before' },
-  { name: 'after commit', who: 'loader', point: 'commit:after' },
+  { name: 'before receiving', who: 'loader', point: 'receive:before' },
+  { name: 'after receiving', who: 'loader', point: 'receive:after' },
+  { name: 'during COPY', who: 'loader', point: 'copy:middle' },
+  { name: 'after COPY, before COMMIT', who: 'loader', point: 'commit:before' },
+  { name: 'after COMMIT', who: 'loader', point: 'commit:after' },
   {
-    name: 'in masking',
+    name: 'while masking',
     who: 'worker',
     point: 'mask:before',
-    // Everything is written when masking comes to the ledger, and nothing is committed.
+    // Masking updates the ledger last: everything else is written, and nothing is committed.
     hold: { lock: 'lock table staging.batches in share mode', statement: 'masking.mask_batch' },
   },
-  { name: 'masked before delete', who: 'worker', point: 'mask:after' },
-  { name: 'between delete and close', who: 'worker', point: 'close:before' },
+  { name: 'after masking, before deleting', who: 'worker', point: 'mask:after' },
+  { name: 'between deleting and closing', who: 'worker', point: 'close:before' },
   {
-    name: 'in rotation',
+    name: 'during rotation',
     who: 'worker',
     point: 'rotate:before',
     provoke: beginRotation,
     hold: { lock: 'lock table masking.rotations in share mode', statement: 'masking.rotate_step' },
   },
   {
-    name: 'in partition maintenance',
+    name: 'during partition maintenance',
     who: 'worker',
     point: 'partitions:before',
     provoke: dropPartition,
@@ -48,10 +50,10 @@ export const MOMENTS: readonly Moment[] = [
     },
   },
   {
-    name: 'in emptying a slot of staging',
+    name: 'while truncating a slot of staging',
     who: 'worker',
     point: 'slots:before',
-    provoke: turnSlots,
+    provoke: closeSlot,
     hold: {
       lock: 'lock table staging.raw_messages_0, staging.raw_messages_1, staging.raw_messages_2 in access share mode',
       statement: 'staging.recycle_slots',
@@ -59,11 +61,12 @@ export const MOMENTS: readonly Moment[] = [
   },
 ];
 
-/** How long the statement may take to run into the lock, in milliseconds, and how often it may miss it. */
-const HELD_WITHIN_MS = 10_000;
+/** How long to wait until the statement is blocked by the lock, in milliseconds. */
+const BLOCKED_WITHIN_MS = 10_000;
+/** How often to try: a statement may have nothing to do, and then it takes no lock. */
 const ATTEMPTS = 5;
 
-/** Kills the process at a moment (`-9`), or the postmaster while the process is there. */
+/** Kills (`-9`) the process at a moment, or the postmaster while the process is at that moment. */
 export async function killAt(world: World, moment: Moment, victim: 'process' | 'Postgres'): Promise<void> {
   const { recovery, hit } = world;
   const process = world[moment.who];
@@ -71,7 +74,7 @@ export async function killAt(world: World, moment: Moment, victim: 'process' | '
   const release = await reach(world, moment);
   if (victim === 'process') {
     const end = await process.end('SIGKILL');
-    if (end !== 'SIGKILL') throw new FaultError(`${process.name} ended by itself: ${end}`);
+    if (end !== 'SIGKILL') throw new FaultError(`the ${process.name} ended by itself: ${end}`);
   } else {
     await world.killPostgres('SIGKILL');
     process.go(moment.point);
@@ -81,21 +84,22 @@ export async function killAt(world: World, moment: Moment, victim: 'process' | '
   await recovery.measure(kind);
 }
 
-/** Comes to the moment; what it returns lets go of the server, where that is held. */
+/** Waits until the process is at the moment. Returns a function that unblocks the server, if it is blocked. */
 async function reach(world: World, moment: Moment): Promise<(() => Promise<void>) | undefined> {
   for (let attempt = 1; ; attempt += 1) {
     const reached = world[moment.who].reach(moment.point);
     await Promise.all([reached, moment.provoke?.(world), world.traffic.send(60)]);
     if (moment.hold === undefined) return undefined;
-    const release = await holdServer(world, moment);
+    const release = await blockServer(world, moment);
     if (release !== undefined) return release;
-    // A batch that was masked before has nothing to write, and comes by no lock: the next one, then.
-    if (attempt === ATTEMPTS) throw new FaultError(`the server never was in ${moment.hold.statement}`);
+    // A batch that is already masked writes nothing and takes no lock: try the next one.
+    if (attempt === ATTEMPTS)
+      throw new FaultError(`the server never executed ${moment.hold.statement} up to the lock`);
   }
 }
 
-/** Takes a lock that the statement runs into when nearly all is done, and lets the process send the statement. */
-async function holdServer(
+/** Takes the lock, and lets the process send the statement. Returns undefined if the lock does not block it. */
+async function blockServer(
   world: World,
   { who, point, hold }: Moment,
 ): Promise<(() => Promise<void>) | undefined> {
@@ -103,7 +107,7 @@ async function holdServer(
   client.on('error', () => {});
   await client.query(`begin; ${hold!.lock}`);
   world[who].go(point);
-  const isHeld = until(
+  const isBlocked = until(
     async () =>
       (await numberOf(
         world.superuser,
@@ -111,24 +115,24 @@ async function holdServer(
           where wait_event_type = 'Lock' and state = 'active' and query like '%${hold!.statement}(%'
             and application_name like 'masked-logins%'`,
       )) > 0,
-    HELD_WITHIN_MS,
+    BLOCKED_WITHIN_MS,
     20,
   );
-  if (!(await isHeld)) {
-    await letGo(client);
+  if (!(await isBlocked)) {
+    await unlock(client);
     return undefined;
   }
-  return () => letGo(client);
+  return () => unlock(client);
 }
 
-/** The lock goes with the connection, if the server has not gone before. */
-async function letGo(client: pg.PoolClient): Promise<void> {
+/** Releases the lock. The server may have been killed in the meantime. */
+async function unlock(client: pg.PoolClient): Promise<void> {
   await client.query('rollback').catch(() => {});
   client.release(true);
 }
 
 async function beginRotation({ custodian, superuser, random }: World): Promise<void> {
-  // A rotation that is under way has steps to come; only where none is, a new one begins.
+  // A running rotation has more steps to kill, so a new one is only needed if none is running.
   if ((await numberOf(superuser, RUNNING)) > 0) return;
   const field = random.pick(['ip', 'device_id']);
   await retried(() =>
@@ -141,8 +145,8 @@ async function beginRotation({ custodian, superuser, random }: World): Promise<v
 
 const RUNNING = `select count(*) from masking.rotations where state <> 'done'`;
 
-/** Opens the next slot, so that the worker's next call has one to truncate. */
-async function turnSlots({ superuser }: World): Promise<void> {
+/** Closes the open slot, so that the worker's next call has a slot to truncate. */
+async function closeSlot({ superuser }: World): Promise<void> {
   const staged = `select pg_relation_size('staging.raw_messages_' || slot) from staging.slots where is_open`;
   await until(async () => (await numberOf(superuser, staged)) > 0, 20_000);
   await retried(() =>
@@ -152,7 +156,7 @@ async function turnSlots({ superuser }: World): Promise<void> {
   );
 }
 
-/** Takes the last month's partition away, which is empty, and asks for maintenance. */
+/** Drops the partition of the last month, which is empty, and adds a maintenance job that creates it again. */
 async function dropPartition({ superuser }: World): Promise<void> {
   await retried(async () => {
     const { rows } = await superuser.query<{ name: string }>(

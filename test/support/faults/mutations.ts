@@ -6,7 +6,7 @@ import type { SeedOptions } from './run-seed.ts';
 import type { Step } from './schedule.ts';
 import type { World } from './world.ts';
 
-/** A defect that is put back, with the faults that bring it to light. */
+/** A deliberate defect, with the faults that reveal it. */
 interface Mutation {
   workerPreloads?: string[];
   prepare?: (world: World) => Promise<void>;
@@ -17,17 +17,17 @@ interface Mutation {
 const moment = (name: string) => MOMENTS.find((each) => each.name === name)!;
 
 export const MUTATIONS: Record<string, Mutation> = {
-  /** The worker deletes from SQS before masking is committed: a crash in between loses the batch. */
+  /** The worker deletes from SQS before masking has committed. A crash in between loses the batch. */
   'delete-before-commit': {
     workerPreloads: [pathToFileURL(path.join(import.meta.dirname, 'delete-first.ts')).href],
     steps: [
       {
-        name: 'kill Postgres in masking',
-        run: (world) => killAt(world, moment('in masking'), 'Postgres'),
+        name: 'kill Postgres while masking',
+        run: (world) => killAt(world, moment('while masking'), 'Postgres'),
       },
     ],
   },
-  /** Loading does not say what to do with a message that is there: one that SQS delivers twice fails. */
+  /** Loading has no ON CONFLICT clause. A message that SQS delivers twice fails. */
   'no-on-conflict': {
     prepare: async (world) => {
       await rewrite(
@@ -35,7 +35,7 @@ export const MUTATIONS: Record<string, Mutation> = {
         'mask_rows',
         /(order by m\.user_id, m\.sent_at, m\.message_id\s+)on conflict do nothing/,
       );
-      // The batch would fail and its messages come again in other company: the defect would heal by itself.
+      // Otherwise the batch fails, and its messages are delivered again in different batches, where they succeed.
       await rewrite(world, 'mask_one_by_one', /left_to_quarantine < 0 or (masking\.probe)/);
     },
     steps: [{ name: 'traffic', run: ({ traffic }) => traffic.send(400) }],
@@ -43,10 +43,10 @@ export const MUTATIONS: Record<string, Mutation> = {
   },
 };
 
-/** The options of a run with a defect in it. It has to fail. */
+/** The options of a run with a defect. Such a run must fail. */
 export function mutated(name: string, plain: SeedOptions): SeedOptions {
   const mutation = MUTATIONS[name];
-  if (mutation === undefined) throw new FaultError(`there is no mutation ${name}`);
+  if (mutation === undefined) throw new FaultError(`unknown mutation ${name}`);
   const queueFaults = (mutation.queueFaults ?? []).map((kind) => ({
     operation: 'ReceiveMessage' as const,
     kind,
@@ -61,7 +61,7 @@ export function mutated(name: string, plain: SeedOptions): SeedOptions {
   };
 }
 
-/** Takes what the pattern finds, but for its first group, out of a function of masking. */
+/** Removes what the pattern matches, except for its first group, from a function of schema masking. */
 async function rewrite({ superuser }: World, name: string, pattern: RegExp): Promise<void> {
   const { rows } = await superuser.query<{ definition: string }>(
     `select pg_get_functiondef(p.oid) as definition from pg_proc p
@@ -70,6 +70,6 @@ async function rewrite({ superuser }: World, name: string, pattern: RegExp): Pro
   );
   const before = rows[0]!.definition;
   const after = before.replace(pattern, '$1');
-  if (after === before) throw new FaultError(`masking.${name} does not read as expected`);
+  if (after === before) throw new FaultError(`the text of masking.${name} is not as expected`);
   await superuser.query(after);
 }

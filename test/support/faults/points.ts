@@ -1,8 +1,8 @@
 /**
- * Fault points, loaded into loader and worker by `NODE_OPTIONS=--import`: the product has no line for them.
+ * Fault points. `NODE_OPTIONS=--import` loads them into loader and worker; there is no code for them in `src/`.
  *
- * Where the process is about to do something, or has just done it, it tells the runner and waits for its word, if the
- * runner has armed that point. The runner may kill the process there, or Postgres, or let it go on.
+ * A point is just before or just after an action of the process. If the runner has armed the point, the process reports
+ * that it is there, and waits. The runner then kills the process, kills Postgres, or lets the process continue.
  */
 import { SQSClient } from '@aws-sdk/client-sqs';
 import pg from 'pg';
@@ -36,11 +36,11 @@ process.on('message', (message: RunnerMessage) => {
   else if ('go' in message) waiting.get(message.go)?.();
   else shiftClock(message.shift);
 });
-// A runner that is gone must not leave its processes behind.
+// Without a runner, the process must not stay.
 process.on('disconnect', () => process.exit(1));
 process.channel?.unref();
 
-/** Moves this process's wall clock. Its monotonic clock and timers, Postgres and the queue keep their time. */
+/** Shifts the wall clock of this process. Its monotonic clock, its timers, Postgres and the queue are not affected. */
 function shiftClock(ms: number): void {
   class ShiftedDate extends RealDate {
     constructor(...args: []) {
@@ -65,39 +65,39 @@ prototype.query = function (config, values, callback) {
   const name = STATEMENTS.find(([pattern]) => pattern.test(String(text)))?.[1];
   if (name === undefined) return query.call(this, config, values, callback);
   if (name === 'copy') {
-    stopInTheMiddle(config as CopyStream);
+    stopHalfway(config as CopyStream);
     return query.call(this, config, values, callback);
   }
   if (!armed.has(`${name}:before`) && !armed.has(`${name}:after`)) {
     return query.call(this, config, values, callback);
   }
-  const answer = typeof values === 'function' ? (values as Callback) : callback;
+  const onResult = typeof values === 'function' ? (values as Callback) : callback;
   const parameters = typeof values === 'function' ? undefined : values;
-  const whole = async (): Promise<unknown> => {
+  const queryWithPoints = async (): Promise<unknown> => {
     await point(`${name}:before`);
     const result = await query.call(this, config, parameters);
     await point(`${name}:after`);
     return result;
   };
-  if (answer === undefined) return whole();
-  whole().then((result) => answer(undefined, result), answer);
+  if (onResult === undefined) return queryWithPoints();
+  queryWithPoints().then((result) => onResult(undefined, result), onResult);
   return undefined;
 };
 
-/** What is used here of a stream of pg-copy-streams 7.0.0. */
+/** The parts of a stream of pg-copy-streams 7.0.0 that are used here. */
 interface CopyStream {
   chunks: { chunk: Buffer }[];
   connection: { stream: { write(data: Buffer): unknown } } | null;
   flush(callback?: () => void): void;
 }
 
-/** Puts half of the rows on the wire, and the rest when the runner says so. */
-function stopInTheMiddle(stream: CopyStream): void {
+/** Sends half of the data, and the rest when the runner lets the process continue. */
+function stopHalfway(stream: CopyStream): void {
   if (!armed.has('copy:middle')) return;
   const flush = stream.flush.bind(stream);
   const afterwards = async (callback?: () => void): Promise<void> => {
     await point('copy:middle');
-    // Without a connection the stream has failed meanwhile, and has said so.
+    // Without a connection, the stream has already failed and reported it.
     if (stream.connection !== null) flush(callback);
   };
   stream.flush = (callback) => {
@@ -121,8 +121,8 @@ const send = client.send;
 client.send = async function (command, ...rest) {
   if (command.constructor.name !== 'ReceiveMessageCommand') return send.call(this, command, ...rest);
   await point('receive:before');
-  const answer = await send.call(this, command, ...rest);
-  // An empty answer is no message received.
-  if ((answer.Messages?.length ?? 0) > 0) await point('receive:after');
-  return answer;
+  const response = await send.call(this, command, ...rest);
+  // With an empty response, no message was received.
+  if ((response.Messages?.length ?? 0) > 0) await point('receive:after');
+  return response;
 };

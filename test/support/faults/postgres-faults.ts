@@ -1,30 +1,30 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { numberOf, OPEN_BATCHES, until } from './asking.ts';
+import { numberOf, PENDING_BATCHES, until } from './polling.ts';
 import type { Cut } from './postgres-proxy.ts';
 import { FaultError } from './protocol.ts';
 import type { World } from './world.ts';
 
 /**
- * How long a fault waits for the traffic that it is to strike. A poll that SQS never answers holds the loader's only
- * poller for 35 seconds.
+ * How long a fault waits for traffic that it can affect, in milliseconds. A poll to which SQS never responds blocks the
+ * loader's only poller for 35 seconds.
  */
 const LONGEST_WAIT_MS = 90_000;
 
-/** Postgres stopped as by `pg_ctl -m immediate`, while batches are pending. */
+/** Stops Postgres like `pg_ctl -m immediate`, while batches are pending. */
 export async function stopImmediately(world: World): Promise<void> {
-  const kind = 'Postgres stopped immediate';
+  const kind = 'immediate shutdown of Postgres';
   await world.traffic.send(120);
-  await someStaged(world);
+  await untilPending(world);
   await world.killPostgres('SIGQUIT');
   world.hit(kind);
   await world.recovery.measure(kind);
 }
 
-/** `pg_terminate_backend` of every connection of loader or worker. */
+/** Calls `pg_terminate_backend` for every connection of loader or worker. */
 export async function terminate(world: World, who: 'loader' | 'worker'): Promise<void> {
   const kind = `pg_terminate_backend of the ${who}`;
   await world.traffic.send(120);
-  await someStaged(world);
+  await untilPending(world);
   const name = who === 'loader' ? 'masked-logins load' : 'masked-logins worker';
   let ended = 0;
   await until(async () => {
@@ -34,17 +34,17 @@ export async function terminate(world: World, who: 'loader' | 'worker'): Promise
     );
     return ended > 0;
   });
-  if (ended === 0) throw new FaultError(`the ${who} had no backends`);
+  if (ended === 0) throw new FaultError(`the ${who} had no connections to Postgres`);
   world.hit(kind);
   await world.recovery.measure(kind);
 }
 
 /**
- * The server says that its disk is full (SQLSTATE 53100), by a trigger, for a few statements: the error is real to
- * everybody behind it, the disk is not. A sequence counts the refusals, because it does not roll back.
+ * A trigger raises the server's error for a full disk (SQLSTATE 53100) in a few statements. A sequence counts the
+ * errors, because sequences are not rolled back.
  */
 export async function fillDisk(world: World, table: 'staging.batches' | 'public.user_logins'): Promise<void> {
-  const kind = `53100 (disk full) from ${table}`;
+  const kind = `disk full (SQLSTATE 53100) on insert into ${table}`;
   const { superuser } = world;
   await retried(() =>
     superuser.query(`
@@ -73,15 +73,15 @@ export async function fillDisk(world: World, table: 'staging.batches' | 'public.
 
 export async function cut(world: World, at: Cut): Promise<void> {
   const kind = {
-    'commit:before': 'connection cut at the loader\'s COMMIT, before the server has it',
-    'commit:after': 'connection cut at the loader\'s COMMIT, the answer lost',
-    'job:after': 'connection cut at the worker\'s taking of a job, the answer lost',
-    'mask:after': 'connection cut at the worker\'s masking, the answer lost',
+    'commit:before': 'connection cut before the server receives COMMIT',
+    'commit:after': 'connection cut before the loader receives the reply to COMMIT',
+    'job:after': 'connection cut before the worker receives a job',
+    'mask:after': 'connection cut before the worker receives the result of masking',
   }[at]; // prettier-ignore
   const done = world.postgres.cutAt(at);
   await world.traffic.send(60);
   if (!(await Promise.race([done.then(() => true), sleep(LONGEST_WAIT_MS, false)])))
-    throw new FaultError(`nobody came to ${at}`);
+    throw new FaultError(`no connection reached ${at}`);
   world.hit(kind);
   await world.recovery.measure(kind);
 }
@@ -95,40 +95,40 @@ export async function reset(world: World): Promise<void> {
   await world.recovery.measure('connections to Postgres reset');
 }
 
-export async function slow(world: World, way: 'latency' | 'drip'): Promise<void> {
+export async function slow(world: World, what: 'latency' | 'bandwidth'): Promise<void> {
   const { postgres } = world;
   const before = postgres.slowed;
-  if (way === 'latency') postgres.latencyMs = world.random.integer(20, 80);
-  else postgres.dripBytes = 512;
+  if (what === 'latency') postgres.latencyMs = world.random.integer(20, 80);
+  else postgres.pieceBytes = 512;
   await world.traffic.send(60);
   await sleep(1_500);
   postgres.latencyMs = 0;
-  postgres.dripBytes = 0;
-  if (postgres.slowed === before) throw new FaultError('nothing passed while it was slow');
-  world.hit(way === 'latency' ? 'latency to Postgres' : 'slow drip to Postgres');
+  postgres.pieceBytes = 0;
+  if (postgres.slowed === before) throw new FaultError('no data passed while the network was slow');
+  world.hit(what === 'latency' ? 'latency to Postgres' : 'low bandwidth to Postgres');
 }
 
-/** Nothing passes for some seconds; then everything does, or all connections are found dead. */
-export async function swallow(world: World): Promise<void> {
+/** No data passes for some seconds. Then all of it passes, or all connections are reset. */
+export async function stall(world: World): Promise<void> {
   await world.traffic.send(60);
-  // The first fault of a schedule comes before the processes have connected.
+  // If this is the first fault of a schedule, the processes have not connected yet.
   if (!(await until(() => world.postgres.connections > 0))) {
-    throw new FaultError('there were no connections to swallow');
+    throw new FaultError('there were no connections to stall');
   }
-  const end = world.postgres.swallow();
+  const end = world.postgres.stall();
   await sleep(world.random.integer(2_000, 5_000));
   if (world.random.chance(0.5)) world.postgres.reset();
   end();
-  world.hit('black hole before Postgres');
-  await world.recovery.measure('black hole before Postgres');
+  world.hit('stalled network to Postgres');
+  await world.recovery.measure('stalled network to Postgres');
 }
 
-/** Until a batch is pending, or the moment has passed: a look cannot hold it. */
-async function someStaged({ superuser }: World): Promise<void> {
-  await until(async () => (await numberOf(superuser, OPEN_BATCHES)) > 0, 3_000, 10);
+/** Waits until a batch is pending, or for three seconds: a batch may be pending too briefly to be seen. */
+async function untilPending({ superuser }: World): Promise<void> {
+  await until(async () => (await numberOf(superuser, PENDING_BATCHES)) > 0, 3_000, 10);
 }
 
-/** Once more where the server was in the middle of a restart. */
+/** Retries an action for 20 seconds, because the server may be restarting. */
 export async function retried(action: () => Promise<unknown>): Promise<void> {
   let failure: unknown;
   const isDone = await until(async () => {

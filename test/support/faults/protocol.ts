@@ -1,21 +1,21 @@
-/** What a process says to the runner when it has come to a point that was armed. */
+/** A process tells the runner that it has reached an armed point. */
 export interface PointMessage {
   at: string;
 }
 
-/** What the runner says to a process: stop at a point, go on from it, or take the time to be another (milliseconds). */
+/** The runner tells a process to stop at a point, to continue from it, or to shift its clock by milliseconds. */
 export type RunnerMessage = { arm: string } | { go: string } | { shift: number };
 
-/** Kept in memory for people to read when a run fails: the end of what a process wrote. */
+/** How many characters of a process's output are kept, for the report of a run that fails. */
 export const OUTPUT_KEPT = 20_000;
 
-/** The longest that work may take to go on once everything runs again: invariant I8. */
+/** The maximum time until work resumes after everything runs again, in milliseconds: the guarantee of crash safety. */
 export const RECOVERY_LIMIT_MS = 60_000;
 
-/** The emulator hides messages this long, in seconds, whatever the loader asks for: short, so that they come back often. */
+/** The visibility timeout of all messages, in seconds, whatever the loader requests. Short, for many redeliveries. */
 export const TRUE_VISIBILITY_SECONDS = 8;
 
-/** What went wrong in a fault's own doing: it never struck, or what it looked at was not as it should be. */
+/** A fault did not take effect, or a check that belongs to it failed. */
 export class FaultError extends Error {
   override name = 'FaultError';
 }

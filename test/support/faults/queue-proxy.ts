@@ -16,16 +16,18 @@ export type Operation = 'ReceiveMessage' | 'DeleteMessageBatch';
 
 export const QUEUE_FAULTS = {
   ReceiveMessage: [
-    'sqs 429', 'sqs 500', 'sqs 503', 'sqs time-out', 'sqs reset after send', 'sqs empty answer while messages wait',
-    'sqs duplicated delivery', 'sqs reordered delivery', 'sqs visibility expires in mid-batch',
+    'sqs 429', 'sqs 500', 'sqs 503', 'sqs timeout', 'sqs connection reset before the response',
+    'sqs empty response although messages are visible', 'sqs duplicated delivery', 'sqs reordered delivery',
+    'sqs visibility timeout expires during the batch',
   ],
   DeleteMessageBatch: [
-    'sqs 429', 'sqs 500', 'sqs 503', 'sqs reset after send', 'sqs delete fails in part, retryable',
-    'sqs delete fails in part, sender fault', 'sqs stale receipt',
+    'sqs 429', 'sqs 500', 'sqs 503', 'sqs connection reset before the response',
+    'sqs partial failure of a delete, retryable', 'sqs partial failure of a delete, sender fault',
+    'sqs stale receipt handle',
   ],
 } as const; // prettier-ignore
 
-/** A fault that is to strike the request of its operation that comes after `skip` others. */
+/** A fault that affects one request of its operation, after `skip` others. */
 export interface PlannedFault {
   operation: Operation;
   kind: string;
@@ -56,10 +58,10 @@ const STATUS: Record<string, [number, string]> = {
   'sqs 503': [503, 'ServiceUnavailable'],
 };
 
-/** How long a delivery that is overtaken by others waits, in milliseconds. */
-const OVERTAKEN_MS = 400;
+/** How long a delivery is delayed so that others overtake it, in milliseconds. */
+const REORDER_DELAY_MS = 400;
 
-/** A way to SQS that can be made bad: the JSON protocol over HTTP, each request looked at. */
+/** An HTTP proxy before the emulator that understands SQS's JSON protocol and can make requests fail. */
 export class QueueProxy {
   readonly #target: URL;
   readonly #server: Server;
@@ -67,18 +69,18 @@ export class QueueProxy {
   readonly #onHit: (kind: string) => void;
   #planned: PlannedFault[] = [];
   #delivered: Received[] = [];
-  /** Given to every message instead of what the loader asks for, in seconds. */
+  /** The visibility timeout of every message, in seconds, instead of what the loader requests. */
   visibilitySeconds = TRUE_VISIBILITY_SECONDS;
-  /** While true, what is planned waits. */
-  isHeldBack = false;
-  /** Requests that will never be answered, until their client gives up. */
+  /** While true, planned faults wait. */
+  isPaused = false;
+  /** Number of requests that get no response and whose client has not given up yet. */
   hanging = 0;
 
   private constructor(endpoint: string, onHit: (kind: string) => void) {
     this.#target = new URL(endpoint);
     this.#onHit = onHit;
-    this.#server = createServer((question, answer) => {
-      void this.#handle(question, answer).catch(() => answer.destroy());
+    this.#server = createServer((incoming, response) => {
+      void this.#handle(incoming, response).catch(() => response.destroy());
     });
     this.#server.keepAliveTimeout = 60_000;
   }
@@ -94,7 +96,7 @@ export class QueueProxy {
     return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
 
-  /** Faults that are planned and have not struck. */
+  /** Planned faults that have not taken effect yet. */
   get pending(): readonly PlannedFault[] {
     return this.#planned;
   }
@@ -103,8 +105,8 @@ export class QueueProxy {
     this.#planned.push(...faults.map((fault) => ({ ...fault })));
   }
 
-  /** Lets everything pass from now on. */
-  calm(): void {
+  /** Cancels all planned faults. */
+  cancelFaults(): void {
     this.#planned = [];
   }
 
@@ -114,84 +116,94 @@ export class QueueProxy {
     this.#agent.destroy();
   }
 
-  async #handle(question: IncomingMessage, answer: ServerResponse): Promise<void> {
-    const operation = String(question.headers['x-amz-target']).replace('AmazonSQS.', '');
-    const body = JSON.parse((await buffer(question)).toString() || '{}') as Body;
+  async #handle(incoming: IncomingMessage, response: ServerResponse): Promise<void> {
+    const operation = String(incoming.headers['x-amz-target']).replace('AmazonSQS.', '');
+    const body = JSON.parse((await buffer(incoming)).toString() || '{}') as Body;
     const kind = this.#take(operation);
     const status = STATUS[kind ?? ''];
     if (status !== undefined) {
       this.#onHit(kind!);
-      return reply(answer, status[0], { __type: status[1], message: 'a fault' });
+      return reply(response, status[0], { __type: status[1], message: 'a fault' });
     }
-    if (operation === 'ReceiveMessage') return this.#receive(question, answer, body, kind);
-    if (operation === 'DeleteMessageBatch') return this.#delete(question, answer, body, kind);
-    const passed = await this.#pass(question, body);
-    reply(answer, passed.status, passed.body);
+    if (operation === 'ReceiveMessage') return this.#receive(incoming, response, body, kind);
+    if (operation === 'DeleteMessageBatch') return this.#delete(incoming, response, body, kind);
+    const passed = await this.#pass(incoming, body);
+    reply(response, passed.status, passed.body);
   }
 
   async #receive(
-    question: IncomingMessage,
-    answer: ServerResponse,
+    incoming: IncomingMessage,
+    response: ServerResponse,
     body: Body,
     kind?: string,
   ): Promise<void> {
-    if (kind === 'sqs empty answer while messages wait') {
+    if (kind === 'sqs empty response although messages are visible') {
       this.#onHit(kind);
-      return reply(answer, 200, {});
+      return reply(response, 200, {});
     }
-    body.VisibilityTimeout = kind === 'sqs visibility expires in mid-batch' ? 0 : this.visibilitySeconds;
+    body.VisibilityTimeout =
+      kind === 'sqs visibility timeout expires during the batch' ? 0 : this.visibilitySeconds;
     if (kind === 'sqs duplicated delivery') body.MaxNumberOfMessages = 5;
-    const passed = await this.#pass(question, body);
+    const passed = await this.#pass(incoming, body);
     const messages = passed.body.Messages ?? [];
-    // A fault of a delivery strikes where something is delivered.
+    // A fault of a delivery needs a delivery: it waits for the next request.
     if (kind !== undefined && messages.length === 0)
       this.plan([{ operation: 'ReceiveMessage', kind, skip: 0 }]);
     else if (kind !== undefined) this.#onHit(kind);
     for (const message of messages) {
       if (Number(message.Attributes?.ApproximateReceiveCount) > 1) this.#onHit('sqs redelivery');
     }
-    if (kind === 'sqs time-out' && messages.length > 0) {
+    if (kind === 'sqs timeout' && messages.length > 0) {
       this.hanging += 1;
-      answer.once('close', () => (this.hanging -= 1));
-      return; // and never answers: the client gives up
+      response.once('close', () => (this.hanging -= 1));
+      return; // without a response: the client gives up
     }
-    if (kind === 'sqs reset after send' && messages.length > 0) return void answer.socket?.resetAndDestroy();
+    if (kind === 'sqs connection reset before the response' && messages.length > 0)
+      return void response.socket?.resetAndDestroy();
     if (kind === 'sqs reordered delivery') {
       messages.reverse();
-      await sleep(OVERTAKEN_MS);
+      await sleep(REORDER_DELAY_MS);
     }
     if (kind === 'sqs duplicated delivery' && messages.length > 0) {
-      // The same one twice in a batch, and some that came before and may be gone by now.
+      // One message twice in the same batch, and earlier ones that may have been deleted since.
       passed.body.Messages = [...messages, messages[0]!, ...this.#delivered.slice(0, 3)];
     }
     this.#delivered = [...messages.slice(0, 2), ...this.#delivered].slice(0, 20);
-    reply(answer, passed.status, passed.body);
+    reply(response, passed.status, passed.body);
   }
 
-  async #delete(question: IncomingMessage, answer: ServerResponse, body: Body, kind?: string): Promise<void> {
+  async #delete(
+    incoming: IncomingMessage,
+    response: ServerResponse,
+    body: Body,
+    kind?: string,
+  ): Promise<void> {
     if (kind !== undefined) this.#onHit(kind);
     const entries = body.Entries ?? [];
-    const failing = kind === undefined || kind === 'sqs reset after send' ? 0 : Math.ceil(entries.length / 2);
+    const failing =
+      kind === undefined || kind === 'sqs connection reset before the response'
+        ? 0
+        : Math.ceil(entries.length / 2);
     const [kept, passedOn] = [entries.slice(0, failing), entries.slice(failing)];
     const passed =
       passedOn.length === 0
         ? { status: 200, body: {} as Body }
-        : await this.#pass(question, { ...body, Entries: passedOn });
-    if (kind === 'sqs reset after send') return void answer.socket?.resetAndDestroy();
+        : await this.#pass(incoming, { ...body, Entries: passedOn });
+    if (kind === 'sqs connection reset before the response') return void response.socket?.resetAndDestroy();
     const { Successful = [], Failed = [] } = passed.body;
-    if (kind === 'sqs stale receipt') {
-      // SQS says yes to a handle that a later delivery has made stale, and keeps the message.
+    if (kind === 'sqs stale receipt handle') {
+      // SQS reports success for a receipt handle that a later delivery has made stale, and keeps the message.
       Successful.push(...kept.map(({ Id }) => ({ Id })));
     } else {
-      const SenderFault = kind === 'sqs delete fails in part, sender fault';
+      const SenderFault = kind === 'sqs partial failure of a delete, sender fault';
       const Code = SenderFault ? 'ReceiptHandleIsInvalid' : 'InternalError';
       Failed.push(...kept.map(({ Id }) => ({ Id, SenderFault, Code, Message: 'a fault' })));
     }
-    reply(answer, passed.status, kept.length === 0 ? passed.body : { Successful, Failed });
+    reply(response, passed.status, kept.length === 0 ? passed.body : { Successful, Failed });
   }
 
   #take(operation: string): string | undefined {
-    if (this.isHeldBack) return undefined;
+    if (this.isPaused) return undefined;
     const index = this.#planned.findIndex((fault) => fault.operation === operation);
     const fault = this.#planned[index];
     if (fault === undefined) return undefined;
@@ -201,25 +213,25 @@ export class QueueProxy {
     return fault.kind;
   }
 
-  async #pass(question: IncomingMessage, body: Body): Promise<{ status: number; body: Body }> {
+  async #pass(incoming: IncomingMessage, body: Body): Promise<{ status: number; body: Body }> {
     const bytes = Buffer.from(JSON.stringify(body));
-    const { host: _, 'content-length': __, ...headers } = question.headers;
+    const { host: _, 'content-length': __, ...headers } = incoming.headers;
     const onward = request({
       hostname: this.#target.hostname,
       port: this.#target.port,
-      path: question.url,
-      method: question.method,
+      path: incoming.url,
+      method: incoming.method,
       agent: this.#agent,
       headers: { ...headers, 'content-length': bytes.length },
     });
     onward.end(bytes);
-    const [answer] = (await once(onward, 'response')) as [IncomingMessage];
-    const text = (await buffer(answer)).toString();
-    return { status: answer.statusCode ?? 500, body: JSON.parse(text || '{}') as Body };
+    const [response] = (await once(onward, 'response')) as [IncomingMessage];
+    const text = (await buffer(response)).toString();
+    return { status: response.statusCode ?? 500, body: JSON.parse(text || '{}') as Body };
   }
 }
 
-function reply(answer: ServerResponse, status: number, body: object): void {
-  answer.writeHead(status, { 'content-type': 'application/x-amz-json-1.0' });
-  answer.end(JSON.stringify(body));
+function reply(response: ServerResponse, status: number, body: object): void {
+  response.writeHead(status, { 'content-type': 'application/x-amz-json-1.0' });
+  response.end(JSON.stringify(body));
 }

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe } from '../../../src/errors.ts';
-import { numberOf, OPEN_BATCHES, until } from './asking.ts';
-import { check, complaints, type Checked } from './check.ts';
+import { numberOf, PENDING_BATCHES, until } from './polling.ts';
+import { check, problemsIn, type Checked } from './check.ts';
 import { FaultError } from './protocol.ts';
 import type { Recovered } from './recovery.ts';
 import { scheduleOf, type Schedule } from './schedule.ts';
@@ -9,36 +9,36 @@ import { startWorld, type World } from './world.ts';
 
 export interface SeedOptions {
   seed: number;
-  /** Messages sent beside those that the faults themselves send. */
+  /** Messages to send, in addition to those that the faults send. */
   messages: number;
   schedule?: Schedule;
   workerPreloads?: string[];
-  /** Called when the stack stands and nothing runs yet. */
+  /** Called after the stack has started, before loader and worker start. */
   prepare?: (world: World) => Promise<void>;
-  onStep?: (words: string) => void;
+  onStep?: (name: string) => void;
 }
 
 export interface SeedReport {
   seed: number;
   ok: boolean;
-  /** What was wrong; empty where all was well. */
+  /** What failed; empty if the run passed. */
   failures: string[];
   findings: Checked['findings'] | null;
   counts: Checked['counts'] | null;
   schedule: string[];
   hits: Record<string, number>;
   recoveries: Recovered[];
-  /** Faults that this machine cannot be given, and why. */
+  /** Faults that cannot be injected on this machine, and why. */
   skipped: string[];
   seconds: number;
-  /** The ends of what loader and worker wrote, where something was wrong. */
+  /** The last output of loader and worker, if the run failed. */
   output?: Record<string, string>;
 }
 
-/** How long everything may take to drain once the faults have ended: then it hangs. */
+/** How long the pipeline may take to drain after the last fault, in milliseconds. Only a hang takes longer. */
 const DRAIN_MS = 240_000;
 
-/** One run: a stack of its own, traffic, the faults of a schedule, calm, and the account of every id. */
+/** One run: starts a stack, sends traffic, injects the faults of a schedule, drains, and accounts for every message. */
 export async function runSeed(options: SeedOptions): Promise<SeedReport> {
   const startedAt = performance.now();
   const schedule = options.schedule ?? scheduleOf(options.seed);
@@ -54,7 +54,7 @@ export async function runSeed(options: SeedOptions): Promise<SeedReport> {
     for (const { name, run } of schedule.steps) {
       options.onStep?.(name);
       const sending = world.traffic.send(share);
-      await run(world).catch((error: unknown) => failures.push(`${name}: ${told(error)}`));
+      await run(world).catch((error: unknown) => failures.push(`${name}: ${messageOf(error)}`));
       await sending;
       world.loader.resume();
       world.worker.resume();
@@ -63,9 +63,9 @@ export async function runSeed(options: SeedOptions): Promise<SeedReport> {
     failures.push(...(await drain(world)));
     await world.recovery.settle();
     checked = await check(world.superuser, world.traffic.sent, await world.remains());
-    failures.push(...complaints(checked.findings), ...world.recovery.failures);
+    failures.push(...problemsIn(checked.findings), ...world.recovery.failures);
   } catch (error) {
-    failures.push(told(error));
+    failures.push(messageOf(error));
   } finally {
     await world.stop();
   }
@@ -90,28 +90,28 @@ export async function runSeed(options: SeedOptions): Promise<SeedReport> {
 
 const ROTATING = `select count(*) from masking.rotations where state <> 'done'`;
 
-/** Ends the faults, and waits until nothing moves any more. */
+/** Waits for the remaining faults, and then until queue, staging and rotations are done. Returns failures. */
 async function drain(world: World): Promise<string[]> {
   const failures: string[] = [];
-  // What is planned strikes only while something moves.
+  // The queue's faults take effect only while there is traffic.
   for (let round = 0; world.queue.pending.length > 0 && round < 60; round += 1) {
     await world.traffic.send(40);
     await sleep(500);
   }
-  const unstruck = world.queue.pending.map(({ kind }) => kind);
-  if (unstruck.length > 0) failures.push(`never struck: ${unstruck.join(', ')}`);
-  world.queue.calm();
-  const isStill = async (): Promise<boolean> =>
+  const missed = world.queue.pending.map(({ kind }) => kind);
+  if (missed.length > 0) failures.push(`faults without effect: ${missed.join(', ')}`);
+  world.queue.cancelFaults();
+  const isDrained = async (): Promise<boolean> =>
     (await world.remains()).queue.size === 0 &&
-    (await numberOf(world.superuser, OPEN_BATCHES)) === 0 &&
+    (await numberOf(world.superuser, PENDING_BATCHES)) === 0 &&
     (await numberOf(world.superuser, ROTATING)) === 0 &&
     (await numberOf(world.superuser, 'select masking.is_sealed()::int')) === 0;
-  if (!(await until(isStill, DRAIN_MS, 250))) failures.push('it never came to rest');
+  if (!(await until(isDrained, DRAIN_MS, 250))) failures.push('the pipeline did not drain');
   return failures;
 }
 
-function told(error: unknown): string {
+function messageOf(error: unknown): string {
   if (error instanceof FaultError) return error.message;
-  // What is in this database is made up: the message may be shown here.
+  // The database has only made-up values, so the message may be shown.
   return error instanceof Error ? `${describe(error)}: ${error.message}` : describe(error);
 }

@@ -1,10 +1,10 @@
 import { seededRandom, type Random } from '../../../local/send/random.ts';
 import { fillRealDisk } from './disk.ts';
 import { killAt, MOMENTS } from './kills.ts';
-import { cut, fillDisk, reset, slow, stopImmediately, swallow, terminate } from './postgres-faults.ts';
+import { cut, fillDisk, reset, slow, stall, stopImmediately, terminate } from './postgres-faults.ts';
 import { QUEUE_FAULTS, type Operation, type PlannedFault } from './queue-proxy.ts';
 import {
-  failForGood,
+  failRepeatedly,
   jumpClock,
   longOverload,
   overload,
@@ -26,7 +26,7 @@ export interface Schedule {
 }
 
 const OVERLOAD_SECONDS = 6;
-/** Once in a long run. */
+/** The long overload happens once in a long run. */
 const LONG_OVERLOAD_SECONDS = 600;
 
 const KILLS: Step[] = MOMENTS.flatMap((moment) =>
@@ -37,9 +37,9 @@ const KILLS: Step[] = MOMENTS.flatMap((moment) =>
 );
 
 const POSTGRES: Step[] = [
-  { name: 'stop Postgres immediate', run: stopImmediately },
-  { name: 'terminate loader backends', run: (world) => terminate(world, 'loader') },
-  { name: 'terminate worker backends', run: (world) => terminate(world, 'worker') },
+  { name: 'immediate shutdown of Postgres', run: stopImmediately },
+  { name: 'terminate connections of the loader', run: (world) => terminate(world, 'loader') },
+  { name: 'terminate connections of the worker', run: (world) => terminate(world, 'worker') },
   { name: 'disk full', run: fillRealDisk },
   { name: 'disk full when staging', run: (world) => fillDisk(world, 'staging.batches') },
   { name: 'disk full when masking', run: (world) => fillDisk(world, 'public.user_logins') },
@@ -47,13 +47,13 @@ const POSTGRES: Step[] = [
 
 const NETWORK: Step[] = [
   { name: 'latency', run: (world) => slow(world, 'latency') },
-  { name: 'drip', run: (world) => slow(world, 'drip') },
-  { name: 'reset', run: reset },
+  { name: 'low bandwidth', run: (world) => slow(world, 'bandwidth') },
+  { name: 'reset connections', run: reset },
   { name: 'cut before COMMIT', run: (world) => cut(world, 'commit:before') },
   { name: 'cut after COMMIT', run: (world) => cut(world, 'commit:after') },
-  { name: 'cut after taking a job', run: (world) => cut(world, 'job:after') },
+  { name: 'cut after getting a job', run: (world) => cut(world, 'job:after') },
   { name: 'cut after masking', run: (world) => cut(world, 'mask:after') },
-  { name: 'black hole', run: swallow },
+  { name: 'stalled network', run: stall },
 ];
 
 const SCENARIOS: Step[] = [
@@ -61,31 +61,34 @@ const SCENARIOS: Step[] = [
   { name: 'SIGTERM twice', run: stopTwice },
   { name: 'overload', run: (world) => overload(world, OVERLOAD_SECONDS) },
   { name: 'without the KEK', run: withoutKek },
-  { name: 'clock jumps', run: jumpClock },
-  { name: 'a hundred failing batches', run: failForGood },
+  { name: 'clock jump', run: jumpClock },
+  { name: 'a hundred failing batches', run: failRepeatedly },
 ];
 
-/** How many of each group a seed has. Groups are dealt out in turn, so that 40 seeds have each member ten times. */
-const DEALT: [Step[], number][] = [
+/**
+ * How many faults of each group a seed has. Seeds take them in turn, so that 40 seeds have each fault at least ten
+ * times.
+ */
+const PER_SEED: [Step[], number][] = [
   [KILLS, 6],
   [POSTGRES, 2],
   [NETWORK, 2],
   [SCENARIOS, 2],
 ];
 
-/** Every fault that there is, for a long run. */
+/** All faults. */
 export const ALL_STEPS: readonly Step[] = [...KILLS, ...POSTGRES, ...NETWORK, ...SCENARIOS];
 
 /** The faults of a seed, in the seed's order. The same seed gives the same schedule. */
 export function scheduleOf(seed: number): Schedule {
   const random = seededRandom(`schedule ${seed}`);
-  const steps = DEALT.flatMap(([group, count]) =>
+  const steps = PER_SEED.flatMap(([group, count]) =>
     Array.from({ length: count }, (_, index) => group[(seed * count + index) % group.length]!),
   );
   return { steps: shuffled(random, steps), queueFaults: queueFaults(random, 1) };
 }
 
-/** Every fault, `rounds` times over, and Postgres slower than the queue for ten minutes. */
+/** Every fault, `rounds` times, and then ten minutes of overload. */
 export function longSchedule(seed: number, rounds: number): Schedule {
   const random = seededRandom(`schedule ${seed}`);
   const steps = Array.from({ length: rounds }, () => shuffled(random, ALL_STEPS)).flat();
@@ -96,12 +99,12 @@ export function longSchedule(seed: number, rounds: number): Schedule {
   return { steps, queueFaults: queueFaults(random, rounds) };
 }
 
-/** Each kind once a round, a time-out first: it takes longest. */
+/** Each kind once per round. Timeouts come first, because they take longest. */
 function queueFaults(random: Random, rounds: number): PlannedFault[] {
   const planned = (operation: Operation): PlannedFault[] =>
     Array.from({ length: rounds }, () => shuffled(random, QUEUE_FAULTS[operation]))
       .flat()
-      .sort((a, b) => Number(b === 'sqs time-out') - Number(a === 'sqs time-out'))
+      .sort((a, b) => Number(b === 'sqs timeout') - Number(a === 'sqs timeout'))
       .map((kind) => ({ operation, kind, skip: random.integer(2, 8) }));
   return [...planned('ReceiveMessage'), ...planned('DeleteMessageBatch')];
 }

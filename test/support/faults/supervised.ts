@@ -11,13 +11,13 @@ const ROOT = path.join(import.meta.dirname, '../../..');
 const RESTART_AFTER_MS = 200;
 const POINTS = pathToFileURL(path.join(import.meta.dirname, 'points.ts')).href;
 
-/** How a process ended: its exit code, or the signal. */
+/** How a process ended: its exit code, or the signal that ended it. */
 export type End = number | NodeJS.Signals;
 
-/** Loader or worker as a process of its own, started again whenever it ends, as a supervisor would. */
+/** Loader or worker as a child process, restarted whenever it ends, as by a supervisor. */
 export class Supervised {
   readonly name: 'loader' | 'worker';
-  /** Ends that nobody here brought about. */
+  /** How the process ended, for each time that no test ended it. */
   readonly unexpected: End[] = [];
   readonly #args: string[];
   readonly #variables: Record<string, string>;
@@ -26,8 +26,8 @@ export class Supervised {
   #overrides: Record<string, string> = {};
   #child: ChildProcess | undefined;
   #ended: Promise<End> = Promise.resolve(0);
-  #isWanted = false;
-  #isOurDoing = false;
+  #isToRun = false;
+  #isEndExpected = false;
   #output = '';
 
   constructor(
@@ -45,12 +45,12 @@ export class Supervised {
     return this.#child !== undefined && this.#child.exitCode === null && this.#child.signalCode === null;
   }
 
-  /** The end of what it wrote. */
+  /** The last part of the process's output. */
   get output(): string {
     return this.#output;
   }
 
-  /** Resident memory, in MiB; 0 while it does not run. */
+  /** Resident memory in MiB; 0 while the process does not run. */
   get memory(): number {
     try {
       const status = readFileSync(`/proc/${this.#child?.pid}/status`, 'utf8');
@@ -60,55 +60,55 @@ export class Supervised {
     }
   }
 
-  /** @param overrides settings other than usual; they last until it is started anew with others */
+  /** @param overrides settings that differ from the usual ones, also after restarts, until the next call of `start` */
   start(overrides: Record<string, string> = {}): void {
     this.#overrides = overrides;
-    this.#isWanted = true;
+    this.#isToRun = true;
     this.#spawn();
   }
 
-  /** Starts it again where a fault that failed half-way has left it ended: the faults after it need it. */
+  /** Starts the process if a fault that failed has left it stopped: later faults need it. */
   resume(): void {
-    if (!this.#isWanted) this.start();
+    if (!this.#isToRun) this.start();
   }
 
   /**
-   * Arms a point, and ends when the process is there; it waits there for `go` or for its end.
+   * Arms a point, and waits until the process has reached it. The process waits there for `go`, or until it is killed.
    *
-   * @throws {FaultError} where it does not come to it
+   * @throws {FaultError} if the process does not reach the point in time
    */
-  async reach(point: string, within = 90_000): Promise<void> {
+  async reach(point: string, timeoutMs = 90_000): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<boolean>();
     this.#armed.set(point, () => resolve(true));
-    this.say({ arm: point });
-    const reached = await Promise.race([promise, sleep(within, false, { ref: false })]);
+    this.send({ arm: point });
+    const reached = await Promise.race([promise, sleep(timeoutMs, false, { ref: false })]);
     this.#armed.delete(point);
-    if (!reached) throw new FaultError(`${this.name} never came to ${point}`);
+    if (!reached) throw new FaultError(`the ${this.name} did not reach ${point}`);
   }
 
   go(point: string): void {
-    this.say({ go: point });
+    this.send({ go: point });
   }
 
-  say(message: RunnerMessage): void {
+  send(message: RunnerMessage): void {
     if (this.isAlive && this.#child?.connected) this.#child.send(message, () => {});
   }
 
-  /** Sends a signal and waits for the end; the process is started again. */
+  /** Sends a signal and waits until the process has ended. It is restarted. */
   async end(signal: NodeJS.Signals): Promise<End> {
-    this.#isOurDoing = true;
+    this.#isEndExpected = true;
     this.signal(signal);
     return this.#ended;
   }
 
   signal(signal: NodeJS.Signals): void {
-    this.#isOurDoing = true;
+    this.#isEndExpected = true;
     this.#child?.kill(signal);
   }
 
-  /** Ends it, and leaves it ended. */
+  /** Sends a signal and waits until the process has ended. It is not restarted. */
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<End> {
-    this.#isWanted = false;
+    this.#isToRun = false;
     return this.end(signal);
   }
 
@@ -120,33 +120,33 @@ export class Supervised {
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
     });
     this.#child = child;
-    this.#isOurDoing = false;
-    const keep = (chunk: unknown) => {
+    this.#isEndExpected = false;
+    const keepOutput = (chunk: unknown) => {
       this.#output = (this.#output + String(chunk)).slice(-OUTPUT_KEPT);
     };
-    child.stdout?.on('data', keep);
-    child.stderr?.on('data', keep);
-    child.on('message', (message: PointMessage) => this.#arrived(message.at));
-    for (const point of this.#armed.keys()) this.say({ arm: point });
+    child.stdout?.on('data', keepOutput);
+    child.stderr?.on('data', keepOutput);
+    child.on('message', (message: PointMessage) => this.#onPoint(message.at));
+    for (const point of this.#armed.keys()) this.send({ arm: point });
     this.#ended = once(child, 'exit').then(([code, signal]) => {
       const end = (code ?? signal) as End;
-      keep(`[ended: ${end}]\n`);
-      if (!this.#isOurDoing) this.unexpected.push(end);
+      keepOutput(`[ended: ${end}]\n`);
+      if (!this.#isEndExpected) this.unexpected.push(end);
       void this.#restart();
       return end;
     });
   }
 
-  #arrived(point: string): void {
-    const arrived = this.#armed.get(point);
-    // Armed for somebody who has given up waiting.
-    if (arrived === undefined) this.go(point);
-    else arrived();
+  #onPoint(point: string): void {
+    const onReached = this.#armed.get(point);
+    // Without it, `reach` has timed out.
+    if (onReached === undefined) this.go(point);
+    else onReached();
   }
 
   async #restart(): Promise<void> {
-    if (!this.#isWanted) return;
+    if (!this.#isToRun) return;
     await sleep(RESTART_AFTER_MS);
-    if (this.#isWanted && !this.isAlive) this.#spawn();
+    if (this.#isToRun && !this.isAlive) this.#spawn();
   }
 }

@@ -3,7 +3,7 @@ import { loginEvents, type LoginEvent } from '../../../local/send/events.ts';
 import { malformedBody } from '../../../local/send/malformed.ts';
 import { seededRandom, type Random } from '../../../local/send/random.ts';
 
-/** What was sent under a message id; without an event, a body that belongs into quarantine. */
+/** A message that was sent. Without an event, its body is malformed and must be quarantined. */
 export interface Sent {
   id: string;
   event?: LoginEvent;
@@ -12,16 +12,16 @@ export interface Sent {
 const REPEATED_VALUES = 0.2;
 const MALFORMED = 0.02;
 const SENT_TWICE = 0.05;
-const LANES = 4;
+const CONCURRENCY = 4;
 
-/** Sends made-up events to the queue, and keeps the books: every id and what is to become of it. */
+/** Sends made-up events to the queue, and records each message. */
 export class Traffic {
   readonly sent: Sent[] = [];
   readonly #client: SQSClient;
   readonly #queueUrl: string;
   readonly #random: Random;
   readonly #events: Generator<string, never>;
-  #again: { body: string; event?: LoginEvent }[] = [];
+  #toRepeat: { body: string; event?: LoginEvent }[] = [];
 
   constructor(seed: number, queue: { endpoint: string; region: string; queueUrl: string }) {
     const credentials = { accessKeyId: 'test', secretAccessKey: 'test' };
@@ -31,10 +31,10 @@ export class Traffic {
     this.#events = loginEvents({ seed: `events ${seed}`, duplicates: REPEATED_VALUES, malformed: 0 });
   }
 
-  /** Straight to the queue, by no proxy: an id that the queue gave out is an id to account for. */
+  /** Sends to the queue directly, not through the proxy, so that each message that arrives in the queue is recorded. */
   async send(count: number): Promise<void> {
     const bodies = Array.from({ length: count }, () => this.#next());
-    const lane = async (): Promise<void> => {
+    const sendBatches = async (): Promise<void> => {
       for (let ten = bodies.splice(0, 10); ten.length > 0; ten = bodies.splice(0, 10)) {
         const Entries = ten.map(({ body }, index) => ({ Id: String(index), MessageBody: body }));
         const command = new SendMessageBatchCommand({ QueueUrl: this.#queueUrl, Entries });
@@ -45,7 +45,7 @@ export class Traffic {
         }
       }
     };
-    await Promise.all(Array.from({ length: LANES }, lane));
+    await Promise.all(Array.from({ length: CONCURRENCY }, sendBatches));
   }
 
   stop(): void {
@@ -53,14 +53,14 @@ export class Traffic {
   }
 
   #next(): { body: string; event?: LoginEvent } {
-    const again = this.#again.shift();
-    if (again !== undefined) return again;
+    const repeated = this.#toRepeat.shift();
+    if (repeated !== undefined) return repeated;
     const body = this.#events.next().value;
     const event = JSON.parse(body) as LoginEvent;
     const next = this.#random.chance(MALFORMED)
       ? { body: malformedBody(this.#random, event) }
       : { body, event };
-    if (this.#random.chance(SENT_TWICE)) this.#again.push(next);
+    if (this.#random.chance(SENT_TWICE)) this.#toRepeat.push(next);
     return next;
   }
 }

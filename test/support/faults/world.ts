@@ -4,8 +4,8 @@ import { createPool } from '../../../src/database/pool.ts';
 import { startStack, type Stack } from '../../../local/stack/stack.ts';
 import { createLogger } from '../../../src/log.ts';
 import { seededRandom, type Random } from '../../../local/send/random.ts';
-import { makePlace, removePlace } from '../place.ts';
-import { until } from './asking.ts';
+import { makeTestDirectory, removeTestDirectory } from '../test-directory.ts';
+import { until } from './polling.ts';
 import type { Remains } from './check.ts';
 import { PostgresProxy } from './postgres-proxy.ts';
 import { QueueProxy } from './queue-proxy.ts';
@@ -13,10 +13,10 @@ import { Recovery } from './recovery.ts';
 import { Supervised } from './supervised.ts';
 import { Traffic } from './traffic.ts';
 
-/** What loader and worker are given, beside addresses: small batches, so that a few thousand messages are many. */
+/** Settings of loader and worker besides addresses. Batches are small, so that a few thousand messages make many. */
 const SETTINGS = {
   SQS_WAIT_TIME_SECONDS: '1',
-  // The gate shuts at half of this; how long messages really stay hidden is the proxy's to say.
+  // The loader pauses when rows wait for half of this. The proxy sets the true visibility timeout.
   SQS_VISIBILITY_TIMEOUT_SECONDS: '120',
   SHUTDOWN_GRACE_SECONDS: '15',
   LOAD_BATCH_ROWS: '40',
@@ -27,11 +27,11 @@ const SETTINGS = {
 export interface WorldOptions {
   seed: number;
   messages: number;
-  /** Modules loaded into the worker beside the fault points: a defect to be put back. */
+  /** Modules to load into the worker in addition to the fault points: a deliberate defect. */
   workerPreloads?: string[];
 }
 
-/** A stack of a run's own, what runs against it, and the means to make it bad. */
+/** Everything that a run consists of: a stack, the processes that use it, traffic, and proxies that inject faults. */
 export interface World {
   stack: Stack;
   random: Random;
@@ -44,27 +44,27 @@ export interface World {
   traffic: Traffic;
   recovery: Recovery;
   localDir: string;
-  /** Size of a disk that is to be filled: with all messages on it there is still room. */
+  /** Size of the disk to be filled. It is larger than what all messages need. */
   diskMiB: number;
-  /** A small disk under some tables, once a fault has made one. */
+  /** The directory of that disk, once a fault has created it. */
   disk: string | undefined;
-  /** Done when the stack has stopped. */
+  /** Called after the stack has stopped. */
   atEnd: (() => void)[];
-  /** Faults that this machine cannot be given, and why. */
+  /** Faults that cannot be injected on this machine, and why. */
   skipped: string[];
-  /** Lines of the server's log with these words. */
-  serverLogCount(words: string): number;
-  /** How often each kind of fault really struck. */
+  /** Counts the occurrences of a text in the server's log. */
+  serverLogCount(text: string): number;
+  /** How often each kind of fault took effect. */
   hits: Map<string, number>;
   hit(kind: string, count?: number): void;
-  /** Kills the server, and ends when it has died; it is started again by itself. */
+  /** Kills the server, and waits until it has ended. The stack restarts it. */
   killPostgres(signal: 'SIGKILL' | 'SIGQUIT'): Promise<void>;
   remains(): Promise<Remains>;
   stop(): Promise<void>;
 }
 
 export async function startWorld(options: WorldOptions): Promise<World> {
-  const localDir = makePlace();
+  const localDir = makeTestDirectory();
   const stack = await startStack({ localDir, persistent: false, log: createLogger('silent') });
   const { urls, kekFile, endpoint, queueUrl, region } = stack.file;
   const atEnd: (() => void)[] = [];
@@ -89,7 +89,7 @@ export async function startWorld(options: WorldOptions): Promise<World> {
     {
       ...variables(urls.worker),
       MASKING_KEK_FILE: kekFile,
-      // For a defect that is put back and must see what the worker may not.
+      // For a deliberate defect that must see what the worker may not.
       ...(options.workerPreloads && { FAULTS_SUPERUSER_URL: urls.superuser, FAULTS_QUEUE_URL: queueUrl }),
     },
     { preloads: options.workerPreloads ?? [] },
@@ -112,7 +112,7 @@ export async function startWorld(options: WorldOptions): Promise<World> {
     disk: undefined,
     atEnd,
     skipped: [],
-    serverLogCount: (words) => readFileSync(stack.file.postgresLog, 'utf8').split(words).length - 1,
+    serverLogCount: (text) => readFileSync(stack.file.postgresLog, 'utf8').split(text).length - 1,
     hits,
     hit,
     async killPostgres(signal) {
@@ -130,7 +130,7 @@ export async function startWorld(options: WorldOptions): Promise<World> {
       await Promise.all([queue.stop(), postgres.stop(), superuser.end(), custodian.end()]);
       await stack.stop();
       for (const end of atEnd) end();
-      await removePlace(localDir);
+      await removeTestDirectory(localDir);
     },
   };
 }
@@ -143,7 +143,7 @@ interface Inspected {
   };
 }
 
-/** The emulator's own way to look into a queue without receiving. */
+/** Reads a queue without receiving, through an interface of the emulator. */
 async function idsIn(queueUrl: string): Promise<Set<string>> {
   const url = new URL(queueUrl);
   const answer = await fetch(new URL(`/_fauxqs/queues/${url.pathname.split('/').at(-1)}`, url));

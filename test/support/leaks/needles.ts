@@ -1,11 +1,11 @@
 import { formsOf } from '../forms.ts';
 
-/** Values to look for, by a name to report. */
+/** Values to search for, by the name to report. */
 export type Canaries = ReadonlyMap<string, string | Buffer>;
 
-/** Shorter pieces turn up by chance in tens of megabytes. */
+/** Shorter pieces would occur by chance in tens of megabytes. In bytes. */
 const SHORTEST_PIECE = 10;
-/** Needles are found by a hash of their first eight bytes. */
+/** The scanner finds needles by a hash of their first eight bytes. */
 const HASHED = 8;
 const HASH_BITS = 24;
 const PAGE = Buffer.alloc(8192);
@@ -16,9 +16,10 @@ interface Needle {
 }
 
 /**
- * Every form in which a value may turn up: as it is, in hex of both cases, in base64 at its three alignments, as JSON
- * with and without escapes, in UTF-16 of both byte orders, and, where it is bytes, as Postgres and Node print bytes. Each in two halves as well: WAL has a
- * header every 8 KiB, and messages are cut short.
+ * Every form in which a value may appear: unchanged, in hexadecimal of both cases, in base64 at each of three
+ * alignments, as JSON with and without escapes, in UTF-16 of both byte orders, and, if it is bytes, as Postgres and
+ * Node print bytes. Each form is searched for in two halves, because WAL has a header every 8 KiB, and messages may be
+ * cut off.
  */
 export function needlesOf(value: string | Buffer): Buffer[] {
   const forms = [...formsOf(value), ...(typeof value === 'string' ? textForms(value) : byteForms(value))];
@@ -29,7 +30,7 @@ export function needlesOf(value: string | Buffer): Buffer[] {
   return [...new Map(pieces.map((piece) => [piece.toString('latin1'), piece])).values()];
 }
 
-/** Looks for all canaries at once, in one pass over the bytes. */
+/** Searches for all canaries in one pass over the bytes. */
 export class Scanner {
   readonly #starts = new Uint8Array(1 << HASH_BITS);
   readonly #needles = new Map<number, Needle[]>();
@@ -44,7 +45,7 @@ export class Scanner {
     }
   }
 
-  /** The names of the canaries that are in the bytes. */
+  /** The names of the canaries that the bytes contain. */
   namesIn(haystack: Uint8Array): string[] {
     const bytes = Buffer.from(haystack.buffer, haystack.byteOffset, haystack.byteLength);
     const starts = this.#starts;
@@ -52,7 +53,7 @@ export class Scanner {
     let early = 0;
     let late = 0;
     for (let at = 0; at < bytes.length; at += 1) {
-      // Most of WAL, and much of everything else, is empty.
+      // Most pages of WAL, and many others, are empty.
       while (at % PAGE.length === 0 && bytes.subarray(at, at + PAGE.length).equals(PAGE)) {
         at += PAGE.length;
         early = 0;
@@ -83,7 +84,9 @@ function textForms(value: string): Buffer[] {
   return [wide, Buffer.from(wide).swap16(), Buffer.from(JSON.stringify(escaped).slice(1, -1))];
 }
 
-/** As `bytea_output = escape`, `JSON.stringify` of a Buffer, and `console.log` of one write them. */
+/**
+ * Bytes as `bytea_output = escape`, as JSON.stringify of a Buffer, as console.log of a Buffer, and in hex as UTF-16.
+ */
 function byteForms(value: Buffer): Buffer[] {
   const octal = [...value].map((byte) => {
     if (byte === 0x5c) return '\\\\';

@@ -2,13 +2,13 @@ import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import type pg from 'pg';
 
-/** Bytes to look through, and where they were. */
+/** Bytes to search, and where they are from. */
 export interface Place {
   place: string;
   bytes: Buffer;
 }
 
-/** What a superuser reads by SQL: statistics, views of the server's state, and every column of every logged table. */
+/** What a superuser can read with SQL: statistics, views of the server's state, every column of every logged table. */
 export async function* sqlPlaces(superuser: pg.Pool): AsyncGenerator<Place> {
   for (const { place, query } of [...(await columns(superuser)), ...SYSTEM]) {
     const { rows } = await superuser.query<{ value: Buffer | string | null }>(query);
@@ -17,7 +17,7 @@ export async function* sqlPlaces(superuser: pg.Pool): AsyncGenerator<Place> {
   }
 }
 
-/** Two values that meet must not make a third. */
+/** Separates values, so that two adjacent ones do not form a third. */
 const SEPARATOR = Buffer.from('\n');
 
 const SYSTEM = [
@@ -32,7 +32,7 @@ const SYSTEM = [
   { place: 'pg_db_role_setting', query: 'select s::text as value from pg_db_role_setting s' },
 ];
 
-/** bytea as it is, and everything else as text: an array or a row of bytea is hex then. */
+/** Every column of every logged table: bytea unchanged, everything else as text. */
 async function columns(superuser: pg.Pool): Promise<{ place: string; query: string }[]> {
   const { rows } = await superuser.query<{ place: string; query: string }>(
     `select format('%s.%s.%s', n.nspname, c.relname, a.attname) as place,
@@ -46,8 +46,8 @@ async function columns(superuser: pg.Pool): Promise<{ place: string; query: stri
 }
 
 /**
- * All files of the data directory, WAL among them, but those of unlogged relations, their TOAST tables and indexes;
- * their init forks, which are logged, are here.
+ * All files of the data directory, including WAL, except those of unlogged relations with their TOAST tables and
+ * indexes. The init forks of unlogged relations are included, because they are logged.
  */
 export async function* filePlaces(superuser: pg.Pool, dataDirectory: string): AsyncGenerator<Place> {
   await superuser.query('checkpoint');
@@ -58,7 +58,7 @@ export async function* filePlaces(superuser: pg.Pool, dataDirectory: string): As
   const unlogged = new Set(rows.map(({ file }) => file));
   for (const entry of readdirSync(dataDirectory, { recursive: true, withFileTypes: true })) {
     const file = path.relative(dataDirectory, path.join(entry.parentPath, entry.name));
-    // Segments and forks: 16384, 16384.1, 16384_fsm.
+    // A relation has segments and forks, such as 16384, 16384.1 and 16384_fsm.
     if (!entry.isFile() || unlogged.has(file.replace(/(?:\.\d+|_fsm|_vm)$/, ''))) continue;
     const bytes = contentOf(path.join(dataDirectory, file));
     if (bytes !== undefined) yield { place: kindOf(file), bytes };
@@ -70,7 +70,7 @@ function kindOf(file: string): string {
   return file.includes('pgsql_tmp') ? 'temporary files' : 'data directory';
 }
 
-/** Files come and go while the server runs. */
+/** Undefined if the server has removed the file in the meantime. */
 function contentOf(file: string): Buffer | undefined {
   try {
     return readFileSync(file);

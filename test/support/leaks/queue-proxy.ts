@@ -2,16 +2,16 @@ import { createServer, request, type IncomingMessage, type ServerResponse } from
 import type { AddressInfo } from 'node:net';
 
 /**
- * What becomes of an answer of SQS: an error that quotes something, a connection that breaks instead, or JSON that breaks off, which a parser's error
- * quotes.
+ * What happens instead of a response of SQS: an error with this text, a connection reset, or truncated JSON, which the
+ * parser's error quotes.
  */
 export type Fault = { error: string } | 'reset' | 'cut';
 
-/** A way to the emulator that a test can break, for requests of one kind at a time. */
+/** An HTTP proxy before the emulator that can make requests fail. */
 export class QueueProxy {
   readonly #faults = new Map<string, Fault[]>();
   readonly #target: URL;
-  readonly #server = createServer((incoming, answer) => this.#forward(incoming, answer));
+  readonly #server = createServer((incoming, reply) => this.#forward(incoming, reply));
 
   private constructor(endpoint: string) {
     this.#target = new URL(endpoint);
@@ -29,12 +29,12 @@ export class QueueProxy {
     return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
 
-  /** Has the next requests of a kind (`ReceiveMessage`, `DeleteMessageBatch`) fail, one a fault. */
+  /** Lets the next requests of an action (`ReceiveMessage`, `DeleteMessageBatch`) fail, one for each fault. */
   fail(action: string, faults: Fault[]): void {
     this.#faults.set(action, [...(this.#faults.get(action) ?? []), ...faults]);
   }
 
-  /** How many faults have not struck yet. */
+  /** Number of faults that have not happened yet. */
   get waiting(): number {
     return [...this.#faults.values()].reduce((sum, faults) => sum + faults.length, 0);
   }
@@ -46,35 +46,35 @@ export class QueueProxy {
     });
   }
 
-  #forward(incoming: IncomingMessage, answer: ServerResponse): void {
+  #forward(incoming: IncomingMessage, reply: ServerResponse): void {
     const action = String(incoming.headers['x-amz-target']).split('.').at(-1) ?? '';
     const forwarded = request(
       { host: this.#target.hostname, port: this.#target.port, path: incoming.url, method: incoming.method, headers: incoming.headers },
       (response) => {
         const chunks: Buffer[] = [];
         response.on('data', (chunk: Buffer) => chunks.push(chunk));
-        response.on('end', () => this.#answer(action, response, Buffer.concat(chunks), answer));
+        response.on('end', () => this.#reply(action, response, Buffer.concat(chunks), reply));
       },
     ); // prettier-ignore
-    forwarded.on('error', () => answer.destroy());
+    forwarded.on('error', () => reply.destroy());
     incoming.pipe(forwarded);
   }
 
-  #answer(action: string, response: IncomingMessage, body: Buffer, answer: ServerResponse): void {
-    // An empty answer quotes nothing, so the fault waits for the next.
+  #reply(action: string, response: IncomingMessage, body: Buffer, reply: ServerResponse): void {
+    // An empty response contains nothing to leak, so the fault waits for the next one.
     const isEmpty = action === 'ReceiveMessage' && !body.includes('"Body"');
     const fault = isEmpty ? undefined : this.#faults.get(action)?.shift();
     if (fault === 'reset') {
-      answer.socket?.resetAndDestroy();
+      reply.socket?.resetAndDestroy();
       return;
     }
     const type = response.headers['content-type'] ?? 'application/x-amz-json-1.0';
     if (typeof fault === 'object') {
-      answer.writeHead(500, { 'content-type': type });
-      answer.end(JSON.stringify({ __type: 'com.amazonaws.sqs#InternalFailure', message: fault.error }));
+      reply.writeHead(500, { 'content-type': type });
+      reply.end(JSON.stringify({ __type: 'com.amazonaws.sqs#InternalFailure', message: fault.error }));
       return;
     }
-    answer.writeHead(response.statusCode ?? 500, { 'content-type': type });
-    answer.end(fault === 'cut' ? body.subarray(0, body.length - 3) : body);
+    reply.writeHead(response.statusCode ?? 500, { 'content-type': type });
+    reply.end(fault === 'cut' ? body.subarray(0, body.length - 3) : body);
   }
 }

@@ -5,9 +5,9 @@ import { filePlaces, sqlPlaces, type Place } from './places.ts';
 import type { World } from './world.ts';
 
 /**
- * Looks for canaries everywhere that they must not be.
+ * Searches for canaries in every place where they must not be.
  *
- * @returns `place: canary` for each that was found, sorted
+ * @returns `place: canary` for each canary that was found, sorted
  */
 export async function scan(world: World, canaries: Canaries = world.canaries.all): Promise<string[]> {
   const scanner = new Scanner(canaries);
@@ -22,9 +22,9 @@ async function* everywhere(world: World): AsyncGenerator<Place> {
   yield* sqlPlaces(world.db.superuser);
   yield* filePlaces(world.db.superuser, world.dataDirectory);
   yield { place: 'base backup', bytes: await baseBackup(world.postgres.url('postgres')) };
-  yield* world.witness.places();
+  yield* world.recorder.places();
   yield { place: 'output of commands', bytes: Buffer.from(world.printed()) };
-  // Last, so that what the scan itself did is in it.
+  // The log comes last, so that it includes what the scan itself did.
   const log = readFileSync(world.logFile, 'latin1').split(ENTRY);
   yield {
     place: 'server log',
@@ -33,7 +33,7 @@ async function* everywhere(world: World): AsyncGenerator<Place> {
   yield { place: PLANS, bytes: Buffer.from(log.filter(isPlan).join('\n'), 'latin1') };
 }
 
-/** What auto_explain writes to the server's log. */
+/** The name of the entries that auto_explain writes to the server's log. */
 export const PLANS = 'plans in the server log';
 const isPlan = (entry: string): boolean => /^.{0,200}duration: [\d.]+ ms  plan:/.test(entry);
 const ENTRY = /^(?=\d{4}-\d\d-\d\d [\d:.]+ UTC \[)/m;

@@ -20,14 +20,14 @@ import { startPostgres, type Postgres } from '../../../local/postgres/postgres.t
 import { createLogger } from '../../../src/log.ts';
 import { createQueueClient } from '../../../src/queue/client.ts';
 import type { TestDatabase } from '../database.ts';
-import { makePlace, removePlace } from '../place.ts';
-import { CanaryBook } from './canaries.ts';
+import { makeTestDirectory, removeTestDirectory } from '../test-directory.ts';
+import { CanarySet } from './canaries.ts';
 import { QueueProxy } from './queue-proxy.ts';
-import { Witness } from './witness.ts';
+import { Recorder } from './recorder.ts';
 
 const ROOT = path.join(import.meta.dirname, '../../..');
 
-/** As talkative as Postgres gets without being asked for its parse trees, and every byte of WAL kept. */
+/** Postgres logs as much as it can, except for parse trees, and keeps all WAL. */
 const SETTINGS = {
   log_statement: 'all',
   log_min_duration_statement: '0',
@@ -53,37 +53,38 @@ const SETTINGS = {
   max_wal_senders: '4',
 };
 
-/** A command that was run, with all that it printed. */
+/** A command that was started. */
 export interface Run {
   pid: number;
+  /** Everything that the command has printed so far. */
   output(): string;
   kill(signal: NodeJS.Signals): void;
-  /** The exit code, or the signal that ended it. */
+  /** The exit code, or the signal that ended the process. */
   ended: Promise<number | string>;
 }
 
-/** A whole pipeline of a test's own, with what is hidden in it and who watches it. */
+/** A pipeline for one test, with the canaries in it and a recorder that watches it. */
 export interface World {
   db: TestDatabase;
   postgres: Postgres;
   dataDirectory: string;
   logFile: string;
-  canaries: CanaryBook;
-  witness: Witness;
+  canaries: CanarySet;
+  recorder: Recorder;
   queue: QueueProxy;
-  /** A place for files of the test. */
+  /** A directory for files of the test. */
   directory: string;
-  /** Everything that all commands printed. */
+  /** Everything that all commands have printed. */
   printed(): string;
-  /** Runs `masked-logins <command>` as a login; the environment holds nothing but what it needs and `variables`. */
+  /** Starts `masked-logins <command>` as a login. Its environment has only what it needs, and `variables`. */
   run(command: string, login: StackLogin, args?: string[], variables?: Record<string, string>): Run;
   send(bodies: readonly string[]): Promise<void>;
   stop(): Promise<void>;
 }
 
 export async function createWorld(settings: Record<string, string> = {}): Promise<World> {
-  const directory = makePlace();
-  const undo: (() => Promise<unknown> | void)[] = [() => removePlace(directory)];
+  const directory = makeTestDirectory();
+  const undo: (() => Promise<unknown> | void)[] = [() => removeTestDirectory(directory)];
   const stop = async () => {
     for (const step of undo.splice(0).reverse()) await step();
   };
@@ -119,7 +120,7 @@ async function build(
   await migrate({ connectionString: urlAs('owner'), log: createLogger('silent') });
   await createMemberLogins(url, passwords);
 
-  const canaries = new CanaryBook();
+  const canaries = new CanarySet();
   const db = databaseOf(urlAs, canaries.key('KEK'));
   undo.push(() => db.drop());
   await db.superuser.query('create extension pg_stat_statements schema public');
@@ -131,17 +132,17 @@ async function build(
   const running = new Map<number, Run>();
   const runs: Run[] = [];
   undo.push(() => Promise.all([...running.values()].map(({ kill, ended }) => (kill('SIGKILL'), ended))));
-  const witness = new Witness();
+  const recorder = new Recorder();
   const pids = () => [...running.keys(), ...(postgres.pid() === undefined ? [] : [postgres.pid()!])];
-  witness.watch(db.pool('superuser'), pids);
-  undo.push(() => witness.stop());
+  recorder.watch(db.pool('superuser'), pids);
+  undo.push(() => recorder.stop());
   return {
     db,
     postgres,
     dataDirectory,
     logFile,
     canaries,
-    witness,
+    recorder,
     queue,
     directory,
     printed: () => runs.map((run) => run.output()).join('\n'),
@@ -217,7 +218,7 @@ async function send(emulator: Emulator, bodies: readonly string[]): Promise<void
       .slice(at, at + 5)
       .map((MessageBody, index) => ({ Id: String(index), MessageBody }));
     const { Failed = [] } = await client.send(new SendMessageBatchCommand({ QueueUrl: url, Entries }));
-    if (Failed.length > 0) throw new Error(`SQS did not take a message: ${Failed[0]?.Code}`);
+    if (Failed.length > 0) throw new Error(`SQS did not accept a message: ${Failed[0]?.Code}`);
   }
   client.destroy();
 }

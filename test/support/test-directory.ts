@@ -3,15 +3,15 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { removeData } from '../../local/stack/stack.ts';
 
-/** A directory for a stack or a server of a test's own, through which the server's user gets. */
-export function makePlace(): string {
+/** Creates a temporary directory for the stack or server of one test. The server's user may pass through it. */
+export function makeTestDirectory(): string {
   const directory = mkdtempSync(path.join(tmpdir(), 'masked-logins-test-'));
   chmodSync(directory, 0o711);
   return directory;
 }
 
-/** Removes it, with whatever still runs in it. */
-export async function removePlace(directory: string): Promise<void> {
+/** Ends what still runs in the directory, and removes it. */
+export async function removeTestDirectory(directory: string): Promise<void> {
   await removeData(directory);
   rmSync(directory, { recursive: true, force: true });
 }

@@ -1,28 +1,28 @@
-/** One way for each place that the scan looks at to put a value there for real. */
+/** For each place that the scan searches, a function that puts a value there. */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { World } from './world.ts';
 
-type Plant = (world: World, value: string) => Promise<unknown>;
+type Leak = (world: World, value: string) => Promise<unknown>;
 
 const sql =
-  (statement: (value: string) => string): Plant =>
+  (statement: (value: string) => string): Leak =>
   async ({ db }, value) =>
     db.superuser.query(statement(value));
 const hexOf = (value: string): string => Buffer.from(value).toString('hex');
 const inQuarantine = (reason: string, body: string) =>
   `insert into staging.quarantine values ('${randomUUID()}', now(), ${reason}, 1, ${body})`;
 
-/** A table with a value in it, that no statement text tells. */
-const table = (name: string, kind = ''): Plant =>
+/** Creates a table that contains a value. The value is reversed in the statement, so that it is only in the table. */
+const table = (name: string, kind = ''): Leak =>
   sql(
     (value) => `create ${kind} table public.${name} as
         select reverse('${[...value].reverse().join('')}') as v from generate_series(1, 100);
       analyze public.${name}`,
   );
 
-/** By place as the scan names it. */
-export const PLANTS: readonly (readonly [string, Plant])[] = [
+/** By the name that the scan gives the place. */
+export const DELIBERATE_LEAKS: readonly (readonly [string, Leak])[] = [
   ['server log', sql((value) => `do $$ begin raise log '%', '${hexOf(value)}'; end $$`)],
   ['plans in the server log', sql((value) => `select * from pg_class where relname = '${value}'`)],
   ['WAL', sql((value) => `select pg_logical_emit_message(false, 'planted', '${value}')`)],
@@ -61,17 +61,17 @@ export const PLANTS: readonly (readonly [string, Plant])[] = [
   ['command lines', async (world, value) => world.run('keys', 'custodian', ['list', value]).ended],
   [
     'output of commands',
-    // The name of a file that cannot be read is told.
+    // The error message names a file that cannot be read.
     async (world, value) => world.run('keys', 'custodian', ['unseal'], { MASKING_KEK_FILE: `/nonexistent/${value}` }).ended,
   ],
-  ['errors', async ({ db, witness }, value) => witness.codeOf(db.superuser.query(`select '${value}'::int`))],
+  ['errors', async ({ db, recorder }, value) => recorder.codeOf(db.superuser.query(`select '${value}'::int`))],
 ]; // prettier-ignore
 
-/** A sort that does not fit into memory, under way while the scan looks. */
+/** Starts a sort that does not fit into memory, and leaves it open during the scan. */
 async function spill({ db }: World, value: string): Promise<void> {
   const client = await db.superuser.connect();
   await client.query(`begin; set local work_mem = '64kB';
     declare sorted cursor for select '${value}' || n as v from generate_series(1, 20000) n order by v; fetch 1 from sorted`);
-  // Long enough for one scan, and no longer than the world.
+  // Long enough for one scan.
   void sleep(60_000, undefined, { ref: false }).then(() => client.release(true));
 }

@@ -1,4 +1,4 @@
-/** What happens to messages in an ordinary life of the pipeline, and in an unlucky one, with canaries in all of it. */
+/** What happens to messages in normal operation and in failures, with canaries everywhere. */
 import { randomUUID } from 'node:crypto';
 import { ABSENT, LENGTHS, NO_EVENT, ODD, UNREADABLE, WRONG_TYPES } from '../../sql/bodies.ts';
 import { until } from '../pipeline.ts';
@@ -10,7 +10,7 @@ export const worker = (world: World, variables: Record<string, string> = {}) =>
 export const workOnce = (world: World) =>
   world.run('worker', 'worker', ['--once'], { MASKING_KEK: world.db.kek.toString('hex') }).ended;
 
-/** An event with an address and a device id that are looked for. */
+/** An event whose address and device id are canaries. */
 export function secretEvent(world: World, name: string, properties: Record<string, unknown> = {}): string {
   const { canaries } = world;
   return event({ ip: canaries.address(`ip of ${name}`), device_id: canaries.text(`device of ${name}`), ...properties });
@@ -21,7 +21,7 @@ export const count = async (world: World, what: string): Promise<number> =>
 export const allDone = async (world: World): Promise<boolean> =>
   (await count(world, 'staging.batches where acked_at is null and lost_at is null')) === 0;
 
-/** Good and malformed messages through SQS, loader and worker, with SQS failing now and then. */
+/** Sends well-formed and malformed messages through SQS, loader and worker, while some requests to SQS fail. */
 export async function load(world: World): Promise<void> {
   const { canaries, queue } = world;
   queue.fail('ReceiveMessage', [
@@ -40,7 +40,7 @@ export async function load(world: World): Promise<void> {
   const spellings = ['::ffff:10.1.2.3', 'no address at all', ' 10.1.2.3', 'fe80::1%eth0'].map((ip, n) =>
     event({ ip: `${ip}${canaries.text(`odd address ${n}`)}`, device_id: '\u00e9"\\' }),
   );
-  // What SQS does not take (bytes, controls) is staged below.
+  // Bodies that SQS does not accept (bytes, control characters) are staged by `stageUnusualBodies`.
   const bad = [...UNREADABLE, ...NO_EVENT, ...WRONG_TYPES]
     .map(({ name, body }) => body(canaries.text(`body: ${name}`)))
     .filter((body): body is string => typeof body === 'string' && body !== '' && body.length < 200_000);
@@ -56,13 +56,13 @@ export async function load(world: World): Promise<void> {
   await Promise.all([loader.ended, working.ended]);
 }
 
-/** Bodies that no SQS would take, each twice: once as a duplicate of itself. */
-export async function stageEverything(world: World): Promise<void> {
+/** Stages and masks unusual bodies, including those that SQS does not accept. Each is delivered twice. */
+export async function stageUnusualBodies(world: World): Promise<void> {
   const cases = [...UNREADABLE, ...NO_EVENT, ...ODD, ...WRONG_TYPES, ...LENGTHS, ...ABSENT];
   const messages = cases.map(({ name, body }) => message(body(world.canaries.text(`staged: ${name}`))));
   for (const copies of [messages, messages]) {
     const batch = await stage(world.db, copies);
-    // Statistics are taken of what is staged: that is what must have none.
+    // Collects statistics while bodies are staged: they must not contain any.
     await world.db.superuser.query('analyze');
     await mask(world.db, batch);
     await mask(world.db, batch);
@@ -70,15 +70,15 @@ export async function stageEverything(world: World): Promise<void> {
   }
 }
 
-/** A batch of messages with canaries, staged and not yet masked. */
+/** Stages a batch of messages with canaries. */
 export async function staged(world: World, ...names: string[]): Promise<{ batch: string; messages: Message[] }> {
   const messages = names.map((name) => message(secretEvent(world, name)));
   return { batch: await stage(world.db, messages), messages };
 } // prettier-ignore
 
-/** Masking that fails with an error that holds a value, as a bug of Postgres or ours might. */
+/** Lets masking fail with errors that contain values, as a bug might. Returns the SQLSTATEs that the caller gets. */
 export async function failWithValues(world: World): Promise<string[]> {
-  const { db, witness } = world;
+  const { db, recorder } = world;
   const { rows } = await db.superuser.query<{ definition: string }>(
     `select pg_get_functiondef('masking.padded(text)'::regprocedure) as definition`,
   );
@@ -88,7 +88,7 @@ export async function failWithValues(world: World): Promise<string[]> {
     await db.superuser.query(
       `create or replace function masking.padded(value text) returns bytea language plpgsql immutable as $$
        begin
-         -- The sound event of masking.probe passes: the fault is to count as the message's.
+         -- The event of masking.probe passes, so that the error counts as caused by the message.
          if value = '2001:db8::1' or value like 'sound %' then
            return convert_to(value, 'UTF8');
          end if;
@@ -98,7 +98,7 @@ export async function failWithValues(world: World): Promise<string[]> {
         .replace('schema = value, "table" = value', 'schema = value, table = value')
         .replace('"column"', 'column'),
     );
-    codes.push(await witness.codeOf(mask(db, batch)));
+    codes.push(await recorder.codeOf(mask(db, batch)));
     if (code === '53100') await workOnce(world);
     await db.superuser.query(rows[0]!.definition);
     await mask(db, batch);
@@ -107,7 +107,7 @@ export async function failWithValues(world: World): Promise<string[]> {
   return codes;
 }
 
-/** Postgres killed while it loads and masks; what was under way comes back from the queue. */
+/** Kills Postgres while messages are loaded and masked, and waits until all of them are in user_logins. */
 export async function crash(world: World, times: number): Promise<void> {
   const sent = 300;
   const before = await count(world, 'public.user_logins');
@@ -124,22 +124,22 @@ export async function crash(world: World, times: number): Promise<void> {
   await Promise.all([loader.ended, working.ended]);
 } // prettier-ignore
 
-/** Statements that are cancelled, terminated, and in each other's way. */
+/** Ends masking by timeouts, a termination and a deadlock. Returns the SQLSTATEs. */
 export async function interrupt(world: World): Promise<Record<string, string>> {
-  const { db, witness } = world;
-  const held = await staged(world, 'a batch that somebody holds');
+  const { db, recorder } = world;
+  const held = await staged(world, 'a batch that is locked');
   const holder = await db.superuser.connect();
   await holder.query('begin');
   await holder.query('select from staging.batches where batch_id = $1 for update', [held.batch]);
   const waiting = await db.pool('worker').connect();
   await waiting.query(`set statement_timeout = 100`);
   const maskHeld = () => waiting.query('select receipt_handle from masking.mask_batch($1)', [held.batch]);
-  const timeout = await witness.codeOf(maskHeld());
+  const timeout = await recorder.codeOf(maskHeld());
   await waiting.query('set statement_timeout = 0; set lock_timeout = 100');
-  const lock = await witness.codeOf(maskHeld());
+  const lock = await recorder.codeOf(maskHeld());
   await waiting.query('set lock_timeout = 0');
-  const ending = witness.codeOf(maskHeld());
-  // It may not wait for the lock yet.
+  const ending = recorder.codeOf(maskHeld());
+  // It may take a moment until it waits for the lock.
   await until(async () => {
     const { rowCount } = await db.superuser.query(
       `select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock' and query like '%mask_batch%'`,
@@ -154,9 +154,9 @@ export async function interrupt(world: World): Promise<Record<string, string>> {
   return { timeout, lock, terminated, deadlock: await deadlock(world) };
 }
 
-/** Two transactions that mask the same new values in opposite orders; one of them fails. */
+/** Two transactions mask the same new values in opposite orders, so that one of them fails. */
 async function deadlock(world: World): Promise<string> {
-  const { db, witness, canaries } = world;
+  const { db, recorder, canaries } = world;
   const ips = [canaries.address('first ip of a deadlock'), canaries.address('second ip of a deadlock')];
   const batches = [];
   for (const ip of [ips[0], ips[1], ips[1], ips[0]]) {
@@ -168,7 +168,10 @@ async function deadlock(world: World): Promise<string> {
   for (const client of clients) await client.query('begin');
   await run(0, batches[0]!);
   await run(1, batches[1]!);
-  const codes = await Promise.all([witness.codeOf(run(0, batches[2]!)), witness.codeOf(run(1, batches[3]!))]);
+  const codes = await Promise.all([
+    recorder.codeOf(run(0, batches[2]!)),
+    recorder.codeOf(run(1, batches[3]!)),
+  ]);
   for (const client of clients) client.release(true);
   for (const batch of batches) {
     await mask(db, batch);
@@ -177,11 +180,11 @@ async function deadlock(world: World): Promise<string> {
   return codes.sort().join(' ');
 }
 
-/** A body that somebody put into quarantine by hand, to have ids of canaries to ask for. */
+/** Quarantines a body that contains a canary. Returns the id of its message. */
 export async function quarantined(world: World, name: string): Promise<string> {
-  const odd = { id: randomUUID(), body: event({ user_id: null, ip: world.canaries.address(name) }) };
-  const batch = await stage(world.db, [odd]);
+  const malformed = { id: randomUUID(), body: event({ user_id: null, ip: world.canaries.address(name) }) };
+  const batch = await stage(world.db, [malformed]);
   await mask(world.db, batch);
   await close(world.db, batch);
-  return odd.id;
+  return malformed.id;
 }

@@ -5,8 +5,8 @@ import type { Place } from './places.ts';
 
 const SAMPLE_EVERY_MS = 25;
 
-/** Notes what is there for a moment only: statements under way, command lines, errors. */
-export class Witness {
+/** Records what exists only for a moment: running statements, command lines, errors. */
+export class Recorder {
   readonly #activity = new Set<string>();
   readonly #commandLines = new Set<string>();
   readonly #errors: string[] = [];
@@ -14,9 +14,9 @@ export class Witness {
   #watch: Promise<void> = Promise.resolve();
 
   /**
-   * Samples until `stop`.
+   * Takes samples until `stop` is called.
    *
-   * @param pids of the processes whose command lines, and whose children's, to read
+   * @param pids the processes whose command lines to record, with those of their children
    */
   watch(superuser: pg.Pool, pids: () => number[]): void {
     this.#watch = (async () => {
@@ -33,7 +33,7 @@ export class Witness {
     await this.#watch;
   }
 
-  /** Notes what a call throws, whatever that carries, and returns its code; `none` where it succeeds. */
+  /** Records all properties of the error that a call throws, and returns its code; `none` if the call succeeds. */
   async codeOf(call: Promise<unknown> | (() => unknown)): Promise<string> {
     try {
       await (typeof call === 'function' ? call() : call);
@@ -51,7 +51,7 @@ export class Witness {
     yield { place: 'errors', bytes: Buffer.from(this.#errors.join('\n')) };
   }
 
-  /** How much was seen: a witness that looked away proves nothing. */
+  /** How much was recorded. A test must check that it is not empty. */
   get seen(): { activity: number; commandLines: number; errors: number } {
     return {
       activity: this.#activity.size,
@@ -75,12 +75,12 @@ export class Witness {
         this.#sampleCommandLines(Number(child));
       }
     } catch {
-      // It has ended meanwhile.
+      // The process has ended.
     }
   }
 }
 
-/** Everything that hangs on something thrown: all own properties, hidden ones too, and theirs. */
+/** All properties of a thrown value as text, including hidden and nested ones. */
 export function everythingIn(thrown: unknown): string {
   const seen = new Set<unknown>();
   const parts: string[] = [];
