@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:f645252fe33835dc36f4281086826de1d99ac800
+--! Hash: sha1:2a70e598c3d92013f70016b38976cd853c9e87ab
 --! Message: first release
 
 -- Every object of masked-logins in the order in which one can be made after the other.
@@ -11,6 +11,56 @@
 -- functions that logins_owner will make; `in schema ... revoke` has no effect on it (ALTER DEFAULT PRIVILEGES).
 alter default privileges for role logins_owner revoke execute on functions from public;
 --! EndIncluded grants/default_privileges.sql
+
+--! Included types/masking.counts.sql
+-- What became of the messages of a batch. Those that are neither inserted nor quarantined are duplicates.
+do $$
+begin
+  if to_regtype('masking.counts') is null then
+    create type masking.counts as (
+      rows integer,
+      inserted integer,
+      quarantined integer,
+      no_addresses integer
+    );
+  end if;
+end
+$$;
+
+comment on type masking.counts is 'What became of the messages of a batch';
+comment on column masking.counts.rows is 'Messages';
+comment on column masking.counts.inserted is 'New rows in user_logins';
+comment on column masking.counts.quarantined is 'New rows in staging.quarantine';
+comment on column masking.counts.no_addresses is 'Valid messages whose ip is not an address';
+--! EndIncluded types/masking.counts.sql
+--! Included types/masking.step.sql
+-- What a step of background work (rotation, erasure, purge) reports of itself. The worker logs it and asks for the next
+-- step while there is more. If there was nothing to do, or another worker has it, everything but more is null.
+do $$
+begin
+  if to_regtype('masking.step') is null then
+    create type masking.step as (
+      more boolean,
+      began boolean,
+      ended text,
+      work text,
+      rows bigint,
+      total bigint,
+      seconds double precision
+    );
+  end if;
+end
+$$;
+
+comment on type masking.step is 'Report of one step of background work';
+comment on column masking.step.more is 'Whether there is more to do';
+comment on column masking.step.began is 'Whether this was the first step';
+comment on column masking.step.ended is 'done, or paused, if this was the last step';
+comment on column masking.step.work is 'What the work is; never a value';
+comment on column masking.step.rows is 'Rows processed since the beginning';
+comment on column masking.step.total is 'Rows to process in total; null if unknown';
+comment on column masking.step.seconds is 'Seconds since the work was requested';
+--! EndIncluded types/masking.step.sql
 
 --! Included tables/public.user_logins.sql
 -- The logins, masked: what analysts read.
@@ -125,29 +175,8 @@ create index if not exists raw_messages_0_batch_id on staging.raw_messages_0 (ba
 create index if not exists raw_messages_1_batch_id on staging.raw_messages_1 (batch_id);
 create index if not exists raw_messages_2_batch_id on staging.raw_messages_2 (batch_id);
 
--- Children have their own; so each is said again.
+-- Applies to the slots as well.
 alter table staging.raw_messages
-  alter column message_id set statistics 0,
-  alter column receipt_handle set statistics 0,
-  alter column body set statistics 0,
-  alter column body_key set statistics 0,
-  alter column body set storage main,
-  alter column body_key set storage plain;
-alter table staging.raw_messages_0
-  alter column message_id set statistics 0,
-  alter column receipt_handle set statistics 0,
-  alter column body set statistics 0,
-  alter column body_key set statistics 0,
-  alter column body set storage main,
-  alter column body_key set storage plain;
-alter table staging.raw_messages_1
-  alter column message_id set statistics 0,
-  alter column receipt_handle set statistics 0,
-  alter column body set statistics 0,
-  alter column body_key set statistics 0,
-  alter column body set storage main,
-  alter column body_key set storage plain;
-alter table staging.raw_messages_2
   alter column message_id set statistics 0,
   alter column receipt_handle set statistics 0,
   alter column body set statistics 0,
@@ -1103,15 +1132,14 @@ comment on function masking.is_sealed() is 'Whether no key-encryption key is in 
 revoke all on function masking.is_sealed() from public;
 grant execute on function masking.is_sealed() to logins_worker, logins_custodian, logins_auditor;
 --! EndIncluded functions/masking.is_sealed.sql
---! Included functions/masking.unwrapped.sql
--- masking.unwrapped(wrapped bytea) -> bytea
+--! Included functions/masking.require_kek.sql
+-- masking.require_kek() -> bytea
 --
--- what:    a data key in the clear
--- called:  by functions of masking alone. STABLE and never IMMUTABLE: the planner would fold an immutable call
---          into the plan, and EXPLAIN would print the key.
--- reads:   masking.kek (masking.present_kek)
--- raises:  ML001 sealed; ML002 the key-encryption key does not fit
-create or replace function masking.unwrapped(wrapped bytea)
+-- what:    returns the key-encryption key in use
+-- called:  by masking.unwrapped, masking.create_key and masking.receive_next_kek
+-- reads:   masking.kek, masking.seal_count
+-- raises:  ML001 sealed
+create or replace function masking.require_kek()
 returns bytea
 language plpgsql
 stable
@@ -1124,9 +1152,34 @@ begin
   if kek is null then
     raise exception using
       errcode = 'ML001',
-      message = 'the database is sealed: the key-encryption key is not in it',
+      message = 'the database is sealed: it does not contain the key-encryption key',
       hint = 'A worker with MASKING_KEK or MASKING_KEK_FILE set unseals it by itself';
   end if;
+  return kek;
+end
+$$;
+
+comment on function masking.require_kek() is 'The key-encryption key in use; ML001 if the database is sealed';
+revoke all on function masking.require_kek() from public;
+--! EndIncluded functions/masking.require_kek.sql
+--! Included functions/masking.unwrapped.sql
+-- masking.unwrapped(wrapped bytea) -> bytea
+--
+-- what:    a data key in the clear
+-- called:  by functions of masking alone. STABLE and never IMMUTABLE: the planner would fold an immutable call
+--          into the plan, and EXPLAIN would print the key.
+-- reads:   masking.kek
+-- raises:  ML001 sealed; ML002 the key-encryption key does not fit
+create or replace function masking.unwrapped(wrapped bytea)
+returns bytea
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  kek bytea := masking.require_kek();
+begin
   return crypto.pgp_sym_decrypt_bytea(wrapped, encode(kek, 'hex'));
 exception
   -- pgcrypto's error for a wrong password or a damaged ciphertext.
@@ -1141,6 +1194,33 @@ $$;
 comment on function masking.unwrapped(bytea) is 'A data key in the clear, for functions of masking alone';
 revoke all on function masking.unwrapped(bytea) from public;
 --! EndIncluded functions/masking.unwrapped.sql
+--! Included functions/masking.data_key.sql
+-- masking.data_key(purpose text, version integer) -> bytea
+--
+-- what:    returns a data key in the clear
+-- called:  by masking.reencrypt_vault, masking.reencrypt_bodies and masking.retoken_vault
+-- reads:   masking.keys, masking.kek
+-- raises:  ML001 sealed; ML002 the key-encryption key does not decrypt it
+create or replace function masking.data_key(purpose text, version integer)
+returns bytea
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+  return (
+    select masking.unwrapped(k.wrapped)
+      from masking.keys k
+     where k.purpose = data_key.purpose
+       and k.version = data_key.version
+  );
+end
+$$;
+
+comment on function masking.data_key(text, integer) is 'A data key in the clear, for functions of masking only';
+revoke all on function masking.data_key(text, integer) from public;
+--! EndIncluded functions/masking.data_key.sql
 --! Included functions/masking.active_key.sql
 -- masking.active_key(purpose text, field text) -> (version integer, key bytea)
 --
@@ -1190,11 +1270,8 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
   new_version integer;
-  kek bytea := masking.present_kek();
+  kek bytea := masking.require_kek();
 begin
-  if kek is null then
-    perform masking.unwrapped(null); -- says what it means to be sealed
-  end if;
   lock table masking.keys in share row exclusive mode;
 
   select coalesce(max(k.version), 0) + 1
@@ -1231,7 +1308,8 @@ revoke all on function masking.create_key(text, text) from public;
 -- masking.fingerprint_of(kek bytea) -> bytea
 --
 -- what:    8 bytes by which a key-encryption key is recognised, and that tell nothing of it
--- called:  by masking.receive_kek and masking.receive_next_kek
+-- called:  by masking.refuse_other_kek, masking.receive_kek and masking.receive_next_kek
+-- raises:  ML002 the key does not have 32 bytes
 create or replace function masking.fingerprint_of(kek bytea)
 returns bytea
 language plpgsql
@@ -1240,6 +1318,9 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 as $$
 begin
+  if kek is null or octet_length(kek) <> 32 then
+    raise exception using errcode = 'ML002', message = 'a key-encryption key has 32 bytes';
+  end if;
   return substr(crypto.hmac('masked-logins key-encryption key'::bytea, kek, 'sha256'), 1, 8);
 end
 $$;
@@ -1328,9 +1409,6 @@ declare
   refusal text;
   advice constant text := 'Compare with the keys in your secret store: the command "keys fingerprint" shows which is which';
 begin
-  if kek is null or octet_length(kek) <> 32 then
-    raise exception using errcode = 'ML002', message = 'a key-encryption key has 32 bytes';
-  end if;
   select h.* into wanted from masking.kek_history h where h.replaced_at is null;
   if wanted.fingerprint is null or wanted.fingerprint = given then
     return;
@@ -1441,17 +1519,16 @@ set work_mem = '256MB'
 as $$
 declare
   present bytea;
+  next_fingerprint bytea;
 begin
   perform masking.require_member('logins_custodian');
   lock table masking.kek, masking.keys in share row exclusive mode;
-  present := masking.present_kek();
-  if present is null then
-    perform masking.unwrapped(null); -- says what it means to be sealed
-  elsif present = new.kek then
+  present := masking.require_kek();
+  if present = new.kek then
     return null;
-  elsif new.kek is null or octet_length(new.kek) <> 32 then
-    raise exception using errcode = 'ML002', message = 'a key-encryption key has 32 bytes';
-  elsif exists (select from masking.kek_history h where h.fingerprint = masking.fingerprint_of(new.kek)) then
+  end if;
+  next_fingerprint := masking.fingerprint_of(new.kek);
+  if exists (select from masking.kek_history h where h.fingerprint = next_fingerprint) then
     raise exception using
       errcode = 'ML002',
       message = 'this key-encryption key was in use before and was replaced',
@@ -1466,7 +1543,7 @@ begin
   -- The row of before stays in the file, dead, until a worker's beat wipes it: queries under way still read it.
   update masking.kek set kek = new.kek;
   update masking.kek_history set replaced_at = now() where replaced_at is null;
-  insert into masking.kek_history (fingerprint) values (masking.fingerprint_of(new.kek));
+  insert into masking.kek_history (fingerprint) values (next_fingerprint);
   perform audit.append('rewrap', '{}');
   return new;
 end
@@ -1821,8 +1898,7 @@ comment on function masking.is_fault_of_data(text) is 'Whether an SQLSTATE was c
 revoke all on function masking.is_fault_of_data(text) from public;
 --! EndIncluded functions/masking.is_fault_of_data.sql
 --! Included functions/masking.mask_rows.sql
--- masking.mask_rows(batch_id uuid, lenient boolean, only_message_id uuid default null)
---   -> (rows integer, inserted integer, quarantined integer, no_addresses integer)
+-- masking.mask_rows(batch_id uuid, lenient boolean, only_message_id uuid default null) -> masking.counts
 --
 -- what:    classifies, masks, encrypts what is new, and moves the rows of a batch (or one message of it) on, in one
 --          statement
@@ -1843,12 +1919,9 @@ revoke all on function masking.is_fault_of_data(text) from public;
 create or replace function masking.mask_rows(
   batch_id uuid,
   lenient boolean,
-  only_message_id uuid default null,
-  out rows integer,
-  out inserted integer,
-  out quarantined integer,
-  out no_addresses integer
+  only_message_id uuid default null
 )
+returns masking.counts
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
@@ -1862,6 +1935,7 @@ set jit = off
 set work_mem = '256MB'
 as $$
 declare
+  counts masking.counts;
   ip_token_version integer;
   ip_token_key bytea;
   device_token_version integer;
@@ -2114,8 +2188,9 @@ begin
       else b.sound_rows - (select count(*) from held)
     end,
     b.no_addresses
-  into mask_rows.rows, mask_rows.quarantined, mask_rows.inserted, mask_rows.no_addresses
+  into counts.rows, counts.quarantined, counts.inserted, counts.no_addresses
   from batch b;
+  return counts;
 end
 $$;
 
@@ -2190,15 +2265,13 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   probe_batch_id uuid := gen_random_uuid();
-  counts record;
   works boolean := false;
 begin
   insert into staging.inbox (batch_id, message_ids, receipt_handles, sent_ats, receive_counts, bodies)
   values (
     probe_batch_id, array[gen_random_uuid()], array[''], array[probe.sent_at], array[1], array[masking.sound_body()]
   );
-  counts := masking.mask_rows(probe_batch_id, lenient => true);
-  works := counts.inserted = 1;
+  works := (masking.mask_rows(probe_batch_id, lenient => true)).inserted = 1;
   raise exception using message = 'rolls the sub-transaction back';
 exception when others then
   if works then
@@ -2214,7 +2287,7 @@ comment on function masking.probe(timestamptz) is 'Whether masking works now: nu
 revoke all on function masking.probe(timestamptz) from public;
 --! EndIncluded functions/masking.probe.sql
 --! Included functions/masking.mask_one_by_one.sql
--- masking.mask_one_by_one(batch_id uuid) -> (rows integer, inserted integer, quarantined integer, no_addresses integer)
+-- masking.mask_one_by_one(batch_id uuid) -> masking.counts
 --
 -- what:    masks a batch message by message, each in a sub-transaction, and quarantines those that fail: the way out
 --          for a row that nobody foresaw, so that it harms itself only. A fault that is not the data's must not take
@@ -2226,26 +2299,18 @@ revoke all on function masking.probe(timestamptz) from public;
 -- twice:   yes
 -- raises:  ML001, ML002; ML015 a fault strikes more than that, or a sound event too; faults of the server; 40P01 where two batches come this way at once with the same new values in
 --          another order: the job's next try mends that
-create or replace function masking.mask_one_by_one(
-  batch_id uuid,
-  out rows integer,
-  out inserted integer,
-  out quarantined integer,
-  out no_addresses integer
-)
+create or replace function masking.mask_one_by_one(batch_id uuid)
+returns masking.counts
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   one record;
-  counts record;
+  counted masking.counts;
+  total masking.counts := (0, 0, 0, 0);
   left_to_quarantine integer;
 begin
-  rows := 0;
-  inserted := 0;
-  quarantined := 0;
-  no_addresses := 0;
   select greatest(count(distinct m.message_id) / 10, 1)
     into left_to_quarantine
     from staging.raw_messages m
@@ -2258,12 +2323,12 @@ begin
      group by m.message_id
      order by m.message_id
   loop
-    rows := rows + one.copies;
+    total.rows := total.rows + one.copies;
     begin
-      counts := masking.mask_rows(batch_id, lenient => true, only_message_id => one.message_id);
-      inserted := inserted + counts.inserted;
-      quarantined := quarantined + counts.quarantined;
-      no_addresses := no_addresses + counts.no_addresses;
+      counted := masking.mask_rows(batch_id, lenient => true, only_message_id => one.message_id);
+      total.inserted := total.inserted + counted.inserted;
+      total.quarantined := total.quarantined + counted.quarantined;
+      total.no_addresses := total.no_addresses + counted.no_addresses;
     exception when others then
       if not masking.is_fault_of_data(sqlstate) then
         raise;
@@ -2272,7 +2337,7 @@ begin
       if masking.quarantine_message(
         batch_id, one.message_id, reason => 'message: cannot be masked (SQLSTATE ' || sqlstate || ')'
       ) then
-        quarantined := quarantined + 1;
+        total.quarantined := total.quarantined + 1;
         left_to_quarantine := left_to_quarantine - 1;
         if left_to_quarantine < 0 or masking.probe(one.sent_at) is not null then
           raise exception using
@@ -2284,6 +2349,7 @@ begin
       end if;
     end;
   end loop;
+  return total;
 end
 $$;
 
@@ -2291,7 +2357,7 @@ comment on function masking.mask_one_by_one(uuid) is 'Masks a batch message by m
 revoke all on function masking.mask_one_by_one(uuid) from public;
 --! EndIncluded functions/masking.mask_one_by_one.sql
 --! Included functions/masking.mask_staged.sql
--- masking.mask_staged(batch_id uuid) -> (rows integer, inserted integer, quarantined integer, no_addresses integer)
+-- masking.mask_staged(batch_id uuid) -> masking.counts
 --
 -- what:    masks what is staged of a batch: all at once and quickly; where a message makes that fail, all at once with
 --          each body read in a sub-transaction; where that fails too, message by message
@@ -2303,19 +2369,14 @@ revoke all on function masking.mask_one_by_one(uuid) from public;
 -- twice:   yes
 -- raises:  ML001 sealed; ML002 wrong key-encryption key; 25000 not READ COMMITTED: such a transaction would mask under
 --          a key that has been destroyed since it began, or rely on a value that has been erased; faults of the server
-create or replace function masking.mask_staged(
-  batch_id uuid,
-  out rows integer,
-  out inserted integer,
-  out quarantined integer,
-  out no_addresses integer
-)
+create or replace function masking.mask_staged(batch_id uuid)
+returns masking.counts
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  counts record;
+  counts masking.counts;
 begin
   perform masking.require_read_committed();
   lock table masking.keys, masking.vault in row exclusive mode;
@@ -2335,11 +2396,7 @@ begin
       counts := masking.mask_one_by_one(batch_id);
     end;
   end;
-
-  rows := counts.rows;
-  inserted := counts.inserted;
-  quarantined := counts.quarantined;
-  no_addresses := counts.no_addresses;
+  return counts;
 end
 $$;
 
@@ -2368,7 +2425,7 @@ set work_mem = '256MB'
 as $$
 declare
   batch staging.batches;
-  counts record;
+  counts masking.counts;
 begin
   -- One at a time for a batch, whoever asks.
   select b.* into batch from staging.batches b where b.batch_id = mask_batch.batch_id for update;
@@ -3121,10 +3178,6 @@ begin
     raise exception using errcode = 'ML104', message = 'the request has expired', hint = 'Have it made again';
   end if;
 
-  if exists (select from unmask.approvals a where a.request_id = approve.request_id) then
-    raise exception using errcode = 'ML111', message = 'the request has been approved already';
-  end if;
-
   -- Whoever else approves it at the same time waits for this row, and then gets unique_violation.
   insert into unmask.approvals (request_id, digest, event_id)
   values (
@@ -3389,6 +3442,25 @@ $$;
 comment on function masking.first_token(integer) is 'The lower bound of the tokens of a key';
 revoke all on function masking.first_token(integer) from public;
 --! EndIncluded functions/masking.first_token.sql
+--! Included functions/masking.is_token_of.sql
+-- masking.is_token_of(token uuid, key_version integer) -> boolean
+--
+-- what:    whether a token was made with this version of a token key. The planner inlines this function and reads the
+--          tokens of one version as a range of an index.
+-- called:  by masking.count_under_key, masking.destroy_key, masking.is_carried, masking.retoken_logins and
+--          masking.retoken_vault
+create or replace function masking.is_token_of(token uuid, key_version integer)
+returns boolean
+language sql
+immutable
+parallel safe
+as $$
+  select token >= masking.first_token(key_version) and token < masking.first_token(key_version + 1)
+$$;
+
+comment on function masking.is_token_of(uuid, integer) is 'Whether a token was made with this version of a token key';
+revoke all on function masking.is_token_of(uuid, integer) from public;
+--! EndIncluded functions/masking.is_token_of.sql
 --! Included functions/masking.require_read_committed.sql
 -- masking.require_read_committed() -> void
 --
@@ -3459,21 +3531,16 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set jit = off
 as $$
-declare
-  first_token uuid := masking.first_token(key_version);
-  next_key uuid := masking.first_token(key_version + 1);
 begin
   return exists (
     select
       from public.user_logins l
-     where l.masked_ip >= first_token
-       and l.masked_ip < next_key
+     where masking.is_token_of(l.masked_ip, key_version)
        and exists (select from masking.retokened r where r.old_token = l.masked_ip offset 0)
   ) or exists (
     select
       from public.user_logins l
-     where l.masked_device_id >= first_token
-       and l.masked_device_id < next_key
+     where masking.is_token_of(l.masked_device_id, key_version)
        and exists (select from masking.retokened r where r.old_token = l.masked_device_id offset 0)
   );
 end
@@ -3482,13 +3549,13 @@ $$;
 comment on function masking.is_carried(integer) is 'Whether logins still carry tokens of a token key whose values have moved';
 revoke all on function masking.is_carried(integer) from public;
 --! EndIncluded functions/masking.is_carried.sql
---! Included functions/masking.rows_to_rotate.sql
--- masking.rows_to_rotate(rotation masking.rotations) -> bigint
+--! Included functions/masking.count_under_key.sql
+-- masking.count_under_key(purpose text, field text, version integer) -> bigint
 --
--- what:    how many rows a rotation has to look at: what is under the old key and, for a token key, all logins
--- called:  by masking.rotate_step, once a rotation, before it takes locks
--- reads:   masking.vault, public.user_logins, staging.quarantine
-create or replace function masking.rows_to_rotate(rotation masking.rotations)
+-- what:    counts what is under a data key: vault entries, or quarantined messages if field is body
+-- called:  by masking.rotate_step and masking.destroy_key
+-- reads:   masking.vault, staging.quarantine
+create or replace function masking.count_under_key(purpose text, field text, version integer)
 returns bigint
 language plpgsql
 stable
@@ -3496,24 +3563,19 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case
-    when rotation.field = 'body' then
-      (select count(*) from staging.quarantine q where q.key_version = rotation.from_version)
-    when rotation.purpose = 'cipher' then
-      (select count(*) from masking.vault v where v.key_version = rotation.from_version)
+    when field = 'body' then
+      (select count(*) from staging.quarantine q where q.key_version = version)
+    when purpose = 'cipher' then
+      (select count(*) from masking.vault v where v.key_version = version)
     else
-      (
-        select count(*)
-        from masking.vault v
-        where v.token >= masking.first_token(rotation.from_version)
-          and v.token < masking.first_token(rotation.from_version + 1)
-      ) + (select count(*) from public.user_logins)
+      (select count(*) from masking.vault v where masking.is_token_of(v.token, version))
   end;
 end
 $$;
 
-comment on function masking.rows_to_rotate(masking.rotations) is 'How many rows a rotation has to look at';
-revoke all on function masking.rows_to_rotate(masking.rotations) from public;
---! EndIncluded functions/masking.rows_to_rotate.sql
+comment on function masking.count_under_key(text, text, integer) is 'How many values or bodies are under a data key';
+revoke all on function masking.count_under_key(text, text, integer) from public;
+--! EndIncluded functions/masking.count_under_key.sql
 --! Included functions/masking.retoken_vault.sql
 -- masking.retoken_vault(rotation masking.rotations, max_rows integer) -> masking.rotations
 --
@@ -3533,18 +3595,13 @@ set plan_cache_mode = force_generic_plan
 set work_mem = '256MB'
 as $$
 declare
-  new_key bytea := (
-    select masking.unwrapped(k.wrapped)
-      from masking.keys k
-     where k.purpose = 'token' and k.version = rotation.to_version
-  );
+  new_key bytea := masking.data_key('token', rotation.to_version);
   chunk uuid[];
 begin
   chunk := array(
     select v.token
       from masking.vault v
-     where v.token >= masking.first_token(rotation.from_version)
-       and v.token < masking.first_token(rotation.from_version + 1)
+     where masking.is_token_of(v.token, rotation.from_version)
      order by v.token
      limit max_rows
        -- A step of the cipher key's rotation that is at these entries ends first.
@@ -3584,8 +3641,7 @@ begin
   if cardinality(chunk) < max_rows and not exists (
     select
       from masking.vault v
-     where v.token >= masking.first_token(rotation.from_version)
-       and v.token < masking.first_token(rotation.from_version + 1)
+     where masking.is_token_of(v.token, rotation.from_version)
   ) then
     rotation.phase := 'logins';
   end if;
@@ -3637,8 +3693,7 @@ begin
     if exists (
       select
         from masking.vault v
-       where v.token >= masking.first_token(rotation.from_version)
-         and v.token < masking.first_token(rotation.from_version + 1)
+       where masking.is_token_of(v.token, rotation.from_version)
     ) then
       rotation.phase := 'vault';
     elsif not masking.is_carried(rotation.from_version) then
@@ -3647,21 +3702,13 @@ begin
     return rotation;
   end if;
 
-  if rotation.field = 'ip' then
-    update public.user_logins l
-       set masked_ip = r.new_token
-      from masking.retokened r
-     where r.old_token = l.masked_ip
-       and (l.user_id, l.create_date, l.message_id) > (start_user, start_date, start_message)
-       and (l.user_id, l.create_date, l.message_id) <= (last_login.user_id, last_login.create_date, last_login.message_id);
-  else
-    update public.user_logins l
-       set masked_device_id = r.new_token
-      from masking.retokened r
-     where r.old_token = l.masked_device_id
-       and (l.user_id, l.create_date, l.message_id) > (start_user, start_date, start_message)
-       and (l.user_id, l.create_date, l.message_id) <= (last_login.user_id, last_login.create_date, last_login.message_id);
-  end if;
+  update public.user_logins l
+     set masked_ip = case rotation.field when 'ip' then r.new_token else l.masked_ip end,
+         masked_device_id = case rotation.field when 'ip' then l.masked_device_id else r.new_token end
+    from masking.retokened r
+   where r.old_token = case rotation.field when 'ip' then l.masked_ip else l.masked_device_id end
+     and (l.user_id, l.create_date, l.message_id) > (start_user, start_date, start_message)
+     and (l.user_id, l.create_date, l.message_id) <= (last_login.user_id, last_login.create_date, last_login.message_id);
 
   rotation.position_user_id := last_login.user_id;
   rotation.position_create_date := last_login.create_date;
@@ -3692,11 +3739,7 @@ set plan_cache_mode = force_generic_plan
 set work_mem = '256MB'
 as $$
 declare
-  new_password text := (
-    select encode(masking.unwrapped(k.wrapped), 'hex')
-      from masking.keys k
-     where k.purpose = 'cipher' and k.version = rotation.to_version
-  );
+  new_password text := encode(masking.data_key('cipher', rotation.to_version), 'hex');
   start_token uuid := coalesce(rotation.position_token, '00000000-0000-0000-0000-000000000000');
   chunk uuid[];
 begin
@@ -3752,11 +3795,7 @@ set plan_cache_mode = force_generic_plan
 set work_mem = '256MB'
 as $$
 declare
-  new_password text := (
-    select encode(masking.unwrapped(k.wrapped), 'hex')
-      from masking.keys k
-     where k.purpose = 'cipher' and k.version = rotation.to_version
-  );
+  new_password text := encode(masking.data_key('cipher', rotation.to_version), 'hex');
   chunk uuid[];
 begin
   chunk := array(
@@ -3785,8 +3824,7 @@ comment on function masking.reencrypt_bodies(masking.rotations, integer) is 'Enc
 revoke all on function masking.reencrypt_bodies(masking.rotations, integer) from public;
 --! EndIncluded functions/masking.reencrypt_bodies.sql
 --! Included functions/masking.rotate_step.sql
--- masking.rotate_step(max_rows integer default 500)
---   -> (more boolean, began boolean, ended text, work text, rows bigint, total bigint, seconds double precision)
+-- masking.rotate_step(max_rows integer default 500) -> masking.step
 --
 -- what:    takes the oldest rotation that is running a step further. A vault entry that cannot be decrypted pauses its
 --          rotation, with a word why: rotating must not make a swapped ciphertext good.
@@ -3800,16 +3838,8 @@ revoke all on function masking.reencrypt_bodies(masking.rotations, integer) from
 -- twice:   yes: each call is the next step
 -- raises:  55P03 a lock was not to be had within two seconds; ML001 sealed; ML002 wrong key-encryption key; 22023 max_rows is not from 1 to 100000; 25000
 --          not READ COMMITTED
-create or replace function masking.rotate_step(
-  max_rows integer default 500,
-  out more boolean,
-  out began boolean,
-  out ended text,
-  out work text,
-  out rows bigint,
-  out total bigint,
-  out seconds double precision
-)
+create or replace function masking.rotate_step(max_rows integer default 500)
+returns masking.step
 language plpgsql
 volatile
 security definer
@@ -3819,6 +3849,7 @@ set plan_cache_mode = force_generic_plan
 set work_mem = '256MB'
 as $$
 declare
+  step masking.step;
   rotation masking.rotations;
   step_began_at timestamptz;
 begin
@@ -3831,12 +3862,15 @@ begin
    limit 1
      for update skip locked;
   if not found then
-    more := false;
-    return;
+    step.more := false;
+    return step;
   end if;
-  began := rotation.rows_total is null;
-  if began then
-    rotation.rows_total := masking.rows_to_rotate(rotation);
+  step.began := rotation.rows_total is null;
+  if step.began then
+    rotation.rows_total := masking.count_under_key(rotation.purpose, rotation.field, rotation.from_version);
+    if rotation.purpose = 'token' then
+      rotation.rows_total := rotation.rows_total + (select count(*) from public.user_logins);
+    end if;
   end if;
   step_began_at := clock_timestamp();
   -- Whoever deletes values ends first: what this step reads from here on is what it may write again.
@@ -3881,16 +3915,17 @@ begin
         'from', rotation.from_version, 'to', rotation.to_version, 'rows', rotation.rows_done
       )
     );
-    ended := rotation.state;
+    step.ended := rotation.state;
   end if;
-  more := exists (select from masking.rotations r where r.state = 'running');
-  work := format(
+  step.more := exists (select from masking.rotations r where r.state = 'running');
+  step.work := format(
     'rotation of the %s key of %s, %s to %s',
     rotation.purpose, rotation.field, rotation.from_version, rotation.to_version
   );
-  rows := rotation.rows_done;
-  total := rotation.rows_total;
-  seconds := extract(epoch from clock_timestamp() - rotation.started_at);
+  step.rows := rotation.rows_done;
+  step.total := rotation.rows_total;
+  step.seconds := extract(epoch from clock_timestamp() - rotation.started_at);
+  return step;
 end
 $$;
 
@@ -4073,15 +4108,7 @@ begin
       hint = 'An active key is rotated first: select masking.rotate(…)';
   end if;
 
-  if key.purpose = 'token' then
-    select count(*) into held
-      from masking.vault v
-     where v.token >= masking.first_token(key.version) and v.token < masking.first_token(key.version + 1);
-  elsif key.field = 'body' then
-    select count(*) into held from staging.quarantine q where q.key_version = key.version;
-  else
-    select count(*) into held from masking.vault v where v.key_version = key.version;
-  end if;
+  held := masking.count_under_key(key.purpose, key.field, key.version);
   if held <> losing then
     raise exception using
       errcode = 'ML006',
@@ -4112,10 +4139,8 @@ begin
   -- What nobody can decrypt any more is deleted, so that a value that comes again is new.
   if key.purpose = 'token' then
     delete from masking.retokened r
-     where r.old_token >= masking.first_token(key.version) and r.old_token < masking.first_token(key.version + 1)
-        or r.new_token >= masking.first_token(key.version) and r.new_token < masking.first_token(key.version + 1);
-    delete from masking.vault v
-     where v.token >= masking.first_token(key.version) and v.token < masking.first_token(key.version + 1);
+     where masking.is_token_of(r.old_token, key.version) or masking.is_token_of(r.new_token, key.version);
+    delete from masking.vault v where masking.is_token_of(v.token, key.version);
   elsif key.field = 'body' then
     delete from staging.quarantine q where q.key_version = key.version;
   else
@@ -4233,8 +4258,7 @@ revoke all on function masking.erase_user(text, text) from public;
 grant execute on function masking.erase_user(text, text) to logins_custodian;
 --! EndIncluded functions/masking.erase_user.sql
 --! Included functions/masking.erase_step.sql
--- masking.erase_step(max_rows integer default 500)
---   -> (more boolean, began boolean, ended text, work text, rows bigint, total bigint, seconds double precision)
+-- masking.erase_step(max_rows integer default 500) -> masking.step
 --
 -- what:    takes the oldest erasure a step further. It is done when no login of the user that was there before the request
 --          has a token, and all of the quarantine was looked through.
@@ -4245,16 +4269,8 @@ grant execute on function masking.erase_user(text, text) to logins_custodian;
 -- twice:   yes: each call is the next step
 -- raises:  55P03 a lock was not to be had within two seconds; ML001 sealed; ML002 wrong key-encryption key; 22023 max_rows is not from 1 to 100000; 25000
 --          not READ COMMITTED
-create or replace function masking.erase_step(
-  max_rows integer default 500,
-  out more boolean,
-  out began boolean,
-  out ended text,
-  out work text,
-  out rows bigint,
-  out total bigint,
-  out seconds double precision
-)
+create or replace function masking.erase_step(max_rows integer default 500)
+returns masking.step
 language plpgsql
 volatile
 security definer
@@ -4264,6 +4280,7 @@ set plan_cache_mode = force_generic_plan
 set work_mem = '256MB'
 as $$
 declare
+  step masking.step;
   erasure masking.erasures;
   tokens uuid[];
   cleared integer;
@@ -4278,10 +4295,10 @@ begin
    limit 1
      for update skip locked;
   if not found then
-    more := false;
-    return;
+    step.more := false;
+    return step;
   end if;
-  began := erasure.started_at is null;
+  step.began := erasure.started_at is null;
   erasure.started_at := coalesce(erasure.started_at, clock_timestamp());
 
   if erasure.phase = 'logins' then
@@ -4362,12 +4379,13 @@ begin
         'values', erasure.values_erased, 'bodies', erasure.bodies_erased
       )
     );
-    ended := 'done';
+    step.ended := 'done';
   end if;
-  more := exists (select from masking.erasures e where e.phase <> 'done');
-  work := format('erasure %s', erasure.erasure_id);
-  rows := erasure.logins_cleared + erasure.bodies_erased;
-  seconds := extract(epoch from clock_timestamp() - erasure.requested_at);
+  step.more := exists (select from masking.erasures e where e.phase <> 'done');
+  step.work := format('erasure %s', erasure.erasure_id);
+  step.rows := erasure.logins_cleared + erasure.bodies_erased;
+  step.seconds := extract(epoch from clock_timestamp() - erasure.requested_at);
+  return step;
 end
 $$;
 
@@ -4489,8 +4507,7 @@ revoke all on function masking.retention() from public;
 grant execute on function masking.retention() to logins_worker;
 --! EndIncluded functions/masking.retention.sql
 --! Included functions/masking.purge_step.sql
--- masking.purge_step(max_rows integer default 500)
---   -> (more boolean, began boolean, ended text, work text, rows bigint, total bigint, seconds double precision)
+-- masking.purge_step(max_rows integer default 500) -> masking.step
 --
 -- what:    looks at the next vault entries and deletes those that no login refers to. The purge is done when no entry
 --          comes after those.
@@ -4501,16 +4518,8 @@ grant execute on function masking.retention() to logins_worker;
 -- twice:   yes: each call is the next step
 -- raises:  55P03 a lock was not to be had within two seconds; 22023 max_rows is not from 1 to 100000; 25000
 --          not READ COMMITTED
-create or replace function masking.purge_step(
-  max_rows integer default 500,
-  out more boolean,
-  out began boolean,
-  out ended text,
-  out work text,
-  out rows bigint,
-  out total bigint,
-  out seconds double precision
-)
+create or replace function masking.purge_step(max_rows integer default 500)
+returns masking.step
 language plpgsql
 volatile
 security definer
@@ -4518,16 +4527,17 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '2s'
 as $$
 declare
+  step masking.step;
   purge masking.retention_policy;
   chunk uuid[];
 begin
   perform masking.check_step(max_rows);
   select p.* into purge from masking.retention_policy p for update skip locked;
   if purge.purge_position is null then
-    more := false;
-    return;
+    step.more := false;
+    return step;
   end if;
-  began := purge.purge_started_at is null;
+  step.began := purge.purge_started_at is null;
   purge.purge_started_at := coalesce(purge.purge_started_at, clock_timestamp());
 
   chunk := array(
@@ -4535,23 +4545,24 @@ begin
   );
   purge.purge_looked_at := purge.purge_looked_at + cardinality(chunk);
   purge.purge_deleted := purge.purge_deleted + masking.delete_unreferenced(chunk);
-  more := exists (select from masking.vault v where v.token > chunk[cardinality(chunk)]);
-  work := 'purge of the vault';
-  rows := purge.purge_looked_at;
-  seconds := extract(epoch from clock_timestamp() - purge.purge_started_at);
+  step.more := exists (select from masking.vault v where v.token > chunk[cardinality(chunk)]);
+  step.work := 'purge of the vault';
+  step.rows := purge.purge_looked_at;
+  step.seconds := extract(epoch from clock_timestamp() - purge.purge_started_at);
 
   update masking.retention_policy
-     set purge_position = case when more then chunk[cardinality(chunk)] end,
-         purge_started_at = case when more then purge.purge_started_at end,
-         purge_looked_at = case when more then purge.purge_looked_at else 0 end,
-         purge_deleted = case when more then purge.purge_deleted else 0 end;
-  if not more then
+     set purge_position = case when step.more then chunk[cardinality(chunk)] end,
+         purge_started_at = case when step.more then purge.purge_started_at end,
+         purge_looked_at = case when step.more then purge.purge_looked_at else 0 end,
+         purge_deleted = case when step.more then purge.purge_deleted else 0 end;
+  if not step.more then
     perform audit.append(
       'purge vault',
       jsonb_build_object('looked_at', purge.purge_looked_at, 'deleted', purge.purge_deleted)
     );
-    ended := 'done';
+    step.ended := 'done';
   end if;
+  return step;
 end
 $$;
 
@@ -4824,6 +4835,22 @@ comment on function staging.batch_state(uuid) is 'How far a batch is: staged, ma
 revoke all on function staging.batch_state(uuid) from public;
 grant execute on function staging.batch_state(uuid) to logins_worker;
 --! EndIncluded functions/staging.batch_state.sql
+--! Included functions/staging.slot_table.sql
+-- staging.slot_table(slot integer) -> regclass
+--
+-- what:    returns the table of a slot of staging.raw_messages
+-- called:  by staging.empty_slot, staging.is_filled, staging.residue and staging.slot_holders
+create or replace function staging.slot_table(slot integer)
+returns regclass
+language sql
+stable
+as $$
+  select format('staging.raw_messages_%s', slot)::regclass
+$$;
+
+comment on function staging.slot_table(integer) is 'The table of a slot of staging.raw_messages';
+revoke all on function staging.slot_table(integer) from public;
+--! EndIncluded functions/staging.slot_table.sql
 --! Included functions/staging.is_filled.sql
 -- staging.is_filled(slot integer) -> boolean
 --
@@ -4841,7 +4868,7 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '100ms'
 as $$
 begin
-  return pg_relation_size(format('staging.raw_messages_%s', slot)::regclass) > 0;
+  return pg_relation_size(staging.slot_table(slot)) > 0;
 exception when lock_not_available then
   return true;
 end
@@ -4872,7 +4899,7 @@ as $$
       (
         l.locktype = 'relation'
         and l.database = (select d.oid from pg_database d where d.datname = current_database())
-        and l.relation in (select format('staging.raw_messages_%s', s.slot)::regclass from unnest(slots) s (slot))
+        and l.relation in (select staging.slot_table(s.slot) from unnest(slots) s (slot))
       )
       or (l.locktype = 'transactionid' and l.transactionid in (select s.xmax from staging.slots s where s.is_open))
     )
@@ -4900,8 +4927,8 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  closed_table regclass := format('staging.raw_messages_%s', slot)::regclass;
-  open_table regclass := format('staging.raw_messages_%s', open_slot)::regclass;
+  closed_table regclass := staging.slot_table(slot);
+  open_table regclass := staging.slot_table(open_slot);
   is_needed boolean := false;
 begin
   if not everything then
@@ -5084,7 +5111,7 @@ begin
   bodies := 0;
   begin
     for slot in
-      select s.*, format('staging.raw_messages_%s', s.slot)::regclass as messages
+      select s.*, staging.slot_table(s.slot) as messages
         from staging.slots s
        where staging.is_filled(s.slot)
     loop
@@ -5476,7 +5503,7 @@ set work_mem = '256MB'
 as $$
 declare
   replay_batch_id uuid := gen_random_uuid();
-  counts record;
+  counts masking.counts;
 begin
   if message_ids is null then
     raise exception using errcode = '22023', message = 'replay needs the ids of messages: null names none';

@@ -85,6 +85,7 @@ const CALLS = new Map(
 /** What gives keys, values or bodies in the clear. */
 const IN_THE_CLEAR = new Set([
   'masking.unwrapped',
+  'masking.data_key',
   'masking.active_key',
   'masking.decrypt_values',
   'masking.decrypt_bodies',
