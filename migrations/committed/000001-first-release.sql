@@ -1,39 +1,38 @@
 --! Previous: -
---! Hash: sha1:327f0b45427d1e618916d5b09b0376f660f0be11
+--! Hash: sha1:0e1f2d0b83810c02c8370ab5c59fefe6648bed92
 --! Message: first release
 
--- All of the SQL, in an order in which it can be run and read.
+-- All objects of masked-logins, in an order in which they can be created and read.
 --
--- Login events arrive from SQS with an IP address and a device id. This database stores them as rows of
--- public.user_logins, with tokens in place of these two values, and keeps the values themselves encrypted.
+-- Login events arrive from SQS with an IP address and a device id. This database stores each event as a row of
+-- public.user_logins, with tokens in place of these two values. The values themselves are stored encrypted.
 --
 --   1. A loader copies messages into staging, in the clear and unlogged. It cannot read them back.
---   2. masking.mask_batch() masks a batch in one transaction: tokens go to user_logins, new values, encrypted, to
---      masking.vault, and what cannot be loaded, encrypted, to staging.quarantine.
---   3. A worker deletes the messages from SQS, closes the batch, and staging is truncated.
---   4. A person who may see a value makes a request in schema unmask. The request is in the audit log before anything
---      is shown.
+--   2. masking.mask_batch() masks a batch in one transaction. Rows go to public.user_logins, new values, encrypted, to
+--      masking.vault, and messages that cannot be loaded, encrypted, to staging.quarantine.
+--   3. A worker deletes the messages from SQS and closes the batch. Staging is truncated.
+--   4. A person who may see values requests them in schema unmask. The request is committed, with an event in the audit
+--      log, before anything is shown.
 --
--- Whoever calls functions of masked-logins needs no rights on tables: the functions run with the rights of
--- logins_owner, and check who calls. Keys never leave the database. They are stored encrypted under the key-encryption
--- key, which is only in an unlogged table.
+-- Most roles have no privileges on tables. They call functions that run as logins_owner and check who calls. Data keys
+-- never leave the database; they are stored encrypted under the key-encryption key, which is in an unlogged table.
 --
--- The files before this one (roles, schemas, graphile-worker) are run by `npm run migrate`. `npm test` checks that
--- a database made from this file and one made from migrations/committed/ are the same.
+-- `migrate` creates roles, schemas and graphile-worker's schema before this. `npm test` checks that a database made from
+-- this file equals one made from migrations/committed/.
 
--- No function that is created from here on may be called by everybody.
+-- From here on, PUBLIC may not execute new functions.
 --! Included grants/default_privileges.sql
--- Postgres lets PUBLIC execute every new function. Only this form, without a schema, takes that back for the
--- functions that logins_owner will make; `in schema ... revoke` has no effect on it (ALTER DEFAULT PRIVILEGES).
+-- By default, PUBLIC may execute every new function. Only this form, without a schema, revokes that for functions that
+-- logins_owner creates later; `in schema … revoke` has no effect on it (ALTER DEFAULT PRIVILEGES).
 alter default privileges for role logins_owner revoke execute on functions from public;
 --! EndIncluded grants/default_privileges.sql
 
 -- Results: the masked logins, their values encrypted, and the messages that could not be loaded.
 --! Included tables/public.user_logins.sql
--- The logins, masked: what analysts read.
+-- The logins, masked, for analysts.
 --
--- create_date is the moment SQS took the message. It stays the same when SQS delivers again, so the primary key
--- makes loading idempotent. There is no CHECK: its error message would print the row.
+-- create_date is the time at which SQS received the message. It is the same for each redelivery, so the primary key makes
+-- loading idempotent. There is no CHECK, because its error message would contain the row.
 create table if not exists public.user_logins (
   user_id text not null,
   create_date timestamptz not null,
@@ -48,26 +47,26 @@ create table if not exists public.user_logins (
 )
 partition by range (create_date);
 
--- Catches what no month's partition takes, so that no login is ever refused for its date.
+-- Accepts rows for which there is no monthly partition, so that no login is refused because of its date.
 create table if not exists public.user_logins_default partition of public.user_logins default;
 
--- Which logins share a device or an address is what analysts ask, and whether anybody still refers to a value is what
--- erasure asks.
+-- Analysts look for logins with the same device or address, and erasures for logins that still need a value.
 create index if not exists user_logins_masked_ip on public.user_logins (masked_ip);
 create index if not exists user_logins_masked_device_id on public.user_logins (masked_device_id);
 
-comment on table public.user_logins is 'Login events with ip and device_id masked; one row a message';
-comment on column public.user_logins.user_id is 'Who logged in, as the event says it';
-comment on column public.user_logins.create_date is 'When SQS took the message (SentTimestamp), UTC';
-comment on column public.user_logins.message_id is 'The SQS message, or a UUID derived from its id';
-comment on column public.user_logins.masked_ip is 'Token of the address: equal addresses have equal tokens; the first byte is the key''s version';
-comment on column public.user_logins.masked_device_id is 'Token of the device id: equal ids have equal tokens; the first byte is the key''s version';
-comment on column public.user_logins.app_version is 'The whole version string';
+comment on table public.user_logins is 'Login events with ip and device_id masked, one row for each message';
+comment on column public.user_logins.user_id is 'Who logged in, as in the event';
+comment on column public.user_logins.create_date is 'When SQS received the message (SentTimestamp)';
+comment on column public.user_logins.message_id is 'Id of the SQS message, or a UUID derived from it';
+comment on column public.user_logins.masked_ip is 'Token of the address; equal addresses have equal tokens; null if the event has none';
+comment on column public.user_logins.masked_device_id is 'Token of the device id; equal ids have equal tokens; null if the event has none';
+comment on column public.user_logins.app_version is 'The version string, as in the event';
 comment on column public.user_logins.loaded_at is 'When the row was masked and loaded';
 --! EndIncluded tables/public.user_logins.sql
 --! Included tables/public.user_logins_compat.sql
--- user_logins in the shape of its older definition, for consumers who still need it: app_version is the major
--- version, create_date a UTC day. [0-9] and no class of digits, which under ICU collations takes digits that integer does not.
+-- user_logins in the shape of its older definition, for consumers that still need it: app_version is the major version,
+-- create_date a day in UTC. The pattern says [0-9], because under ICU collations a class of digits also matches digits
+-- that integer does not accept.
 create or replace view public.user_logins_compat
 with (security_barrier) as
 select
@@ -80,7 +79,7 @@ select
   (l.create_date at time zone 'UTC')::date as create_date
 from public.user_logins l;
 
-comment on view public.user_logins_compat is 'user_logins as its older definition had it: major version, day, tokens as text';
+comment on view public.user_logins_compat is 'user_logins in its older shape: major version, day, tokens as text';
 --! EndIncluded tables/public.user_logins_compat.sql
 --! Included functions/staging.refuse_write.sql
 -- staging.refuse_write() -> trigger, and the trigger on public.user_logins
@@ -112,7 +111,7 @@ for each statement when (not pg_has_role(current_user, 'logins_owner', 'usage'))
 execute function staging.refuse_write();
 --! EndIncluded functions/staging.refuse_write.sql
 --! Included tables/masking.vault.sql
--- What was masked, encrypted: a row a distinct value, found by its token.
+-- The masked values, encrypted: one row for each distinct value, with its token as the key.
 create table if not exists masking.vault (
   token uuid primary key,
   key_version integer not null,
@@ -123,13 +122,13 @@ alter table masking.vault alter column ciphertext set statistics 0;
 -- Ciphertext does not compress.
 alter table masking.vault alter column ciphertext set storage external;
 
-comment on table masking.vault is 'Ciphertext of every masked value, one row a distinct value';
-comment on column masking.vault.token is 'The token; its first byte is the version of the token key';
+comment on table masking.vault is 'Ciphertext of each distinct value';
+comment on column masking.vault.token is 'The first byte is the version of the token key';
 comment on column masking.vault.key_version is 'Version of the cipher key';
 comment on column masking.vault.ciphertext is 'OpenPGP message (RFC 4880): AES-256, padded plaintext, integrity-protected';
 --! EndIncluded tables/masking.vault.sql
 --! Included tables/staging.quarantine.sql
--- Messages that cannot be loaded: why, and the body, encrypted. The reason names a field and a fault, never a value.
+-- Messages that cannot be loaded: the body, encrypted, and a reason, which names a field and a fault, never a value.
 create table if not exists staging.quarantine (
   message_id uuid primary key,
   sent_at timestamptz not null,
@@ -140,22 +139,22 @@ create table if not exists staging.quarantine (
 );
 
 alter table staging.quarantine alter column body set statistics 0;
--- Ciphertext does not compress; trying costs time.
+-- Ciphertext does not compress, and trying costs time.
 alter table staging.quarantine alter column body set storage external;
 
--- A message is sent at one moment, however often it comes: masking asks whether any of a batch's time is here.
+-- Masking checks whether any message of a batch's time is here. Redeliveries of a message have the same sent_at.
 create index if not exists quarantine_sent_at on staging.quarantine (sent_at);
 
-comment on table staging.quarantine is 'Messages that could not be loaded, their bodies encrypted';
-comment on column staging.quarantine.reason is 'Field and fault, never a value';
-comment on column staging.quarantine.key_version is 'Version of the body cipher key';
+comment on table staging.quarantine is 'Messages that could not be loaded, with encrypted bodies';
+comment on column staging.quarantine.reason is 'A field and a fault, never a value';
+comment on column staging.quarantine.key_version is 'Version of the cipher key for bodies';
 --! EndIncluded tables/staging.quarantine.sql
 
 -- Loading: a batch of messages is copied into staging, entered in the ledger, and gets a job.
 --! Included tables/staging.slots.sql
--- The slots of staging.raw_messages: one is open and takes what comes in, the others are closed and wait to be emptied
--- (staging.recycle_slots). Row-level security without a policy keeps out pg_write_all_data, which could lock the open
--- slot's row and so stop recycling.
+-- The slots of staging.raw_messages: one is open and receives rows, the others are closed and wait to be emptied
+-- (staging.recycle_slots). Row-level security without a policy keeps out members of pg_write_all_data, who could lock
+-- the open slot's row and so stop recycling.
 create table if not exists staging.slots (
   slot integer primary key check (slot between 0 and 2),
   is_open boolean not null,
@@ -170,27 +169,27 @@ alter table staging.slots enable row level security;
 
 insert into staging.slots (slot, is_open) values (0, true), (1, false), (2, false) on conflict do nothing;
 
-comment on table staging.slots is 'The slots of staging.raw_messages: which one takes what comes in, and since when the others wait';
-comment on column staging.slots.opened_at is 'Nothing in the slot is older than this';
-comment on column staging.slots.closed_at is 'Since when nothing new goes into the slot; null while it is open';
-comment on column staging.slots.tried_at is 'When it last could not be emptied because of somebody''s lock; null otherwise';
+comment on table staging.slots is 'Slots of staging.raw_messages: which one is open, and since when the others wait';
+comment on column staging.slots.opened_at is 'Nothing in the slot is older';
+comment on column staging.slots.closed_at is 'Since when the slot receives no rows; null while it is open';
+comment on column staging.slots.tried_at is 'When it last could not be emptied because of a lock; null otherwise';
 --! EndIncluded tables/staging.slots.sql
 --! Included tables/staging.raw_messages.sql
 -- Messages as SQS delivered them, in the clear, for the seconds between COPY and masking.
 --
--- UNLOGGED keeps them out of WAL, base backups and standbys. A crash of Postgres empties the table and loses nothing:
--- what was not masked is still in SQS. Statistics are logged even of an unlogged table, so no column with content has
--- any. No constraint either, not even NOT NULL: its error message would print the row. Row-level security without a
--- policy keeps out pg_read_all_data, and because COPY refuses a table that has it, messages come in through the view
--- staging.inbox.
+-- UNLOGGED, so that they are not in WAL, base backups or standbys. A crash of Postgres empties the table, and nothing is
+-- lost, because messages that were not masked are still in SQS. Statistics are logged even for an unlogged table, so
+-- columns with content have none. There is no constraint, not even NOT NULL, because its error message would contain the
+-- row. Row-level security without a policy keeps out members of pg_read_all_data. COPY refuses a table that has it, so
+-- messages are inserted through the view staging.inbox.
 --
--- A row that does not fit into a page has its longest columns in a table beside this one (TOAST), and that has no row-level
--- security: pg_read_all_data reads it. So what is in body fits (storage main), or is encrypted under a key of its own in
--- body_key, which never leaves the row (storage plain).
+-- The columns of a row that does not fit into a page are stored in a TOAST table, which has no row-level security, so
+-- members of pg_read_all_data can read it. Therefore a body either fits into its row (storage main), or is encrypted
+-- under a key of its own in body_key, which always stays in the row (storage plain).
 --
--- This table itself is empty: the rows are in its children, the slots. One takes what comes in, while what the others
--- held is truncated (staging.recycle_slots). DELETE would leave bodies on disk until a vacuum and a later row overwrite
--- them; TRUNCATE gives the file back at once, and costs nothing a row.
+-- The table itself is empty. Its rows are in its children, the slots. One slot receives rows while the others are
+-- truncated (staging.recycle_slots). DELETE would leave bodies on the disk until a vacuum and a later row overwrite
+-- them. TRUNCATE frees the file at once, and costs nothing per row.
 create unlogged table if not exists staging.raw_messages (
   batch_id uuid,
   message_id uuid,
@@ -227,21 +226,21 @@ alter table staging.raw_messages reset (
   autovacuum_vacuum_cost_delay
 );
 
-comment on table staging.raw_messages is 'Raw messages on their way to masking; unlogged, in slots that are truncated in turn';
-comment on column staging.raw_messages.body_key is 'Where the body is too long for its row: the key that decrypts it (masking.staged_body)';
+comment on table staging.raw_messages is 'Raw messages until they are masked; unlogged, in slots that are truncated in turn';
+comment on column staging.raw_messages.body_key is 'Key that decrypts the body if it is too long for its row (masking.staged_body)';
 comment on table staging.raw_messages_0 is 'Slot of staging.raw_messages';
 comment on table staging.raw_messages_1 is 'Slot of staging.raw_messages';
 comment on table staging.raw_messages_2 is 'Slot of staging.raw_messages';
 --! EndIncluded tables/staging.raw_messages.sql
 --! Included tables/staging.inbox.sql
--- The way into staging.raw_messages: the loader COPYs here, and nothing can be read from here.
+-- Receives messages: the loader COPYs into this view, and nothing can be read from it.
 --
--- COPY FROM refuses a table with row-level security ("COPY FROM not supported with row-level security"), but not
--- a view with an INSTEAD OF trigger. The trigger is called once a row, so a row here takes many messages of a batch: in
--- each array the same position is the same message. That way the detour costs next to nothing (docs/performance.md).
+-- COPY FROM refuses a table with row-level security ("COPY FROM not supported with row-level security"), but not a view
+-- with an INSTEAD OF trigger. The trigger is called once for each row. So a row contains many messages of a batch, one
+-- at each position of the arrays, and the detour costs next to nothing (docs/performance.md).
 --
--- The view refers to no table, because LOCK TABLE on a view also locks the tables that the view refers to: whoever may
--- insert here could hold staging.raw_messages.
+-- The view refers to no table, because LOCK TABLE on a view also locks the tables that it refers to: a login that may
+-- insert here could lock staging.raw_messages.
 create or replace view staging.inbox as
 select
   null::uuid as batch_id,
@@ -252,7 +251,7 @@ select
   null::bytea[] as bodies
 where false;
 
-comment on view staging.inbox is 'Write-only inbox for raw messages: COPY staging.inbox FROM STDIN (FORMAT binary)';
+comment on view staging.inbox is 'Inbox for raw messages: COPY staging.inbox FROM STDIN (FORMAT binary); shows nothing';
 --! EndIncluded tables/staging.inbox.sql
 --! Included functions/masking.require_member.sql
 -- masking.require_member(variadic roles name[]) -> void
@@ -383,10 +382,10 @@ instead of insert on staging.inbox
 for each row execute function staging.receive_messages();
 --! EndIncluded functions/staging.receive_messages.sql
 --! Included tables/staging.batches.sql
--- The ledger: a row a batch, logged, no personal data. Status, metrics and recovery read it.
+-- The ledger: one row for each batch, logged, without personal data. Status, metrics and recovery read it.
 --
--- staged -> masked -> acknowledged; lost says that a crash emptied staging before the batch was acknowledged, so
--- that its messages come back from SQS.
+-- A batch is staged, then masked, then acknowledged. It is lost if a crash emptied staging before it was acknowledged.
+-- Then SQS delivers its messages again.
 create table if not exists staging.batches (
   batch_id uuid primary key,
   rows integer not null,
@@ -400,17 +399,17 @@ create table if not exists staging.batches (
   no_addresses integer
 );
 
--- What the loader's ceiling and the sweep look at: nearly always a handful of rows.
+-- For the loader's limit and for staging.sweep_batches: nearly always a handful of rows.
 create index if not exists batches_pending on staging.batches (staged_at) where acked_at is null and lost_at is null;
 
-comment on table staging.batches is 'Ledger of batches; rows = inserted + duplicates + quarantined once masked';
-comment on column staging.batches.rows is 'Messages the loader staged';
+comment on table staging.batches is 'Ledger of batches; in a masked batch, rows = inserted + duplicates + quarantined';
+comment on column staging.batches.rows is 'Messages that the loader staged';
 comment on column staging.batches.acked_at is 'When the batch''s messages were deleted from SQS';
-comment on column staging.batches.lost_at is 'When the batch was found gone from staging; its messages come back from SQS';
-comment on column staging.batches.inserted is 'Rows new in user_logins';
-comment on column staging.batches.duplicates is 'Messages that were there already';
-comment on column staging.batches.quarantined is 'Rows new in staging.quarantine';
-comment on column staging.batches.no_addresses is 'Sound messages whose ip is no address: with a port, a forwarded list, a network';
+comment on column staging.batches.lost_at is 'When the batch was found missing from staging; SQS delivers its messages again';
+comment on column staging.batches.inserted is 'New rows in user_logins';
+comment on column staging.batches.duplicates is 'Messages that were loaded or quarantined already';
+comment on column staging.batches.quarantined is 'New rows in staging.quarantine';
+comment on column staging.batches.no_addresses is 'Valid messages whose ip is not an address: with a port, a forwarded list, a network';
 --! EndIncluded tables/staging.batches.sql
 --! Included functions/staging.add_mask_job.sql
 -- staging.add_mask_job(batch_id uuid) -> void
@@ -1934,8 +1933,8 @@ grant execute on function staging.residue() to logins_worker;
 
 -- The audit log: append-only, linked by hashes. All that follows writes to it.
 --! Included tables/audit.events.sql
--- What happened. Each row holds the hashes of the rows before it, so that an edit, a removal or an addition shows
--- (audit.verify). No plaintext, no key.
+-- The audit log. Each event contains the hashes of the events before it, so that an edited, removed or added event is
+-- detected (audit.verify). It contains no values and no keys.
 create table if not exists audit.events (
   event_id bigint generated by default as identity primary key,
   at timestamptz not null,
@@ -1946,17 +1945,17 @@ create table if not exists audit.events (
   hash bytea not null
 );
 
--- Finds the event that names another: an event counts in its place only (audit.is_linked).
+-- Finds the event that names another one (audit.is_linked).
 create index if not exists events_previous_hashes on audit.events using gin (previous_hashes) with (fastupdate = off);
 
-comment on table audit.events is 'Hash-linked record of requests, approvals, reveals, key actions and erasures; append-only';
-comment on column audit.events.event_id is 'Grows along the links; numbers are skipped by transactions that were rolled back';
+comment on table audit.events is 'Audit log of requests, approvals, reveals, key actions and erasures; append-only, linked by hashes';
+comment on column audit.events.event_id is 'Increases along the links; rolled-back transactions leave gaps';
 comment on column audit.events.actor is 'The login (session_user)';
 comment on column audit.events.previous_hashes is 'The hashes of all heads that were visible when this event was added';
 comment on column audit.events.hash is 'SHA-256 over previous_hashes and the row (audit.hash_of)';
 
--- The events that no later event had named when it was added: the ends of the graph, usually one. An event that is
--- added names all heads that it sees and takes their place. Row 0 stands for the beginning.
+-- The heads: events that no later event names yet, usually one. A new event names all heads that it sees, and replaces
+-- them. Row 0 stands for the beginning.
 create table if not exists audit.heads (
   event_id bigint primary key,
   hash bytea not null
@@ -1966,7 +1965,7 @@ insert into audit.heads (event_id, hash)
 select 0, ''
 where not exists (select from audit.heads) and not exists (select from audit.events);
 
-comment on table audit.heads is 'Numbers and hashes of the last events';
+comment on table audit.heads is 'Numbers and hashes of the heads of the audit log';
 --! EndIncluded tables/audit.events.sql
 --! Included functions/audit.hash_of.sql
 -- audit.hash_of(event audit.events) -> bytea
@@ -2242,11 +2241,11 @@ grant execute on function audit.verify(bigint, text) to logins_auditor;
 
 -- Keys: the key-encryption key, which seals and unseals the database, and the data keys encrypted under it.
 --! Included tables/masking.keys.sql
--- The data keys, each wrapped (encrypted) under the key-encryption key.
+-- The data keys, each wrapped: encrypted under the key-encryption key.
 --
--- token: HMAC key of a field; its version is the first byte of every token made with it, so versions are unique
---        over all fields and end at 255.
--- cipher: password of a field's ciphertexts, or of quarantined bodies.
+-- token:  HMAC key of a field. Its version is the first byte of its tokens. So versions are unique over all fields, and
+--         there are at most 255.
+-- cipher: password for the ciphertexts of a field, or for quarantined bodies.
 create table if not exists masking.keys (
   purpose text not null check (purpose in ('token', 'cipher')),
   version integer not null check (version >= 1 and (purpose <> 'token' or version <= 255)),
@@ -2263,24 +2262,24 @@ create unique index if not exists keys_one_active on masking.keys (purpose, fiel
 
 alter table masking.keys alter column wrapped set statistics 0;
 
-comment on table masking.keys is 'Data keys, wrapped under the key-encryption key';
-comment on column masking.keys.state is 'active: in use for new values; retiring: still needed for old ones; destroyed: gone';
+comment on table masking.keys is 'Data keys, encrypted under the key-encryption key';
+comment on column masking.keys.state is 'active: encrypts new values; retiring: old values may need it; destroyed: removed';
 --! EndIncluded tables/masking.keys.sql
 --! Included tables/masking.kek.sql
--- How many times the database was sealed. No snapshot hides a sequence's value, and no lock keeps it from being advanced:
--- so a seal takes effect at once, for open transactions as well (masking.present_kek).
+-- How many times the database was sealed. A sequence has no snapshot, and no lock prevents nextval(). So a seal takes
+-- effect at once, in open transactions too (masking.present_kek).
 create sequence if not exists masking.seal_count;
 
--- The first nextval() of a sequence does not change last_value; every later one does.
+-- The first nextval() of a sequence does not change last_value; later ones do.
 select setval('masking.seal_count', 1) from masking.seal_count s where not s.is_called;
 
-comment on sequence masking.seal_count is 'How many times the database was sealed';
+comment on sequence masking.seal_count is 'Number of times the database was sealed';
 
--- The key-encryption key (KEK): 32 bytes, one row. It is in use while its seal_count is that of the sequence; without such
--- a row the database is sealed.
+-- The key-encryption key (KEK): 32 bytes, one row. It is in use while its seal_count is that of the sequence. Without
+-- such a row, the database is sealed.
 --
--- UNLOGGED: absent from WAL, base backups and standbys, and gone after a crash or a restore. No CHECK and no
--- statistics: both would show it. It comes in through the view masking.kek_inbox.
+-- UNLOGGED, so that it is not in WAL, base backups or standbys, and is gone after a crash or a restore. It has no CHECK
+-- and no statistics, because both would show it. It is inserted through the view masking.kek_inbox.
 create unlogged table if not exists masking.kek (
   singleton boolean primary key default true,
   kek bytea not null,
@@ -2290,18 +2289,18 @@ create unlogged table if not exists masking.kek (
 alter table masking.kek alter column kek set statistics 0;
 
 comment on table masking.kek is 'The key-encryption key while the database is unsealed';
-comment on column masking.kek.seal_count is 'The value of masking.seal_count when this key came in; any other one now means: sealed since';
+comment on column masking.kek.seal_count is 'Value of masking.seal_count when the key was inserted; if the sequence has another value now, the database is sealed';
 --! EndIncluded tables/masking.kek.sql
 --! Included tables/masking.kek_history.sql
--- Which key-encryption keys this database has had, by fingerprint: so that a wrong one can be told from an old one.
+-- The key-encryption keys that this database has had, by fingerprint, to tell a wrong key from a replaced one.
 create table if not exists masking.kek_history (
   fingerprint bytea primary key,
   since_at timestamptz not null default now(),
   replaced_at timestamptz
 );
 
-comment on table masking.kek_history is 'Fingerprints of the key-encryption keys that were and are in use';
-comment on column masking.kek_history.fingerprint is 'HMAC-SHA256 under the key of a fixed text, cut to 8 bytes: tells nothing of the key';
+comment on table masking.kek_history is 'Fingerprints of all key-encryption keys that were or are in use';
+comment on column masking.kek_history.fingerprint is 'HMAC-SHA256 of a fixed text under the key, the first 8 bytes: reveals nothing of the key';
 --! EndIncluded tables/masking.kek_history.sql
 --! Included functions/masking.latest_kek.sql
 -- masking.latest_kek() -> bytea
@@ -2549,24 +2548,24 @@ revoke all on function masking.create_key(text, text) from public;
 
 -- Unsealing, sealing, and changing the key-encryption key.
 --! Included tables/masking.kek_inbox.sql
--- The way in for the key-encryption key: COPY masking.kek_inbox FROM STDIN (FORMAT binary), one column of 32 bytes.
+-- Receives the key-encryption key: COPY masking.kek_inbox FROM STDIN (FORMAT binary), one column of 32 bytes.
 --
--- Binary COPY data reaches no log, neither as statement nor as parameter nor in an error's context; statement text
--- and bind parameters do. masking.receive_kek() checks the key before it is kept.
+-- Binary COPY data is in no log: not as a statement, not as a parameter, not in the context of an error. Statement text
+-- and bind parameters can be. masking.receive_kek() checks the key before it is stored.
 create or replace view masking.kek_inbox as
 select null::bytea as kek
 where false;
 
-comment on view masking.kek_inbox is 'Write-only inbox that unseals the database';
+comment on view masking.kek_inbox is 'Inbox for the key-encryption key: unseals the database; shows nothing';
 --! EndIncluded tables/masking.kek_inbox.sql
 --! Included tables/masking.next_kek_inbox.sql
--- The way in for the key-encryption key that is to replace the present one: COPY masking.next_kek_inbox FROM STDIN
--- (FORMAT binary), one column of 32 bytes. The trigger masking.receive_next_kek() rewraps the data keys.
+-- Receives the next key-encryption key: COPY masking.next_kek_inbox FROM STDIN (FORMAT binary), one column of 32 bytes.
+-- masking.receive_next_kek() encrypts the data keys under it.
 create or replace view masking.next_kek_inbox as
 select null::bytea as kek
 where false;
 
-comment on view masking.next_kek_inbox is 'Write-only inbox that changes the key-encryption key';
+comment on view masking.next_kek_inbox is 'Inbox for the next key-encryption key: replaces the present one; shows nothing';
 --! EndIncluded tables/masking.next_kek_inbox.sql
 --! Included functions/masking.fingerprint_of.sql
 -- masking.fingerprint_of(kek bytea) -> bytea
@@ -2709,7 +2708,7 @@ for each row execute function masking.receive_kek();
 -- what:    encrypts all data keys under the key that was copied into masking.next_kek_inbox, and replaces the present
 --          key by it, in one transaction. So after a crash the data keys are encrypted under one of the two keys, and
 --          unsealing tells which.
--- called:  by COPY masking.next_kek_inbox, as logins_custodian (npm run keys -- rewrap)
+-- called:  by COPY masking.next_kek_inbox, as logins_custodian (the command keys rewrap)
 -- reads:   masking.kek
 -- writes:  masking.keys, masking.kek, masking.kek_history, audit.events
 -- twice:   yes: with the key that is in use, nothing changes
@@ -2935,7 +2934,8 @@ grant execute on function masking.list_keys() to logins_custodian, logins_audito
 
 -- Decryption: values by token, bodies by message id, and the tokens that a value has had.
 --! Included tables/masking.retokened.sql
--- What became of tokens when their token key was rotated. Keeps requests and notes of before the rotation good.
+-- Which token became which when a token key was rotated. With this, requests made before the rotation, and tokens noted
+-- elsewhere, stay valid.
 create table if not exists masking.retokened (
   old_token uuid primary key,
   new_token uuid not null
@@ -2943,7 +2943,7 @@ create table if not exists masking.retokened (
 
 create index if not exists retokened_new_token on masking.retokened (new_token);
 
-comment on table masking.retokened is 'Old tokens and the ones that rotations replaced them with; kept until the old key is destroyed';
+comment on table masking.retokened is 'Old tokens and the tokens that replaced them; kept until the old key is destroyed';
 --! EndIncluded tables/masking.retokened.sql
 --! Included functions/masking.current_tokens.sql
 -- masking.current_tokens(tokens uuid[]) -> setof (asked uuid, token uuid)
@@ -3156,8 +3156,8 @@ revoke all on function masking.tokens_of_value(text, text) from public;
 
 -- Revealing: who may see how much, requests and approvals, and what is shown on a request.
 --! Included tables/unmask.policy.sql
--- How much the members of a role may reveal. A login that is covered by several rows gets the one that allows most
--- in a request. Changed by logins_owner (docs/dba-guide.md).
+-- How many values the members of a role may reveal. If several rows apply to a login, the one that allows the most values
+-- in a request counts. Only logins_owner changes it (docs/dba-guide.md).
 create table if not exists unmask.policy (
   role_name name primary key,
   values_per_request integer not null check (values_per_request > 0),
@@ -3171,12 +3171,13 @@ values ('logins_unmasker', 10000, 50000, 100, interval '1 day')
 on conflict do nothing;
 
 comment on table unmask.policy is 'Limits of requests, by role';
-comment on column unmask.policy.values_per_day is 'Values that all members of the role together may request in a UTC day';
-comment on column unmask.policy.approval_above is 'A request for more values than this needs an approver';
-comment on column unmask.policy.lifetime is 'How long after a request its values can be revealed';
+comment on column unmask.policy.values_per_day is 'Values that all members of the role together may request on a day (UTC)';
+comment on column unmask.policy.approval_above is 'A request for more values than this needs an approval';
+comment on column unmask.policy.lifetime is 'How long after a request its values may be revealed';
 --! EndIncluded tables/unmask.policy.sql
 --! Included tables/unmask.requests.sql
--- Who wants to see which values and why: committed before anything is shown. Append-only (audit.refuse_change).
+-- Requests: who wants to see which values, and why. Committed before anything is shown. Append-only
+-- (audit.refuse_change).
 create table if not exists unmask.requests (
   request_id uuid primary key default gen_random_uuid(),
   kind text not null check (kind in ('ip', 'device_id', 'user', 'body', 'find')),
@@ -3193,14 +3194,14 @@ create table if not exists unmask.requests (
 );
 
 comment on table unmask.requests is 'Requests to reveal values';
-comment on column unmask.requests.kind is 'What tokens holds: tokens of a field, of a user''s logins, ids of quarantined messages, or tokens to look for';
-comment on column unmask.requests.subject is 'The user whose values are requested, where kind is user; the field, where it is find';
+comment on column unmask.requests.kind is 'What tokens contains: tokens of a field, of a user''s logins, ids of quarantined messages, or tokens to find';
+comment on column unmask.requests.subject is 'The user, if kind is user; the field, if kind is find';
 comment on column unmask.requests.role_name is 'The role whose policy applied';
-comment on column unmask.requests.xid is 'The transaction of the request: what it asks for is not shown in it';
-comment on column unmask.requests.event_id is 'The event in audit.events that holds the digest of this row';
+comment on column unmask.requests.xid is 'Transaction of the request; values are not shown before it is committed';
+comment on column unmask.requests.event_id is 'Event in audit.events that contains the digest of this row';
 --! EndIncluded tables/unmask.requests.sql
 --! Included tables/unmask.approvals.sql
--- Who approved a request. Append-only (audit.refuse_change).
+-- Approvals of requests. Append-only (audit.refuse_change).
 create table if not exists unmask.approvals (
   request_id uuid primary key references unmask.requests,
   approved_by name not null default session_user,
@@ -3210,12 +3211,12 @@ create table if not exists unmask.approvals (
 );
 
 comment on table unmask.approvals is 'Approvals of requests';
-comment on column unmask.approvals.digest is 'Of the request as it was approved';
-comment on column unmask.approvals.event_id is 'The event in audit.events that says so';
+comment on column unmask.approvals.digest is 'Digest of the request as it was approved';
+comment on column unmask.approvals.event_id is 'Event of the approval in audit.events';
 --! EndIncluded tables/unmask.approvals.sql
 --! Included tables/unmask.pending_requests.sql
--- The requests that somebody has something to do with now: an unmasker their own, an approver those that wait for
--- them. An approver sees whose or which values they are to be, and no value.
+-- Requests that the login can act on now: an unmasker sees their own, an approver those that need approval. An approver
+-- sees whose or which tokens are requested, and no value.
 create or replace view unmask.pending_requests
 with (security_barrier) as
 select
@@ -3243,7 +3244,7 @@ where r.expires_at > now()
     )
   );
 
-comment on view unmask.pending_requests is 'One''s own requests, and for approvers those that wait for approval';
+comment on view unmask.pending_requests is 'The login''s own requests, and for approvers those that wait for approval';
 --! EndIncluded tables/unmask.pending_requests.sql
 --! Included functions/audit.refuse_change.sql
 -- audit.refuse_change() -> trigger, and the triggers that make tables append-only
@@ -4040,8 +4041,8 @@ revoke all on function masking.check_step(integer) from public;
 
 -- Rotating keys: new keys, and everything brought under them in steps. Then old keys can be destroyed.
 --! Included tables/masking.rotations.sql
--- Rotations of keys: how far each has come. A step moves on by some rows and commits, so that one that is killed goes
--- on where it was.
+-- Rotations of keys, and the progress of each. Each step processes some rows and commits, so after a crash a rotation
+-- resumes where it stopped.
 create table if not exists masking.rotations (
   rotation_id bigint primary key generated always as identity,
   purpose text not null check (purpose in ('token', 'cipher')),
@@ -4066,12 +4067,12 @@ create table if not exists masking.rotations (
 
 create unique index if not exists rotations_one_at_a_time on masking.rotations (purpose, field) where state <> 'done';
 
-comment on table masking.rotations is 'Rotations of keys and how far each has come';
-comment on column masking.rotations.phase is 'vault, then logins, for a token key; vault or quarantine for a cipher key';
-comment on column masking.rotations.position_token is 'The last token, or the last message id in quarantine, that was done in this phase';
-comment on column masking.rotations.rows_done is 'Rows looked at so far, over all phases; logins that arrive meanwhile are among them';
-comment on column masking.rotations.rows_total is 'Rows there were to look at when the first step began; null before';
-comment on column masking.rotations.worked is 'How long it has been worked on, with the rests between steps';
+comment on table masking.rotations is 'Rotations of keys and their progress';
+comment on column masking.rotations.phase is 'Token key: vault, then logins; cipher key: vault or quarantine';
+comment on column masking.rotations.position_token is 'Last token, or last message id in quarantine, processed in this phase';
+comment on column masking.rotations.rows_done is 'Rows processed so far, in all phases, including logins that arrive meanwhile';
+comment on column masking.rotations.rows_total is 'Rows to process when the first step began; null before';
+comment on column masking.rotations.worked is 'Time spent on it, including the pauses between steps';
 comment on column masking.rotations.problem is 'Why the rotation paused itself; never a value';
 --! EndIncluded tables/masking.rotations.sql
 --! Included functions/masking.first_token.sql
@@ -4823,7 +4824,7 @@ comment on function masking.delete_unreferenced(uuid[]) is 'Deletes vault entrie
 revoke all on function masking.delete_unreferenced(uuid[]) from public;
 --! EndIncluded functions/masking.delete_unreferenced.sql
 --! Included tables/masking.erasures.sql
--- Whose values are to be, or have been, erased, and how far that is. The logins stay, with null tokens.
+-- Erasures of users, and the progress of each. The logins are kept, without tokens.
 create table if not exists masking.erasures (
   erasure_id bigint primary key generated always as identity,
   user_id text not null,
@@ -4839,11 +4840,11 @@ create table if not exists masking.erasures (
   finished_at timestamptz
 );
 
-comment on table masking.erasures is 'Erasures of users and how far each has come';
-comment on column masking.erasures.started_at is 'When its first step began';
+comment on table masking.erasures is 'Erasures of users and their progress';
+comment on column masking.erasures.started_at is 'When the first step began';
 comment on column masking.erasures.logins_cleared is 'Logins whose tokens were set to null';
-comment on column masking.erasures.values_erased is 'Vault entries that no other login referred to, deleted';
-comment on column masking.erasures.bodies_erased is 'Quarantined messages of the user, deleted';
+comment on column masking.erasures.values_erased is 'Vault entries deleted, because no other login needed them';
+comment on column masking.erasures.bodies_erased is 'Quarantined messages of the user deleted';
 --! EndIncluded tables/masking.erasures.sql
 --! Included functions/masking.user_of_body.sql
 -- masking.user_of_body(message_id uuid) -> text
@@ -4885,8 +4886,8 @@ revoke all on function masking.user_of_body(uuid) from public;
 --
 -- what:    starts the erasure of a user and returns its id. Workers then set the tokens of the user's logins to null,
 --          delete the vault entries that no other login needs, and delete the user's quarantined messages, in small
---          steps. npm run status and masking.erasures show the progress. Logins that arrive later are masked as usual.
---          Backups keep the values until they are deleted.
+--          steps. the command status and masking.erasures show the progress. Logins that arrive later are masked as
+--          usual. Backups keep the values until they are deleted.
 -- called:  by custodians
 -- writes:  masking.erasures, graphile_worker's jobs, audit.events
 -- twice:   yes: starts another erasure, of what has arrived since
@@ -5057,7 +5058,7 @@ revoke all on function masking.erase_step(integer) from public;
 grant execute on function masking.erase_step(integer) to logins_worker;
 --! EndIncluded functions/masking.erase_step.sql
 --! Included tables/masking.retention_policy.sql
--- How long logins are kept: one row. No months means for ever.
+-- For how many months logins are kept: one row. Null means forever. The other columns are the progress of the purge.
 create table if not exists masking.retention_policy (
   singleton boolean primary key default true check (singleton),
   keep_months integer check (keep_months between 1 and 1200),
@@ -5069,10 +5070,10 @@ create table if not exists masking.retention_policy (
 
 insert into masking.retention_policy (singleton) values (true) on conflict do nothing;
 
-comment on table masking.retention_policy is 'How many whole months logins are kept';
-comment on column masking.retention_policy.purge_position is 'How far a purge of the vault has come; null while none is under way';
+comment on table masking.retention_policy is 'For how many whole months logins are kept, and the progress of the purge';
+comment on column masking.retention_policy.purge_position is 'Token up to which the vault has been purged; null while no purge is running';
 comment on column masking.retention_policy.purge_started_at is 'When the first step of this purge began';
-comment on column masking.retention_policy.purge_looked_at is 'Vault entries that this purge has looked at';
+comment on column masking.retention_policy.purge_looked_at is 'Vault entries that this purge has checked';
 comment on column masking.retention_policy.purge_deleted is 'Vault entries that this purge has deleted';
 --! EndIncluded tables/masking.retention_policy.sql
 --! Included functions/masking.set_retention.sql
@@ -5256,7 +5257,7 @@ grant execute on function masking.purge_step(integer) to logins_worker;
 
 -- Maintenance: partitions, overdue batches, jobs of workers that died, the ledger, messages to be tried again.
 --! Included tables/staging.workers.sql
--- Which workers are alive: each says so every few seconds, so that the jobs of a killed one are freed.
+-- Workers that are alive. Each updates its row every few seconds, so that the jobs of a killed worker are released.
 create table if not exists staging.workers (
   worker_id text primary key,
   seen_at timestamptz not null default now()
@@ -5265,7 +5266,7 @@ create table if not exists staging.workers (
 comment on table staging.workers is 'Heartbeats of workers';
 --! EndIncluded tables/staging.workers.sql
 --! Included tables/staging.totals.sql
--- What the ledger's rows add up to after they are cleaned away: one row.
+-- Sums over the batches that have been removed from the ledger: one row.
 create table if not exists staging.totals (
   singleton boolean primary key default true check (singleton),
   batches bigint not null default 0,
@@ -5288,7 +5289,7 @@ comment on table staging.totals is 'Sums over the batches that staging.clean_led
 -- returns: made: partitions created; missing: partitions that could not be created because of another session's lock.
 --          Then none is created, and the job runs again in five minutes. No row is lost meanwhile, because the default
 --          partition accepts all.
--- called:  by npm run migrate, and by the worker's task maintain_partitions when it starts and every day
+-- called:  by the command migrate, and by the worker's task maintain_partitions when it starts and every day
 -- reads:   the catalogs
 -- writes:  public.user_logins and its partitions; graphile_worker's jobs
 -- locks:   public.user_logins against concurrent calls, and the default partition in ACCESS EXCLUSIVE mode, because
@@ -5648,7 +5649,7 @@ grant execute on function staging.replay(uuid[]) to logins_custodian, logins_wor
 --! Included functions/staging.status.sql
 -- staging.status() -> one row of figures, without personal data
 --
--- what:    returns what npm run status shows of the database
+-- what:    returns what the command status shows of the database
 -- returns: staged_rows, oldest_unmasked_seconds: rows staged and not yet masked, and the age of the oldest;
 --          pending_batches, in_quarantine, sealed: now;
 --          batches, loaded, duplicates, quarantined, lost_batches, no_addresses: since the beginning (no_addresses are
@@ -5658,7 +5659,7 @@ grant execute on function staging.replay(uuid[]) to logins_custodian, logins_wor
 --          problem}]; total and percent are null before the first step, seconds_left also while it is paused;
 --          erasures that are not done: [{erasure_id, phase, logins}];
 --          residue_…: what is still on the disk although it is not needed any more (staging.residue)
--- called:  by npm run status, as logins_worker, logins_custodian or logins_auditor
+-- called:  by the command status, as logins_worker, logins_custodian or logins_auditor
 -- reads:   staging.batches, staging.totals, staging.quarantine, masking.keys, masking.rotations, masking.erasures
 create or replace function staging.status(
   out staged_rows bigint,
@@ -5766,14 +5767,14 @@ grant execute on function staging.status() to logins_worker, logins_custodian, l
 
 -- Rights: who may use which schema and table. Each function's file has its own grants.
 --! Included grants/schemas.sql
--- Who may name the objects of which schema. crypto has no line here: pgcrypto is for logins_owner alone.
+-- Who may use which schema. crypto is missing, because pgcrypto is for logins_owner only.
 grant usage on schema staging to logins_loader, logins_worker, logins_custodian, logins_auditor;
 grant usage on schema masking to logins_worker, logins_custodian, logins_auditor;
 grant usage on schema unmask to logins_unmasker, logins_approver, logins_auditor;
 grant usage on schema audit to logins_auditor;
 --! EndIncluded grants/schemas.sql
 --! Included grants/tables.sql
--- Who may do what to tables and views. What is not here is for logins_owner alone; functions bring their own
+-- Who may use which tables and views, and how. What is missing here is for logins_owner only. Functions have their own
 -- grants. test/security/privileges.test.ts compares the catalogs with a complete list.
 grant select on public.user_logins, public.user_logins_compat to logins_analyst;
 
@@ -5789,15 +5790,17 @@ grant select on unmask.policy to logins_unmasker, logins_approver, logins_audito
 grant select on unmask.requests, unmask.approvals, audit.events to logins_auditor;
 --! EndIncluded grants/tables.sql
 --! Included grants/row_security.sql
--- Row-level security on every table of ours, and a policy for whoever may read it: without one, a predefined role
--- (pg_read_all_data, pg_write_all_data) gets to no row, whatever it may do to tables. logins_owner and superusers pass.
+-- Row-level security for all tables of masked-logins, and a policy for each role that may read them. Without a policy,
+-- members of predefined roles (pg_read_all_data, pg_write_all_data) reach no row, whatever their privileges on tables.
+-- logins_owner and superusers are exempt.
 --
--- The policies follow the grants: whoever has SELECT on a table by grants/tables.sql may see its rows. There is none for
--- writing, as only functions of logins_owner write.
+-- The policies follow the grants: a role with SELECT on a table (grants/tables.sql) may see its rows. There is no policy
+-- for writing, because only functions of logins_owner write.
 --
--- public.user_logins itself has none, because an analyst's query would pay: below row-level security the planner does not
--- look at statistics for operators that are not leakproof, LIKE among them, and where somebody sets row_security = off every
--- query fails. There a trigger (staging.refuse_write) stops other writers. Its partitions have row-level security.
+-- public.user_logins itself has no row-level security, because analysts' queries would pay for it: under row-level
+-- security, the planner does not use statistics for operators that are not leakproof, LIKE among them, and with
+-- row_security = off every query would fail. There, a trigger refuses other writers (staging.refuse_write). Its
+-- partitions have row-level security.
 do $$
 declare
   our_table record;
