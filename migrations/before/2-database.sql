@@ -1,7 +1,7 @@
--- What only a role with CREATE on the database can make: schemas, the extension, and the bookkeeping tables
--- of graphile-migrate and graphile-worker, so that logins_owner can do the rest without it.
+-- Schemas, the extension, and the bookkeeping tables of graphile-migrate and graphile-worker, for which CREATE on the
+-- database is needed. logins_owner creates everything else without it.
 --
--- Run by `npm run migrate` after 1-roles.sql. May be run again.
+-- `migrate` runs this file after 1-roles.sql. It may be run again.
 
 do $$
 declare
@@ -17,7 +17,7 @@ begin
   if needs_schemas and not has_database_privilege(database_name, 'create') then
     raise exception using
       errcode = 'ML024',
-      message = format('the migrating login may not make schemas in database %I', database_name),
+      message = format('the migrating login may not create schemas in database %I', database_name),
       hint = format(
         'Have the owner of the database run `grant create on database %I to MIGRATOR`, where MIGRATOR is the login in '
         'DATABASE_URL',
@@ -25,8 +25,8 @@ begin
       );
   end if;
 
-  -- The functions of a trusted extension belong to the bootstrap superuser, so PUBLIC's EXECUTE on them cannot
-  -- be revoked. What guards them is USAGE on their schema, and that works in a schema of their own only.
+  -- The functions of a trusted extension belong to the bootstrap superuser, so PUBLIC's EXECUTE on them cannot be
+  -- revoked. USAGE on their schema protects them instead, so they need a schema of their own.
   select n.nspname
     into pgcrypto_schema
     from pg_catalog.pg_extension e
@@ -36,12 +36,12 @@ begin
     raise exception using
       errcode = 'ML020',
       message = format(
-        'pgcrypto is installed in schema %I, and masked-logins needs it in schema crypto, to guard it', pgcrypto_schema
+        'pgcrypto is installed in schema %I, but must be in schema crypto, which protects it', pgcrypto_schema
       ),
       hint = format(
         'Have a superuser run `create schema if not exists crypto authorization logins_owner; alter extension pgcrypto '
-        'set schema crypto`. Whoever calls its functions as %I.… has to be changed then; where that cannot be, give '
-        'masked-logins a database of its own',
+        'set schema crypto`. Then change all other callers of %I.… in this database; if that is impossible, use another '
+        'database for masked-logins',
         pgcrypto_schema
       );
   end if;
@@ -50,7 +50,7 @@ begin
   if crypto_owner <> 'logins_owner' then
     raise exception using
       errcode = 'ML020',
-      message = format('schema crypto belongs to %I, and masked-logins needs it for itself, to guard pgcrypto', crypto_owner),
+      message = format('schema crypto belongs to %I, but must belong to logins_owner, to protect pgcrypto', crypto_owner),
       hint = format('Have a superuser, or %I, run `alter schema crypto owner to logins_owner`', crypto_owner);
   end if;
 end
@@ -66,13 +66,13 @@ create schema if not exists graphile_migrate authorization logins_owner;
 
 create extension if not exists pgcrypto schema crypto;
 
--- What Postgres gives PUBLIC by default, given by name: whoever hardens a database takes it from PUBLIC.
+-- What PUBLIC has by default is granted by name, because hardened databases revoke it from PUBLIC.
 do $$
 declare
   database_name constant name := current_database();
   group_name name;
 begin
-  -- A login connects by its membership.
+  -- Logins may connect because they are members.
   foreach group_name in array array[
     'logins_loader', 'logins_worker', 'logins_analyst', 'logins_unmasker', 'logins_approver', 'logins_custodian',
     'logins_auditor'
@@ -82,7 +82,7 @@ begin
     elsif not has_database_privilege(group_name, database_name, 'connect') then
       raise exception using
         errcode = 'ML024',
-        message = format('%I may not connect to database %I, and the migrating login may not let it', group_name, database_name),
+        message = format('%I may not connect to database %I, and the migrating login may not grant that', group_name, database_name),
         hint = format(
           'Have the owner of the database run `grant connect on database %I to MIGRATOR with grant option`, where MIGRATOR '
           'is the login in DATABASE_URL',
@@ -91,7 +91,7 @@ begin
     end if;
   end loop;
 
-  -- user_logins lives in schema public.
+  -- user_logins is in schema public.
   if has_schema_privilege('public', 'usage with grant option') then
     grant usage on schema public to logins_owner, logins_analyst;
   end if;
@@ -104,7 +104,7 @@ begin
   then
     raise exception using
       errcode = 'ML021',
-      message = 'user_logins is to live in schema public, which logins_owner and logins_analyst may not use, and the migrating login may not let them',
+      message = 'logins_owner and logins_analyst may not use schema public, where user_logins is, and the migrating login may not grant that',
       hint = 'Have the owner of the database run `grant usage, create on schema public to MIGRATOR with grant option`, '
         'where MIGRATOR is the login in DATABASE_URL';
   end if;
@@ -115,7 +115,7 @@ begin
   if not has_language_privilege('logins_owner', 'plpgsql', 'usage') or not has_language_privilege('logins_owner', 'sql', 'usage') then
     raise exception using
       errcode = 'ML025',
-      message = 'logins_owner may not use the languages sql and plpgsql, and the migrating login may not let it',
+      message = 'logins_owner may not use the languages sql and plpgsql, and the migrating login may not grant that',
       hint = 'Have a superuser run, in this database, `grant usage on language sql, plpgsql to MIGRATOR with grant option`, '
         'where MIGRATOR is the login in DATABASE_URL';
   end if;
@@ -131,7 +131,7 @@ $$;
 
 set role logins_owner;
 
--- The shapes are graphile-migrate's own (`manageGraphileMigrateSchema` in .gmrc).
+-- These tables are graphile-migrate's (`manageGraphileMigrateSchema` in .gmrc).
 create table if not exists graphile_migrate.migrations (
   hash text primary key,
   previous_hash text references graphile_migrate.migrations,
@@ -147,7 +147,7 @@ create table if not exists graphile_migrate.current (
 alter table graphile_migrate.migrations enable row level security;
 alter table graphile_migrate.current enable row level security;
 
--- The shape is graphile-worker's own: where this table exists, it makes no schema.
+-- This table is graphile-worker's. If it exists, graphile-worker does not create its schema.
 create table if not exists graphile_worker.migrations (
   id int primary key,
   ts timestamptz default now() not null,

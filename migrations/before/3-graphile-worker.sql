@@ -1,15 +1,14 @@
--- What a worker may do in graphile-worker's schema: use its tables and functions, and own none of them.
+-- Lets logins_worker use the tables and functions of graphile-worker without owning them.
 --
 -- graphile-worker expects to be run by the owner of its tables. But functions of logins_owner add jobs, and triggers on
--- the tables they add them to run as logins_owner: whoever owned the tables could plant one there and read every key
--- (tried, and it worked). So logins_owner owns them, and a policy on each table lets logins_worker through its
--- row-level security.
+-- the jobs table then run as logins_owner: an owner of the table could create a trigger that reads all keys (this was
+-- tried, and worked). So logins_owner owns the tables, and a policy on each lets logins_worker pass row-level security.
 --
--- Run by `npm run migrate` after graphile-worker's own migrations, as logins_owner. May be run again.
+-- `migrate` runs this file after graphile-worker's own migrations, as logins_owner. It may be run again.
 
--- The library puts row-level security on its other tables.
+-- The library enables row-level security on its other tables.
 alter table graphile_worker.migrations enable row level security;
--- A view reads with its owner's rights, past row-level security, unless it is told otherwise.
+-- By default, a view reads with its owner's rights, and so bypasses row-level security.
 alter view graphile_worker.jobs set (security_invoker = true);
 
 do $$
@@ -23,7 +22,7 @@ begin
     if not exists (
       select from pg_catalog.pg_policy p where p.polrelid = queue_table and p.polname = 'logins_worker'
     ) then
-      -- Which of its migrations have run is for those who migrate to say.
+      -- Only the migrating login records which migrations of the library have run.
       execute format(
         'create policy logins_worker on %s for %s to logins_worker using (true)',
         queue_table, case queue_table when 'graphile_worker.migrations'::regclass then 'select' else 'all' end

@@ -86,6 +86,7 @@ const CALLS = new Map(
 /** Functions that return keys, values or bodies in the clear. */
 const IN_THE_CLEAR = new Set([
   'masking.unwrapped',
+  'masking.data_key',
   'masking.active_key',
   'masking.decrypt_values',
   'masking.decrypt_bodies',
