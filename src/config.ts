@@ -119,8 +119,9 @@ export function readSettings(environment: NodeJS.ProcessEnv = process.env): Sett
 }
 
 /**
- * How wide output for people may be: as wide as the terminal; else as `COLUMNS` says, which watch(1) sets for the command
- * that it runs; else undefined.
+ * The width for output that people read: that of the terminal, or else `COLUMNS`, which watch(1) sets for its command.
+ *
+ * @returns columns, or undefined if nothing limits the width
  */
 export function columnsOf(
   stream: { columns?: number },

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:0e1f2d0b83810c02c8370ab5c59fefe6648bed92
+--! Hash: sha1:007b3f334b5d7d79746e7144f1316037f4b67b82
 --! Message: first release
 
 -- All objects of masked-logins, in an order in which they can be created and read.
@@ -85,6 +85,7 @@ comment on view public.user_logins_compat is 'user_logins in its older shape: ma
 -- staging.refuse_write() -> trigger, and the trigger on public.user_logins
 --
 -- what:    refuses direct writes to user_logins to all but its owner. Members of pg_write_all_data have the privilege.
+--          The owner may write, unlike in audit.refuse_change.
 -- called:  by the trigger, once a statement
 -- writes:  nothing
 -- twice:   yes
@@ -2092,9 +2093,9 @@ revoke all on function audit.append(text, jsonb) from public;
 -- audit.make_durable() -> void
 --
 -- what:    returns when all that was committed before the call is on this server's disk. With synchronous_commit off, a
---          COMMIT returns earlier, and a crash could remove a record after values were shown because of it. A notice is
---          sent if there are synchronous standbys for which the session does not wait: the record is then durable on
---          this server only, because no function can wait for a standby.
+--          COMMIT returns earlier, and a crash could remove a request after values were shown because of it. A notice
+--          is sent if there are synchronous standbys for which the session does not wait: the request is then durable
+--          on this server only, because no function can wait for a standby.
 -- called:  by unmask.granted
 -- writes:  a WAL record, to flush those before it. Before Postgres 17, which can flush on request, it writes a record
 --          that fills a page, because the WAL writer flushes full pages: every wal_writer_delay, or every 25th
@@ -4776,8 +4777,8 @@ grant execute on function masking.destroy_key(text, integer, bigint) to logins_c
 --! Included functions/masking.delete_unreferenced.sql
 -- masking.delete_unreferenced(tokens uuid[]) -> bigint
 --
--- what:    deletes the vault entries of tokens that no login has any more, neither as they are now nor as they were
---          before a rotation. Returns how many.
+-- what:    deletes the vault entries whose tokens no login has any more, neither the current token nor one that a
+--          rotation has replaced. Returns how many.
 -- called:  by masking.erase_step and masking.purge_step
 -- reads:   public.user_logins
 -- writes:  masking.vault, masking.retokened

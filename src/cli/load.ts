@@ -9,7 +9,7 @@ interface Options {
   json: boolean;
 }
 
-/** `load`: moves messages from the queue into staging until the queue is empty or, with `--follow`, until it is stopped. */
+/** `load`: moves messages from the queue into staging, until the queue is empty or, with `--follow`, until a signal. */
 export async function run({ follow, json }: Options): Promise<number> {
   const settings = readSettings();
   const database = requireDatabase(settings);

@@ -1,6 +1,6 @@
 /**
- * The command `masked-logins`: what runs in production. This file has every command line; a command's own code is loaded
- * only when the command runs, so that help and completion do not wait for it.
+ * The command `masked-logins`. This file has every command line. A command's own code is loaded only when the command
+ * runs, because its imports take a while.
  */
 import { readFileSync } from 'node:fs';
 import { packageFile } from '../package.ts';

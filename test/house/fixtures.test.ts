@@ -6,7 +6,7 @@ const FIXTURES = filesOf('migrations/fixtures', '.sql').filter(
   ({ name }) => path.basename(name) !== 'all.sql',
 );
 const FUNCTIONS = FIXTURES.filter(({ name }) => name.includes('/functions/'));
-const TABLES = FIXTURES.filter(({ name }) => name.includes('/tables/'));
+const RELATIONS = FIXTURES.filter(({ name }) => /\/(?:tables|types)\//.test(name));
 const KEYWORDS =
   /\b(CREATE|REPLACE|FUNCTION|RETURNS|LANGUAGE|SELECT|INSERT|UPDATE|DELETE|FROM|WHERE|BEGIN|END|GRANT|REVOKE|ALTER|TABLE|RAISE|DECLARE|VALUES|NULL)\b/;
 
@@ -54,20 +54,20 @@ describe.each(FUNCTIONS.map(({ name, text }) => [path.basename(name, '.sql'), te
   },
 );
 
-test('every table and view has a comment in its file and in the database', () => {
-  for (const { text } of TABLES) {
+test('every table, view and type has a comment in its file and in the database', () => {
+  for (const { text } of RELATIONS) {
     expect(text.startsWith('-- ')).toBe(true);
-    expect(text).toMatch(/^comment on (table|view) /m);
+    expect(text).toMatch(/^comment on (table|view|type) /m);
   }
 });
 
-test('every table and view is in a file of its name', () => {
-  for (const { name, text } of TABLES) {
-    const created =
-      /^create (?:unlogged table if not exists|table if not exists|or replace view) (\S+)/m.exec(
+test('every table, view and type is in a file of its name', () => {
+  for (const { name, text } of RELATIONS) {
+    const made =
+      /^ *create (?:unlogged table if not exists|table if not exists|or replace view|type) (\S+)/m.exec(
         codeOf(text),
       );
-    expect(created?.[1]).toBe(path.basename(name, '.sql'));
+    expect(made?.[1]).toBe(path.basename(name, '.sql'));
   }
 });
 
