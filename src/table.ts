@@ -7,7 +7,7 @@ const PADDING = 2;
 /**
  * A table for people. If it does not fit, its widest columns become narrower, and wrap between words.
  *
- * @param options.columns what it is to fit into; undefined where nothing limits it
+ * @param options.columns the width to fit into; undefined if nothing limits it
  */
 export function renderTable(
   rows: (string | number)[][],

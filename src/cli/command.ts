@@ -19,7 +19,7 @@ export function commandLine(name: string, description: string, examples: Example
     .configureOutput({
       getOutHelpWidth: () => columnsOf(process.stdout) ?? 80,
       outputError: (text) => complain(oneLine(text), command),
-      // Help that nobody asked for: a subcommand is missing, or `help` was asked for one that does not exist.
+      // Commander prints help here if a subcommand is missing or does not exist.
       writeErr: () => complain('error: a command is missing or unknown', command),
     })
     .exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? 0 : EXIT_USAGE));

@@ -1,6 +1,6 @@
 /**
- * Completion with the Tab key. A shell's script asks `masked-logins complete SHELL -- WORDS` for what the last of the
- * words may become, and completes file names where the answer is nothing. It evaluates nothing of what is typed.
+ * Completion with the Tab key. A shell's script calls `masked-logins complete SHELL -- WORDS` to get the candidates for
+ * the last word, and completes file names if there are none. It evaluates nothing of what is typed.
  */
 import { Argument, type Command, type Option } from 'commander';
 import { commandLine } from './command.ts';
@@ -26,7 +26,7 @@ complete --command masked-logins --no-files --arguments '(_masked_logins)'`,
 };
 type Shell = keyof typeof SCRIPTS;
 
-/** What a word may become, and what that means. */
+/** A word that can complete what is typed, and its description. */
 interface Candidate {
   word: string;
   meaning: string;
@@ -52,7 +52,7 @@ export function addCompletion(program: Command): void {
   );
 }
 
-/** What the last of the words may become, after those before it. */
+/** The candidates for the last word, after those before it. */
 function candidates(program: Command, words: string[]): Candidate[] {
   const typed = words.at(-1) ?? '';
   let command = program;

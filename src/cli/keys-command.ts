@@ -46,11 +46,11 @@ export function keysCommand(): Command {
     'Destroys a key that a rotation has replaced',
     [
       ['masked-logins keys destroy cipher 1', 'destroy a key that no value needs'],
-      ['masked-logins keys destroy cipher 1 --losing 42', 'and 42 values with it, for ever'],
+      ['masked-logins keys destroy cipher 1 --losing 42', 'and 42 values with it, for good'],
     ],
     new Argument('<purpose>', 'of the key').choices(PURPOSES),
     new Argument('<version>', 'of the key, as list shows it'),
-  ).option('--losing <count>', 'how many values may become unreadable for ever', '0');
+  ).option('--losing <count>', 'how many values may become unreadable for good', '0');
 
   add(
     'fingerprint',
