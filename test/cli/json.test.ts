@@ -51,6 +51,6 @@ test('no page shows a form of --json that npm puts its banner before', () => {
   const forms = pages.flatMap(({ name, text }) =>
     [...text.matchAll(/npm run [^`\n]*--json/g)].map(([form]) => `${name}: ${form}`),
   );
-  expect(forms.length).toBeGreaterThan(1);
+  expect(forms).not.toHaveLength(0);
   expect(forms.filter((form) => !/: npm run --silent \w+ -- /.test(form))).toEqual([]);
 });
