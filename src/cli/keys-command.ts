@@ -50,7 +50,7 @@ export function keysCommand(): Command {
     ],
     new Argument('<purpose>', 'of the key').choices(PURPOSES),
     new Argument('<version>', 'of the key, as list shows it'),
-  ).option('--losing <count>', 'how many values may become unreadable for good', '0');
+  ).option('--losing <count>', 'exactly how many values become unreadable for good', '0');
 
   add(
     'fingerprint',

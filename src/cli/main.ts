@@ -1,6 +1,6 @@
 /**
- * The command `masked-logins`. This file has every command line. A command's own code is loaded only when the command
- * runs, because its imports take a while.
+ * The command `masked-logins`. This file and the two it imports have every command line. A command's own code is loaded
+ * only when the command runs, because its imports take a while.
  */
 import { readFileSync } from 'node:fs';
 import { packageFile } from '../package.ts';
@@ -13,7 +13,7 @@ const { version } = JSON.parse(readFileSync(packageFile('package.json'), 'utf8')
 const program = commandLine('masked-logins', 'Moves login events from SQS into Postgres, masked', [
   ['masked-logins migrate', 'create or update the database of DATABASE_URL'],
   ['masked-logins load --follow', 'move messages from the queue to Postgres until stopped'],
-  ['masked-logins worker', 'mask what is loaded, and delete it from the queue'],
+  ['masked-logins worker', 'mask what is staged, and delete it from the queue'],
 ]).version(version, '-V, --version', 'print the version');
 
 program.addCommand(
