@@ -145,8 +145,8 @@ test('the answers are correct with default settings', () => {
     receipts: 29,
     ledger: { rows: 29, inserted: 24, duplicates: 0, quarantined: 5 },
     again: { inserted: 0, duplicates: 29, quarantined: 0 },
-    known: [1, 1, 0],
-    knownAfterRotation: [1, 1, 0],
+    found: [1, 1, 0],
+    foundAfterRotation: [1, 1, 0],
     verified: [{ intact: true, fault: null }],
   });
   expect(expected['shown']).toEqual(expected['shownAfterRotation']);
