@@ -1,8 +1,7 @@
 /** Raw messages leave the disk although the last worker ends early: by --once, by a signal, or while a lock is held. */
 import { randomUUID } from 'node:crypto';
-import { readdirSync, readFileSync } from 'node:fs';
-import path from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { filesHolding } from '../support/files-holding.ts';
 import { event, events } from '../support/bodies.ts';
 import { createPool } from '../../src/database/pool.ts';
 import { startPipeline, until, type Pipeline, type Run } from '../support/pipeline.ts';
@@ -16,15 +15,6 @@ beforeEach(async () => {
   await pipeline.superuser.query('create extension pg_buffercache schema public');
 });
 afterEach(() => pipeline.stop());
-
-/** Files of the data directory that contain a text, including those of unlogged tables. */
-function filesWith(text: string): string[] {
-  const directory = pipeline.stack.file.dataDirectory;
-  return readdirSync(directory, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map((entry) => path.join(entry.parentPath, entry.name))
-    .filter((file) => readFileSync(file).includes(text));
-}
 
 const number = async (query: string): Promise<number> =>
   Number((await pipeline.superuser.query<{ n: string }>(`select (${query}) as n`)).rows[0]!.n);
@@ -45,14 +35,14 @@ async function loadCanary(count = 20): Promise<string> {
   await pipeline.send([event(1, { note: canary }), ...events(count - 1)]);
   expect(await pipeline.run('load').ended).toBe(0);
   await flush();
-  expect(filesWith(canary).length).toBeGreaterThan(0);
+  expect(filesHolding(pipeline.stack.file.dataDirectory, [canary]).length).toBeGreaterThan(0);
   return canary;
 }
 
 async function expectNothingLeft(canary: string): Promise<void> {
   expect(await staged()).toBe(0);
   await flush();
-  expect(filesWith(canary)).toEqual([]);
+  expect(filesHolding(pipeline.stack.file.dataDirectory, [canary])).toEqual([]);
 }
 
 /** Starts a worker, and waits until it has acknowledged a batch. The worker still runs afterwards. */
@@ -126,7 +116,7 @@ test('after SIGTERM, worker --once removes the acknowledged bodies from the disk
   expect(await acknowledged()).toBe(2);
   expect(await staged()).toBe(10);
   await flush();
-  expect(filesWith(canary)).toEqual([]);
+  expect(filesHolding(pipeline.stack.file.dataDirectory, [canary])).toEqual([]);
 });
 
 test('a worker removes the bodies that a killed worker left, before it looks for jobs', async () => {
@@ -150,7 +140,7 @@ test('worker --once that cannot empty a slot names the process that holds it and
   expect(await worker.ended).toBe(1);
   expect(worker.output()).toContain(String(holder.pid));
   expect(worker.output()).not.toMatch(/access share/i);
-  expect(filesWith(canary).length).toBeGreaterThan(0);
+  expect(filesHolding(pipeline.stack.file.dataDirectory, [canary]).length).toBeGreaterThan(0);
   await holder.release();
   expect(await pipeline.run('worker', ['--once']).ended).toBe(0);
   await expectNothingLeft(canary);
@@ -164,5 +154,5 @@ test('a worker that cannot empty a slot after SIGTERM reports it in time and fai
   expect(await worker.ended).toBe(1);
   expect(worker.output()).toContain(String(holder.pid));
   await holder.release();
-  expect(filesWith(canary).length).toBeGreaterThan(0);
+  expect(filesHolding(pipeline.stack.file.dataDirectory, [canary]).length).toBeGreaterThan(0);
 });

@@ -1,8 +1,7 @@
 /** Raw messages leave the disk while others keep arriving. Their removal does not wait for a pause in the traffic. */
 import { randomUUID } from 'node:crypto';
-import { readdirSync, readFileSync } from 'node:fs';
-import path from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { filesHolding } from '../support/files-holding.ts';
 import { event, events } from '../support/bodies.ts';
 import { startPipeline, until, type Pipeline } from '../support/pipeline.ts';
 
@@ -30,15 +29,6 @@ const pagesWith = (text: string): Promise<number> =>
     [text],
   );
 
-/** Files of the data directory that contain a text, including those of unlogged tables. */
-function filesWith(text: string): string[] {
-  const directory = pipeline.stack.file.dataDirectory;
-  return readdirSync(directory, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map((entry) => path.join(entry.parentPath, entry.name))
-    .filter((file) => readFileSync(file).includes(text));
-}
-
 test('under continuous load, a body leaves the disk within two minutes of being acknowledged', async () => {
   const canary = `residue-${randomUUID()}`;
   pipeline.run('load', ['--follow']);
@@ -58,7 +48,9 @@ test('under continuous load, a body leaves the disk within two minutes of being 
     await until(async () => (await number(acknowledged, [id])) > 0);
     const before = await number('select sum(rows) from staging.batches');
     await until(
-      async () => (await pagesWith(canary)) === 0 && filesWith(canary).length === 0,
+      async () =>
+        (await pagesWith(canary)) === 0 &&
+        filesHolding(pipeline.stack.file.dataDirectory, [canary]).length === 0,
       OFF_THE_DISK_MS,
     );
     // Messages were loaded all the time: the body was not removed because of a pause.

@@ -24,7 +24,8 @@ import { makeTestDirectory, removeTestDirectory } from '../support/test-director
 import { startPipeline, until, type Pipeline } from '../support/pipeline.ts';
 import { sqlstate } from '../support/sqlstate.ts';
 import { event, mask, message, stage } from '../support/staging.ts';
-import { filesHolding, startStandby, type Standby } from '../support/standby.ts';
+import { filesHolding } from '../support/files-holding.ts';
+import { startStandby, type Standby } from '../support/standby.ts';
 
 const canary = (what: string): string => `${what}-${randomBytes(15).toString('hex')}`;
 const SECRETS = {

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { appendFileSync, closeSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, closeSync, openSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import pg from 'pg';
 import { childEnvironment } from '../../local/environment.ts';
@@ -58,16 +58,4 @@ export async function startStandby(directory: string, primaryUrl: string, logFil
       await ended;
     },
   };
-}
-
-/** The paths of all files below a directory that contain any of the forms. */
-export function filesHolding(directory: string, forms: readonly Buffer[]): string[] {
-  return readdirSync(directory, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map((entry) => path.join(entry.parentPath, entry.name))
-    .filter((file) => {
-      const content = readFileSync(file);
-      return forms.some((form) => content.includes(form));
-    })
-    .map((file) => path.relative(directory, file));
 }
