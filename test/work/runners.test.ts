@@ -101,6 +101,8 @@ test('upkeep that hangs leaves every place to masking', async () => {
     await until(async () => (await listeners()) > 0);
     const holder = new pg.Client(db.urls.superuser);
     await holder.connect();
+    // If a job holds one of them and waits for another, the job is to give way.
+    await holder.query(`set deadlock_timeout = '1min'`);
     await holder.query(
       'begin; lock table masking.rotations, masking.erasures, masking.retention_policy, staging.totals in access exclusive mode',
     );
