@@ -63,5 +63,6 @@ export function fillSettings(login: StackLogin): Record<string, string> {
     for (const name of ['AWS_PROFILE', 'AWS_SESSION_TOKEN']) delete process.env[name];
     Object.assign(filled, queueSettings(stack));
   }
-  return Object.assign(process.env, filled) && filled;
+  Object.assign(process.env, filled);
+  return filled;
 }

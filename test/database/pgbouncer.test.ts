@@ -7,7 +7,7 @@ import { FatalError } from '../../src/errors.ts';
 import { runLoader } from '../../src/load/run.ts';
 import { createLogger } from '../../src/log.ts';
 import { runWorker, runWorkerOnce } from '../../src/work/worker.ts';
-import { TASKS } from '../../tasks/index.ts';
+import { workerOptions } from '../work/options.ts';
 import { createTestDatabase, databaseNamed, type TestDatabase } from '../support/database.ts';
 import { createFreshDatabase, type FreshDatabase } from '../support/fresh-database.ts';
 import { findPgBouncer, startPgBouncer, type PgBouncer } from '../support/pgbouncer.ts';
@@ -23,14 +23,12 @@ describe.skipIf(binary === undefined)('through PgBouncer', () => {
   let bouncer: PgBouncer;
   let fresh: FreshDatabase | undefined;
 
-  const workerOptions = () => ({
-    settings: { ...settingsWith(), kek: { text: db.kek.toString('hex') } },
-    database: databaseAt(bouncer.through(db.urls.worker)),
-    queue: sqs.queue,
-    log,
-    stop: new AbortController().signal,
-    tasks: TASKS,
-  });
+  const throughBouncer = () =>
+    workerOptions(db, {
+      settings: { ...settingsWith(), kek: { text: db.kek.toString('hex') } },
+      database: databaseAt(bouncer.through(db.urls.worker)),
+      queue: sqs.queue,
+    });
   const loaderUrl = () => databaseAt(bouncer.through(db.urls.loader)).url;
   const advisoryLocks = async () =>
     (
@@ -70,7 +68,7 @@ describe.skipIf(binary === undefined)('through PgBouncer', () => {
 
       sqs.send(12);
       expect(await runLoader(optionsFor(sqs.queue, loaderUrl()))).toMatchObject({ staged: 12 });
-      expect(await runWorkerOnce(workerOptions())).toMatchObject({ failed: 0 });
+      expect(await runWorkerOnce(throughBouncer())).toMatchObject({ failed: 0 });
       expect((await db.superuser.query('select from public.user_logins')).rowCount).toBe(12);
     });
 
@@ -109,8 +107,8 @@ describe.skipIf(binary === undefined)('through PgBouncer', () => {
 
     test('a worker is refused', async () => {
       bouncer = await startPgBouncer(binary!, 'transaction', settings);
-      await expect(runWorkerOnce(workerOptions())).rejects.toThrow(/transaction mode/);
-      await expect(runWorker(workerOptions())).rejects.toThrow(/transaction mode/);
+      await expect(runWorkerOnce(throughBouncer())).rejects.toThrow(/transaction mode/);
+      await expect(runWorker(throughBouncer())).rejects.toThrow(/transaction mode/);
     });
 
     test('loading, unsealing and reading the status work', async () => {

@@ -6,14 +6,13 @@ import pg from 'pg';
 import pino from 'pino';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { childEnvironment, MASKED_LOGINS } from '../../local/environment.ts';
-import { readSettings } from '../../src/config.ts';
 import { createLogger, type Logger } from '../../src/log.ts';
 import { databaseAt } from '../../src/database/url.ts';
-import { runWorker, runWorkerOnce, type WorkerOptions } from '../../src/work/worker.ts';
-import { TASKS } from '../../tasks/index.ts';
+import { runWorker, runWorkerOnce } from '../../src/work/worker.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { until } from '../support/pipeline.ts';
 import { ledgerOf, message, stage } from '../support/staging.ts';
+import { NO_QUEUE, workerOptions } from './options.ts';
 
 const ROOT = path.join(import.meta.dirname, '../..');
 
@@ -23,23 +22,10 @@ beforeEach(async () => {
 });
 afterEach(() => db.drop());
 
-/** No queue is there: what is masked stays to be deleted. */
-const queue = {
-  url: 'http://127.0.0.1:9/000000000000/none',
-  endpoint: 'http://127.0.0.1:9',
-  region: 'eu-north-1',
-  credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
-};
 const never = new AbortController().signal;
 
-function options(stop: AbortSignal, log: Logger = createLogger('silent'), url = db.urls.worker) {
-  const settings = {
-    ...readSettings({}),
-    kek: { text: db.kek.toString('hex') },
-    workerConcurrency: 2,
-  };
-  return { settings, database: databaseAt(url), queue, log, stop, tasks: TASKS } as WorkerOptions;
-}
+const options = (stop: AbortSignal, log: Logger = createLogger('silent'), url = db.urls.worker) =>
+  workerOptions(db, { stop, log, database: databaseAt(url) });
 
 /** A logger that keeps every line. */
 function keeper(): { log: Logger; lines: Record<string, unknown>[]; text(): string } {
@@ -176,9 +162,9 @@ test.each([[['--once']], [[]]])(
       cwd: ROOT,
       env: childEnvironment({
         DATABASE_URL: db.urls.worker,
-        SQS_QUEUE_URL: queue.url,
-        AWS_ENDPOINT_URL_SQS: queue.endpoint,
-        AWS_REGION: queue.region,
+        SQS_QUEUE_URL: NO_QUEUE.url,
+        AWS_ENDPOINT_URL_SQS: NO_QUEUE.endpoint,
+        AWS_REGION: NO_QUEUE.region,
         AWS_ACCESS_KEY_ID: 'test',
         AWS_SECRET_ACCESS_KEY: 'test',
         MASKING_KEK: db.kek.toString('hex'),

@@ -1,12 +1,9 @@
 /** Upkeep where no worker runs but now and then, with --once. */
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { readSettings } from '../../src/config.ts';
-import { databaseAt } from '../../src/database/url.ts';
-import { createLogger } from '../../src/log.ts';
 import { runWorkerOnce, type OnceSummary } from '../../src/work/worker.ts';
-import { TASKS } from '../../tasks/index.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { close, event, maskAll, message } from '../support/staging.ts';
+import { workerOptions } from './options.ts';
 
 let db: TestDatabase;
 beforeEach(async () => {
@@ -14,26 +11,7 @@ beforeEach(async () => {
 });
 afterEach(() => db.drop());
 
-/** No queue is there: nothing is to be acknowledged. */
-const queue = {
-  url: 'http://127.0.0.1:9/000000000000/none',
-  endpoint: 'http://127.0.0.1:9',
-  region: 'eu-north-1',
-  credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
-};
-
-const workOnce = (): Promise<OnceSummary> =>
-  runWorkerOnce({
-    settings: {
-      ...readSettings({}),
-      kek: { text: db.kek.toString('hex') },
-    },
-    database: databaseAt(db.urls.worker),
-    queue,
-    log: createLogger('silent'),
-    stop: new AbortController().signal,
-    tasks: TASKS,
-  });
+const workOnce = (): Promise<OnceSummary> => runWorkerOnce(workerOptions(db));
 
 test('a worker that runs once drops what is past retention, and goes on with an erasure that has no job', async () => {
   const { batchId } = await maskAll(db, [message(event({ user_id: 'ann', ip: '203.0.113.1' }))]);

@@ -13,11 +13,11 @@ import { createLogger } from '../../src/log.ts';
 import { createQueueClient } from '../../src/queue/client.ts';
 import { countMessages } from '../../src/queue/counts.ts';
 import { runWorker, runWorkerOnce } from '../../src/work/worker.ts';
-import { TASKS } from '../../tasks/index.ts';
 import { event } from '../support/bodies.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { openTransaction } from '../support/keys.ts';
 import { until } from '../support/pipeline.ts';
+import { workerOptions } from './options.ts';
 import { stageReceived } from './stage-received.ts';
 
 let emulator: Emulator;
@@ -39,17 +39,8 @@ const queue = () => ({
 });
 const never = new AbortController().signal;
 
-function options(kek: Settings['kek'], stop: AbortSignal = never) {
-  const settings = { ...readSettings({}), kek };
-  return {
-    settings,
-    database: databaseAt(db.urls.worker),
-    queue: queue(),
-    log: createLogger('silent'),
-    stop,
-    tasks: TASKS,
-  };
-}
+const options = (kek: Settings['kek'], stop: AbortSignal = never) =>
+  workerOptions(db, { settings: { ...readSettings({}), kek }, queue: queue(), stop });
 
 const rightKek = () => ({ text: db.kek.toString('hex') });
 
